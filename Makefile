@@ -1,0 +1,49 @@
+# Two commands on a fresh machine with Python 3.11 or newer, git and make: `make demo`, `make test`.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+
+.PHONY: help setup demo test test-fast lint format bench bench-gpu study clean
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable '.[dev]'
+	touch $@
+
+setup: $(VENV)/.installed  ## make the environment in .venv
+
+demo: setup  ## make a small zoo, merge it through `mlflow run`, show what came out
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m mlflow_breadcrumbs quickstart --folder demo
+
+test: setup  ## all tests, the slow ones too
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest
+
+test-fast: setup  ## without the slow tests
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -m 'not slow'
+
+lint: setup  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: setup  ## time the engine; --mergekit PATH compares: make bench ARGUMENTS='--mergekit …'
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python benchmarks/engine.py $(ARGUMENTS)
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python benchmarks/registry.py
+
+format: setup  ## let ruff format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench-gpu: setup  ## measure the GPU backend on this machine's GPU, write benchmarks/results/gpu.md
+	$(BIN)/python benchmarks/gpu.py
+
+study: setup  ## the study of docs/study.md: fetch, fine-tune, measure, write its tables; resumable
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable '.[dev,study]'
+	$(BIN)/python -m study $(ARGUMENTS)
+
+clean:  ## remove the environment and what the demo made
+	rm -rf $(VENV) demo build dist *.egg-info

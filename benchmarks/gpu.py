@@ -1,0 +1,259 @@
+"""What the GPU backend reaches on this machine's GPU: `make bench-gpu`.
+
+In one run: the GPU's bits are held against the CPU backend's; then the copy bandwidth of the device
+and of the way to it, the kernels' share of the former, and the whole merge against the latter. The
+checkpoints are in the page cache. Every figure is the median of several repeats, with the smallest
+and the largest beside it.
+
+`--trace FILE` also writes a merge's timeline, which chrome://tracing and Perfetto show.
+"""
+
+import argparse
+import dataclasses
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+import zoo
+
+from mlflow_breadcrumbs import __version__, backends, checkpoints, merge, recipe
+
+RECIPE = recipe.MergeRecipe(density=0.14, gamma=0.01, alpha=0.3)
+COPIED = 1 << 30
+"""Bytes of a copy whose bandwidth is measured."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Figure:
+    """One measured quantity."""
+
+    what: str
+    unit: str
+    values: tuple[float, ...]
+    """One per repeat."""
+    floor: float | None = None
+    """What the hardware allows, in the same unit."""
+
+    @property
+    def median(self) -> float:
+        """The middle value."""
+        return statistics.median(self.values)
+
+    def row(self) -> str:
+        """A line of the table."""
+        share = "–" if self.floor is None else f"{self.share:.0%}"
+        spread = f"{_digits(min(self.values))}–{_digits(max(self.values))}"
+        return f"| {self.what} | {_digits(self.median)} {self.unit} | {spread} | {share} |"
+
+    @property
+    def share(self) -> float:
+        """The part of the floor that is reached: a bandwidth's, or a time's inverse."""
+        if self.floor is None:
+            return float("nan")
+        return self.floor / self.median if self.unit == "s" else self.median / self.floor
+
+
+def _digits(value: float) -> str:
+    """Three digits, or a whole number."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def table(title: str, figures: Sequence[Figure], notes: Sequence[str]) -> str:
+    """The figures as Markdown."""
+    lines = [
+        f"# {title}",
+        "",
+        "| | median | spread | of what the hardware allows |",
+        "|---|---|---|---|",
+    ]
+    lines += [figure.row() for figure in figures]
+    return "\n".join([*lines, "", *(f"- {note}" for note in notes), ""])
+
+
+def timed(work: Callable[[], object], repeats: int) -> tuple[float, ...]:
+    """Seconds that the device takes for some work; the first two runs compile and don't count."""
+    seconds = []
+    for number in range(repeats + 2):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        work()
+        end.record()
+        torch.cuda.synchronize()
+        if number > 1:
+            seconds.append(start.elapsed_time(end) / 1e3)
+    return tuple(seconds)
+
+
+def rates(what: str, nbytes: int, seconds: Sequence[float], floor: float | None = None) -> Figure:
+    """GB/s from the seconds that so many bytes took."""
+    return Figure(what, "GB/s", tuple(nbytes / each / 1e9 for each in seconds), floor)
+
+
+def copies(repeats: int) -> tuple[Figure, Figure]:
+    """The bandwidth of copies on the device (bytes read and written), and from pinned memory."""
+    here, there = (torch.empty(COPIED, dtype=torch.uint8, device="cuda") for _ in range(2))
+    pinned = torch.empty(COPIED, dtype=torch.uint8, pin_memory=True)
+    on_device = timed(lambda: there.copy_(here), repeats)
+    to_device = timed(lambda: there.copy_(pinned, non_blocking=True), repeats)
+    return (
+        rates("copy on the device", 2 * COPIED, on_device),
+        rates("copy from pinned memory", COPIED, to_device),
+    )
+
+
+def kernels(job: backends.Job, copy: float, repeats: int) -> list[Figure]:
+    """The fused pass and the passes that seek the cuts, on the piece with the most elements."""
+    from mlflow_breadcrumbs.backends import gpu, gpu_layout, gpu_selection
+
+    device = torch.device("cuda")
+    rounds = [found for found in gpu_layout.rounds(job, 1 << 30) if len(found.pieces) == 1]
+    found = max(rounds, key=lambda found: found.pieces[0].elements)
+    (piece,) = found.pieces
+    raw = torch.empty(piece.nbytes, dtype=torch.uint8, pin_memory=True)
+    for position, checkpoint in enumerate(job.inputs):
+        for segment in piece.segments:
+            size = checkpoint.info(segment.name).dtype.itemsize
+            start = piece.offsets[position] + segment.position * size
+            out = raw.numpy()[start : start + segment.elements * size]
+            checkpoint.read(segment.name, segment.start * size, out)
+    raw = raw.to(device)
+    view = gpu_selection.View(piece, device)
+    touches, scales = gpu.touch_counts(job, device), gpu.scales(job, device)
+
+    def seek() -> gpu_selection.Selection:
+        search = gpu_selection.Selection(found, [view], device)
+        for number in range(gpu_selection.PASSES):
+            search.look(number, 0, raw)
+            search.conclude(number)
+        return search
+
+    cuts = seek().cuts(0, raw)
+    fused = timed(lambda: gpu.merge_piece(view, raw, cuts, job.recipe, scales, touches), repeats)
+    written = piece.elements * piece.dtype.itemsize
+    # A source is read with the base beside it.
+    passes = gpu_selection.PASSES * len(job.sources) * (piece.offsets[1] * 2)
+    return [
+        rates("fused pass: mask, sum, round", piece.nbytes + written, fused, copy),
+        rates("seeking the cuts, 4 passes", passes, timed(seek, repeats), copy),
+    ]
+
+
+def whole(
+    inputs: Sequence[checkpoints.Checkpoint], rate: float, repeats: int, folder: Path
+) -> list[Figure]:
+    """Whole merges, without and with the inputs' digests, against the copy to the device alone."""
+    nbytes = sum(checkpoint.nbytes for checkpoint in inputs)
+    figures = []
+    for what, verify in (("whole merge", False), ("whole merge, all digests verified", True)):
+        results = [
+            merge.merge(
+                inputs[0],
+                inputs[1:],
+                RECIPE,
+                folder / "merged.safetensors",
+                backend=backends.choose("cuda"),
+                verify=verify,
+                overwrite=True,
+            )
+            for _ in range(repeats + 1)
+        ]
+        seconds = tuple(result.seconds for result in results[1:])
+        figures.append(Figure(what, "s", seconds, nbytes / rate / 1e9))
+    return figures
+
+
+def check_bits(inputs: Sequence[checkpoints.Checkpoint], folder: Path) -> str:
+    """The digest that the CPU and the GPU backend agree on."""
+    digests = {
+        device: merge.merge(
+            inputs[0],
+            inputs[1:],
+            RECIPE,
+            folder / f"{device}.safetensors",
+            backend=backends.choose(device),
+        ).weights_digest
+        for device in ("cpu", "cuda")
+    }
+    if len(set(digests.values())) > 1:
+        raise SystemExit(f"the backends' weights differ: {digests}")
+    return digests["cpu"]
+
+
+def trace(inputs: Sequence[checkpoints.Checkpoint], folder: Path, file: Path) -> None:
+    """Write the timeline of one merge."""
+    activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
+    with torch.profiler.profile(activities=activities) as profile:
+        merge.merge(
+            inputs[0],
+            inputs[1:],
+            RECIPE,
+            folder / "traced.safetensors",
+            backend=backends.choose("cuda"),
+        )
+        torch.cuda.synchronize()
+    profile.export_chrome_trace(str(file))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, print the table, and write it to a file."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--architecture", default="ViT-B-32", help="of open_clip")
+    parser.add_argument("--sources", type=int, default=8)
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--data", type=Path, default=Path("benchmarks/data"))
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/gpu.md"))
+    parser.add_argument("--trace", type=Path, metavar="FILE", help="write a merge's timeline")
+    given = parser.parse_args(arguments)
+    if not torch.cuda.is_available():
+        raise SystemExit(
+            f"benchmarks/gpu.py measures a GPU, and torch {torch.__version__} finds none; "
+            "run it on a machine where `nvidia-smi` lists one"
+        )
+    import triton
+
+    paths = zoo.make(
+        given.data / f"{given.architecture}-{given.dtype}",
+        given.architecture,
+        given.sources,
+        getattr(torch, given.dtype),
+    )
+    inputs = [checkpoints.Checkpoint.open(path) for path in paths]
+    with tempfile.TemporaryDirectory(dir=given.data) as name:
+        digest = check_bits(inputs, Path(name))
+        on_device, to_device = copies(given.repeats)
+        job = merge.plan(inputs[0], inputs[1:], RECIPE)
+        figures = [
+            on_device,
+            to_device,
+            *kernels(job, on_device.median, given.repeats),
+            *whole(inputs, to_device.median, given.repeats, Path(name)),
+        ]
+        if given.trace:
+            trace(inputs, Path(name), given.trace)
+    volume = sum(checkpoint.nbytes for checkpoint in inputs) / 1e9
+    text = table(
+        f"GPU backend: {given.architecture}, {given.sources} sources, {given.dtype}",
+        figures,
+        [
+            f"{torch.cuda.get_device_name()}, {platform.machine()}, {backends.processors()} "
+            "processors",
+            f"mlflow_breadcrumbs {__version__}, torch {torch.__version__}, triton "
+            f"{triton.__version__}, CUDA {torch.version.cuda}",
+            f"{volume:.2f} GB of inputs in the page cache; median of {given.repeats} repeats, "
+            "smallest and largest",
+            f"same bits as the CPU backend: {digest}",
+            time.strftime("measured on %Y-%m-%d", time.gmtime()),
+        ],
+    )
+    given.output.parent.mkdir(parents=True, exist_ok=True)
+    given.output.write_text(text, encoding="utf-8")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

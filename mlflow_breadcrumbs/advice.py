@@ -1,0 +1,235 @@
+"""What the geometry of the task vectors says about merging them, in plain sentences."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from mlflow_breadcrumbs import recipe
+from mlflow_breadcrumbs.backends import geometry
+
+FAR = 10.0
+"""So many times the median norm of the others, and a source is taken for another base's."""
+
+SPREAD = 2.0
+"""The longest task vector over the shortest from which the difference is named."""
+
+ALIKE = 0.95
+"""The cosine from which two sources count as copies of one another."""
+
+OPPOSED = -0.1
+"""The cosine from which down two sources undo each other."""
+
+CONFLICT = 0.55
+"""The sign conflict from which it is named; independent task vectors have one half."""
+
+LITTLE = 0.2
+"""The share of a task vector's energy that its mask should keep."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """Something to know before these sources are merged."""
+
+    kind: str
+    """`refused`, `another base`, `norms`, `alike`, `opposed`, `sign conflict`, `energy`, `heads`,
+    or `none`."""
+    sources: tuple[str, ...]
+    """Whom it is about."""
+    advice: str
+    """What was found, the values, and what to do."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields by name, for `--json`."""
+        return dataclasses.asdict(self) | {"sources": list(self.sources)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Evidence:
+    """What the findings are drawn from."""
+
+    labels: tuple[str, ...]
+    """How messages name each source."""
+    measured: geometry.Geometry
+    """Of all merged tensors together."""
+    recipe: recipe.MergeRecipe
+    max_norm_ratio: float
+    """What `merge` refuses a source beyond, in norms of the base."""
+    digests: tuple[str, ...]
+    """Weights digests of the sources."""
+    head_clash: str | None = None
+    """Why the sources' heads can't go into one version."""
+
+
+def findings(evidence: Evidence) -> tuple[Finding, ...]:
+    """All that was found, what `merge` would refuse first; one of the kind `none` if nothing."""
+    found = tuple(finding for find in _FINDERS for finding in find(evidence))
+    return found or (
+        Finding(
+            "none",
+            (),
+            "Nothing in the weights speaks against merging these sources; an evaluation decides.",
+        ),
+    )
+
+
+def _refused(evidence: Evidence) -> Iterator[Finding]:
+    """Copies and unchanged sources: `merge` refuses them, since they only repeat."""
+    labels, norms = evidence.labels, evidence.measured.norms
+    for label, norm in zip(labels, norms, strict=True):
+        if norm == 0:
+            yield Finding(
+                "refused",
+                (label,),
+                f"{label} has the weights of the base, so it adds nothing: leave it out.",
+            )
+    for one, other in _pairs(len(labels)):
+        if evidence.digests[one] == evidence.digests[other] and norms[one] > 0:
+            yield Finding(
+                "refused",
+                (labels[one], labels[other]),
+                f"{labels[one]} and {labels[other]} have the same weights, and merge refuses "
+                f"that: name one of them, with a weight ({labels[one]}=2).",
+            )
+
+
+def _heads(evidence: Evidence) -> Iterator[Finding]:
+    """Two heads for one task: `merge` refuses them."""
+    if evidence.head_clash is not None:
+        yield Finding("heads", (), f"Merge refuses these heads: {evidence.head_clash}.")
+
+
+def _another_base(evidence: Evidence) -> Iterator[Finding]:
+    """Sources that are farther from the base than fine-tuning goes, or than all others are."""
+    norms, ratios = evidence.measured.norms, evidence.measured.ratios
+    for number, label in enumerate(evidence.labels):
+        others = np.delete(norms, number)
+        others = others[others > 0]
+        typical = float(np.median(others)) if others.size else 0.0
+        if ratios[number] > evidence.max_norm_ratio:
+            why = (
+                f"its task vector is {ratios[number]:.3g} times as long as the base, and merge "
+                f"refuses more than {evidence.max_norm_ratio:g}"
+            )
+        elif typical and norms[number] > FAR * typical:
+            why = f"its task vector is {norms[number] / typical:.3g} times as long as the others'"
+        else:
+            continue
+        yield Finding(
+            "another base",
+            (label,),
+            f"{label} looks fine-tuned from another base: {why}. Give the base that it comes "
+            "from, or leave it out.",
+        )
+
+
+def _norms(evidence: Evidence) -> Iterator[Finding]:
+    """Lengths that differ by much: the longer task vectors drown the shorter ones in the sum."""
+    away = {label for finding in _another_base(evidence) for label in finding.sources}
+    norms = {
+        label: float(norm)
+        for label, norm in zip(evidence.labels, evidence.measured.norms, strict=True)
+        if norm > 0 and label not in away
+    }
+    if len(norms) < 2 or max(norms.values()) < SPREAD * min(norms.values()):
+        return
+    longest, shortest = max(norms, key=norms.__getitem__), min(norms, key=norms.__getitem__)
+    middle = float(np.exp(np.mean(np.log(list(norms.values())))))
+    weighed = " ".join(f"--source {label}={middle / norm:.2g}" for label, norm in norms.items())
+    yield Finding(
+        "norms",
+        (longest, shortest),
+        f"The task vectors differ in length by a factor of {norms[longest] / norms[shortest]:.2g}: "
+        f"{longest} has {norms[longest]:.3g}, {shortest} {norms[shortest]:.3g}. In a sum the long "
+        f"ones drown the short ones. Weights that make them alike: {weighed}. Or fine-tune all "
+        "with the same learning rate and number of steps.",
+    )
+
+
+def _alike(evidence: Evidence) -> Iterator[Finding]:
+    """Two sources that are nearly one."""
+    cosines = evidence.measured.cosines
+    for one, other in _pairs(len(evidence.labels)):
+        same = evidence.digests[one] == evidence.digests[other]
+        if cosines[one, other] > ALIKE and not same:
+            pair = evidence.labels[one], evidence.labels[other]
+            yield Finding(
+                "alike",
+                pair,
+                f"{pair[0]} and {pair[1]} point the same way (cosine {cosines[one, other]:.3f}), "
+                "so their changes count twice: keep one of them, or give each half its weight.",
+            )
+
+
+def _opposed(evidence: Evidence) -> Iterator[Finding]:
+    """Two sources that undo each other."""
+    cosines = evidence.measured.cosines
+    for one, other in _pairs(len(evidence.labels)):
+        if cosines[one, other] < OPPOSED:
+            pair = evidence.labels[one], evidence.labels[other]
+            yield Finding(
+                "opposed",
+                pair,
+                f"{pair[0]} and {pair[1]} pull in opposite directions (cosine "
+                f"{cosines[one, other]:.2f}): merged, each undoes part of the other. Merge them "
+                "apart, or see in an evaluation which of them to keep.",
+            )
+
+
+def _sign_conflict(evidence: Evidence) -> Iterator[Finding]:
+    """Kept elements whose signs differ more often than chance."""
+    conflicts, both = evidence.measured.conflicts, evidence.measured.both
+    worst = [
+        (float(conflicts[one, other]), one, other)
+        for one, other in _pairs(len(evidence.labels))
+        if conflicts[one, other] > CONFLICT
+        # Few elements differ from one half by luck: ask for four standard deviations.
+        and conflicts[one, other] - 0.5 > 4 * 0.5 / math.sqrt(both[one, other])
+    ]
+    if not worst or evidence.recipe.consensus == "mass":
+        return
+    share, one, other = max(worst)
+    yield Finding(
+        "sign conflict",
+        (evidence.labels[one], evidence.labels[other]),
+        f"Where the masks of {evidence.labels[one]} and {evidence.labels[other]} meet, {share:.0%} "
+        f"of the changes have opposite signs (chance: 50%); {len(worst)} pairs are above "
+        f"{CONFLICT:.0%}. Try --method breadcrumbs_signed, which drops the minority.",
+    )
+
+
+def _energy(evidence: Evidence) -> Iterator[Finding]:
+    """Masks that leave too little of a task vector."""
+    kept = evidence.measured.energy_kept
+    little = [
+        label
+        for label, share, norm in zip(evidence.labels, kept, evidence.measured.norms, strict=True)
+        if share < LITTLE and norm > 0
+    ]
+    if little:
+        yield Finding(
+            "energy",
+            tuple(little),
+            f"At density {evidence.recipe.density:g} and gamma {evidence.recipe.gamma:g} the masks "
+            f"keep less than {LITTLE:.0%} of the energy of {', '.join(little)} (least: "
+            f"{min(share for share in kept if share > 0):.1%}). Raise --density, lower --gamma, "
+            "or make up for it with a larger --alpha.",
+        )
+
+
+_FINDERS: Sequence[Callable[[Evidence], Iterator[Finding]]] = (
+    _refused,
+    _heads,
+    _another_base,
+    _norms,
+    _alike,
+    _opposed,
+    _sign_conflict,
+    _energy,
+)
+
+
+def _pairs(count: int) -> list[tuple[int, int]]:
+    return [(one, other) for one in range(count) for other in range(one + 1, count)]

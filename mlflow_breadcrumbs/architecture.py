@@ -1,0 +1,298 @@
+"""What a model looks like: open_clip's configuration of it, by name or from a JSON file.
+
+Knows open_clip and nothing of MLflow. A `ModelConfig` is the content of `open_clip_config.json`
+in open_clip's hub layout, completed so that the preprocessing can be made without the model:
+
+```python
+config = architecture.load_config("ViT-B-32")
+model = architecture.build(config)  # random weights, float32, on the CPU
+preprocess = architecture.preprocess(config)  # PIL image -> Tensor [3, height, width]
+tokenizer = architecture.tokenizer(config)  # list of texts -> Tensor [texts, context_length]
+```
+"""
+
+import contextlib
+import copy
+import dataclasses
+import difflib
+import json
+import logging
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+from open_clip import transform
+from PIL import Image
+
+from mlflow_breadcrumbs import errors
+
+CONFIG_FILE = "open_clip_config.json"
+
+PLACEHOLDER_TEXT_TOWER = {
+    "context_length": 1,
+    "vocab_size": 1,
+    "width": 1,
+    "heads": 1,
+    "layers": 1,
+    "mlp_ratio": 1.0,
+    "proj_type": "none",
+}
+"""The smallest text tower that open_clip builds (20 numbers); `layers: 0` divides by zero there."""
+
+Preprocess = Callable[[Image.Image], torch.Tensor]
+Tokenizer = Callable[[list[str]], torch.Tensor]
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """The content of a version's `open_clip_config.json`."""
+
+    architecture: str = dataclasses.field(compare=False)
+    """Name that the configuration was loaded by; for people, two names may mean the same model."""
+    model_cfg: dict[str, Any]
+    """open_clip's `embed_dim`, `vision_cfg`, `text_cfg` and so on."""
+    preprocess_cfg: dict[str, Any]
+    """Size, mean, standard deviation, interpolation and resize mode of the image; complete."""
+    has_text_tower: bool = True
+    """False for an image-only backbone, whose `text_cfg` is `PLACEHOLDER_TEXT_TOWER`."""
+
+    @property
+    def embed_dim(self) -> int:
+        """Length of the feature vector of an image."""
+        return int(self.model_cfg["embed_dim"])
+
+    def to_json(self) -> str:
+        """Give the text of `open_clip_config.json`; open_clip ignores the third key."""
+        content = {
+            "model_cfg": self.model_cfg,
+            "preprocess_cfg": self.preprocess_cfg,
+            "mlflow_breadcrumbs": {
+                "architecture": self.architecture,
+                "has_text_tower": self.has_text_tower,
+            },
+        }
+        return json.dumps(content, indent=2) + "\n"
+
+
+def load_config(architecture: str, *, pretrained: str | None = None) -> ModelConfig:
+    """Load a configuration by open_clip's name of it, or from a JSON file.
+
+    Args:
+        architecture: `ViT-B-32` and so on (`open_clip.list_models()`), or the path of a JSON file:
+            either a bare model configuration (`embed_dim`, `vision_cfg`, `text_cfg`) or a whole
+            `open_clip_config.json`. Without `text_cfg` it is an image-only backbone.
+        pretrained: Tag of open_clip's weights for that architecture (`openai`, for one).
+            Its activation (QuickGELU or GELU) and its preprocessing replace the defaults.
+
+    Raises:
+        ArchitectureError: The name or tag is unknown, or the file is not such a configuration.
+    """
+    if architecture.endswith(".json") or Path(architecture).is_file():
+        return _from_file(Path(architecture))
+    name = architecture.replace("/", "-")
+    if name not in open_clip.list_models():
+        raise errors.ArchitectureError(
+            f"Unknown architecture '{architecture}'.{_close(name, open_clip.list_models())} Give a "
+            "name that open_clip.list_models() shows, or the path of a JSON configuration."
+        )
+    model_cfg = open_clip.get_model_config(name)
+    preprocess_cfg: dict[str, Any] = {}
+    if pretrained is not None:
+        preprocess_cfg = open_clip.get_pretrained_cfg(name, pretrained)
+        if not preprocess_cfg:
+            tags = open_clip.list_pretrained_tags_by_model(name)
+            raise errors.ArchitectureError(
+                f"open_clip has no weights '{pretrained}' for {name}.{_close(pretrained, tags)} "
+                f"It has: {', '.join(tags) or 'none'}."
+            )
+        model_cfg["quick_gelu"] = bool(preprocess_cfg.get("quick_gelu", False))
+    return _complete(name, model_cfg, preprocess_cfg)
+
+
+def parse_config(text: str, *, origin: str) -> ModelConfig:
+    """Read the text of a JSON configuration, ours or anyone's.
+
+    Args:
+        text: The JSON text.
+        origin: Where it came from: a path, for messages and for the architecture's name.
+
+    Raises:
+        ArchitectureError: The text is not such a configuration.
+    """
+    try:
+        content = json.loads(text)
+    except ValueError as error:
+        raise errors.ArchitectureError(f"{origin} is not JSON: {error}.") from error
+    if not isinstance(content, dict):
+        raise errors.ArchitectureError(
+            f"{origin} is not a JSON object but {type(content).__name__}."
+        )
+    model_cfg = content.get("model_cfg", content)
+    preprocess_cfg = content.get("preprocess_cfg", {})
+    ours = content.get("mlflow_breadcrumbs", {})
+    if not all(isinstance(part, dict) for part in (model_cfg, preprocess_cfg, ours)):
+        raise errors.ArchitectureError(
+            f"{origin}: 'model_cfg' and 'preprocess_cfg' must be JSON objects."
+        )
+    config = _complete(
+        ours.get("architecture", Path(origin).stem), model_cfg, preprocess_cfg, origin=origin
+    )
+    return dataclasses.replace(
+        config, has_text_tower=ours.get("has_text_tower", config.has_text_tower)
+    )
+
+
+def build(config: ModelConfig) -> torch.nn.Module:
+    """Make the model with random weights, in float32 on the CPU, in training mode.
+
+    It is made by open_clip itself from the hub layout, so it is the very module that
+    `open_clip.create_model("local-dir:…")` gives. The weights come from torch's global generator.
+
+    Raises:
+        ArchitectureError: open_clip refuses the configuration.
+    """
+    with _hub_folder(config) as folder, _without_open_clip_logs():
+        try:
+            model: torch.nn.Module = open_clip.create_model(
+                f"local-dir:{folder}", load_weights=False, pretrained_text=False
+            )
+        except Exception as error:  # open_clip raises whatever its layers raise
+            raise errors.ArchitectureError(
+                f"open_clip can't build the architecture '{config.architecture}': "
+                f"{_one_line(error)}. Check its configuration: {json.dumps(config.model_cfg)}"
+            ) from error
+    return model.float()
+
+
+def build_pretrained(config: ModelConfig, tag: str) -> torch.nn.Module:
+    """Make the model with open_clip's weights of a tag, which are downloaded or in its cache.
+
+    Args:
+        config: What `load_config(architecture, pretrained=tag)` gave.
+        tag: One that `open_clip.list_pretrained_tags_by_model` shows.
+
+    Raises:
+        ArchitectureError: The weights can't be downloaded, or don't fit.
+    """
+    with _without_open_clip_logs():
+        try:
+            model: torch.nn.Module = open_clip.create_model(
+                config.architecture,
+                pretrained=tag,
+                force_quick_gelu=bool(config.model_cfg.get("quick_gelu", False)),
+            )
+        except Exception as error:  # urllib, huggingface_hub and torch each have their own
+            raise errors.ArchitectureError(
+                f"open_clip's weights '{tag}' for {config.architecture} can't be loaded: "
+                f"{_one_line(error)}. Check the connection, or give a checkpoint file."
+            ) from error
+    return model.float()
+
+
+def preprocess(config: ModelConfig, *, train: bool = False) -> Preprocess:
+    """Give open_clip's image transform: PIL image to float32 Tensor [3, height, width].
+
+    Args:
+        config: The model.
+        train: With a random crop of 90 to 100 % of the area, drawn from torch's global generator.
+    """
+    settings = transform.PreprocessCfg(**config.preprocess_cfg)
+    result: Preprocess = transform.image_transform_v2(settings, is_train=train)
+    return result
+
+
+def tokenizer(config: ModelConfig) -> Tokenizer:
+    """Give the tokenizer of the text tower: list of texts to int64 Tensor [texts, context_length].
+
+    Raises:
+        ArchitectureError: The model has no text tower, or its tokenizer can't be fetched.
+    """
+    if not config.has_text_tower:
+        raise errors.ArchitectureError(
+            f"The architecture '{config.architecture}' has no text tower, so it has no tokenizer."
+        )
+    with _hub_folder(config) as folder, _without_open_clip_logs():
+        try:
+            result: Tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
+        except Exception as error:  # transformers raises OSError, ValueError, RuntimeError, …
+            raise errors.ArchitectureError(
+                f"The tokenizer of '{config.architecture}' can't be loaded: {_one_line(error)}."
+            ) from error
+    return result
+
+
+def _from_file(path: Path) -> ModelConfig:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise errors.ArchitectureError(
+            f"The architecture file '{path}' can't be read: {_one_line(error)}."
+        ) from error
+    return parse_config(text, origin=str(path))
+
+
+def _complete(
+    name: str,
+    model_cfg: dict[str, Any],
+    preprocess_cfg: dict[str, Any],
+    *,
+    origin: str | None = None,
+) -> ModelConfig:
+    """Fill in the placeholder text tower and the preprocessing that open_clip would use."""
+    vision_cfg = model_cfg.get("vision_cfg")
+    embed_dim = model_cfg.get("embed_dim")
+    if not isinstance(vision_cfg, dict) or not isinstance(embed_dim, int) or embed_dim < 1:
+        raise errors.ArchitectureError(
+            f"{origin or name} is no model configuration: it needs 'embed_dim' (a positive "
+            "integer) and 'vision_cfg' (an object), as in open_clip's model_configs/*.json."
+        )
+    has_text_tower = "text_cfg" in model_cfg
+    model_cfg = copy.deepcopy(model_cfg)
+    model_cfg.setdefault("text_cfg", dict(PLACEHOLDER_TEXT_TOWER))
+    settings = transform.merge_preprocess_dict(transform.PreprocessCfg(), preprocess_cfg)
+    settings["size"] = vision_cfg.get("image_size", 224)  # create_model sets it so, too
+    model_cfg, settings = json.loads(json.dumps([model_cfg, settings]))  # tuples become lists
+    return ModelConfig(name, model_cfg, settings, has_text_tower)
+
+
+def _close(name: str, names: list[str]) -> str:
+    """Give ' Did you mean …?' or nothing."""
+    folded = {known.lower(): known for known in names}
+    close = difflib.get_close_matches(name.lower(), folded, n=3)
+    return f" Did you mean {' or '.join(folded[match] for match in close)}?" if close else ""
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".")
+
+
+@contextlib.contextmanager
+def _hub_folder(config: ModelConfig) -> Iterator[str]:
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / CONFIG_FILE).write_text(config.to_json(), encoding="utf-8")
+        yield folder
+
+
+@contextlib.contextmanager
+def _without_open_clip_logs() -> Iterator[None]:
+    """Silence open_clip on the root logger, where it warns that a model without weights has none.
+
+    The handler keeps `logging.warning` from configuring the root logger on the caller's behalf.
+    """
+    root = logging.getLogger()
+    folder = str(Path(open_clip.__file__).parent)
+
+    def keep(record: logging.LogRecord) -> bool:
+        return not record.pathname.startswith(folder)
+
+    handler = logging.NullHandler()
+    root.addFilter(keep)
+    root.addHandler(handler)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        root.removeFilter(keep)

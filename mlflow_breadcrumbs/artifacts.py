@@ -1,0 +1,76 @@
+"""Files that MLflow keeps for a version, and what it means when it does not give them."""
+
+import urllib.parse
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import requests
+from mlflow.exceptions import MlflowException
+
+from mlflow_breadcrumbs import failures
+
+
+class Artifacts:
+    """The files of one version: in place on a local store, downloaded from a remote one.
+
+    Args:
+        version: its URI, for messages.
+        location: where its artifacts are stored.
+        folder: downloads go there.
+
+    Every method raises `RegistryError` when the files are gone or the store does not answer.
+    """
+
+    def __init__(self, version: str, location: str, folder: Path) -> None:
+        self._version = version
+        self._location = location
+        self._local = urllib.parse.urlparse(location).scheme in ("", "file")
+        self._folder = folder
+
+    def list(self) -> list[str]:
+        """Every file's path inside the version, sorted."""
+        return sorted(self.sizes())
+
+    def sizes(self, folder: str = "") -> dict[str, int]:
+        """Every file's bytes by its path inside the version."""
+        uri = self._uri(folder)
+        found: dict[str, int] = {}
+        for entry in self._ask(mlflow.artifacts.list_artifacts, artifact_uri=uri):
+            # Entries are relative to the listed folder's parent on some stores.
+            path = f"{folder}/{Path(entry.path).name}" if folder else Path(entry.path).name
+            found |= self.sizes(path) if entry.is_dir else {path: entry.file_size or 0}
+        return found
+
+    def file(self, path: str) -> Path:
+        """A path on this machine for one file."""
+        if self._local:
+            return Path(
+                self._ask(mlflow.artifacts.download_artifacts, artifact_uri=self._uri(path))
+            )
+        target = (self._folder / path).parent
+        target.mkdir(parents=True, exist_ok=True)
+        if not (self._folder / path).exists():
+            self._ask(
+                mlflow.artifacts.download_artifacts,
+                artifact_uri=self._uri(path),
+                dst_path=str(target),
+            )
+        return self._folder / path
+
+    def root(self) -> Path:
+        """The folder that holds the files."""
+        return self.file("MLmodel").parent
+
+    def _uri(self, path: str) -> str:
+        return f"{self._location.rstrip('/')}/{path}" if path else self._location
+
+    def _ask(self, call: Any, **arguments: Any) -> Any:
+        try:
+            return call(**arguments)
+        except (MlflowException, requests.RequestException, OSError) as error:
+            raise failures.explain(
+                error,
+                f"cannot read the artifacts of {self._version} at {self._location}",
+                "restore them or register the model again",
+            ) from error

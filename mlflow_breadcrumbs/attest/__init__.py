@@ -1,0 +1,83 @@
+"""A merged version's lineage in the forms that auditors and their tools read.
+
+| format | for | checked by |
+|---|---|---|
+| `slsa` | in-toto and SLSA verifiers: `lineage.json` itself, byte by byte | in-toto-attestation |
+| `cyclonedx` | bills of materials (CycloneDX 1.6 ML-BOM) | cyclonedx-python-lib |
+| `openlineage` | Marquez, DataHub: run events, one JSON object per line | openlineage-python |
+| `prov` | W3C PROV-JSON | prov |
+| `model-card` | readers; Hugging Face's form | huggingface-hub |
+
+`export` gathers `facts` once and hands them to the format's module; the same version gives the
+same bytes. `seal` signs a version that passes `verify`.
+"""
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+from mlflow_breadcrumbs import canonical, errors, ledger, registry, verify
+from mlflow_breadcrumbs import signing as signatures
+from mlflow_breadcrumbs.attest import card, cyclonedx, facts, openlineage, prov
+
+FORMATS: dict[str, Callable[[facts.Facts], str]] = {
+    "slsa": lambda known: known.content.decode(),
+    "cyclonedx": cyclonedx.write,
+    "openlineage": openlineage.write,
+    "prov": prov.write,
+    "model-card": card.write,
+}
+"""What writes each format, by its name."""
+
+
+def export(uri: str, form: str) -> str:
+    """The lineage of a merged version as a text in one of `FORMATS`.
+
+    Raises:
+        ValueError: there is no such format.
+        RegistryError: the version can't be found, or has no `lineage.json`.
+        IntegrityError: its `lineage.json` was changed after it was registered.
+        ExtraError: the format's library is not installed.
+    """
+    if form not in FORMATS:
+        raise ValueError(f"there is no format {form!r}; choose one of {', '.join(FORMATS)}")
+    return FORMATS[form](facts.gather(uri))
+
+
+def seal(uri: str, key: str) -> str:
+    """Verify a version, sign its files, and put the signature beside them; the pinned URI.
+
+    Args:
+        uri: of the version.
+        key: the private key, PEM.
+
+    Raises:
+        IntegrityError: the version does not pass `verify`; nothing was signed.
+        SigningError: the key can't be used.
+        ExtraError: the extra `signing` is not installed.
+    """
+    sign = signatures.signer(key)
+    resolved = registry.resolve(uri)
+    if failures := verify.verify(resolved.uri).failures:
+        listed = "\n  ".join(f"{c.name}: {c.status}: {c.detail}" for c in failures)
+        raise errors.IntegrityError(
+            f"{resolved.uri} is not what was registered, so it was not signed:\n  {listed}"
+        )
+    with registry.workspace() as folder:
+        opened = registry.open_version(resolved, folder, whole=True)
+        path = folder / signatures.FILE
+        signature = sign(opened.folder)
+        path.write_bytes(signature)
+        with _recorded(resolved, canonical.sha256(signature)):
+            registry.add_file(resolved, path)
+    return resolved.uri
+
+
+def _recorded(
+    resolved: registry.ResolvedVersion, digest: str
+) -> contextlib.AbstractContextManager[Any]:
+    """The job in the history that adds a signature; a logged model has no history."""
+    if resolved.name is None:
+        return contextlib.nullcontext()
+    details = {"file": signatures.FILE, "signature_digest": digest}
+    return ledger.recording("sign", resolved.name, subject=resolved.uri, details=details)

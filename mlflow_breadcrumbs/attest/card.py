@@ -1,0 +1,225 @@
+"""A model card in Hugging Face's form: YAML front matter, then Markdown for people."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import yaml
+
+from mlflow_breadcrumbs import flavor, lineage, statement
+from mlflow_breadcrumbs.attest import facts
+
+COLUMNS = {
+    "task": "task",
+    "zero_shot_accuracy": "base",
+    "finetuned_accuracy": "source",
+    "accuracy": "merged",
+    "normalized_accuracy": "merged / source",
+    "images": "images",
+    "split": "split",
+}
+
+_MASKED = (
+    "their changes were masked, summed and scaled by the recipe below (Model Breadcrumbs, "
+    "[Davari & Belilovsky, ECCV 2024](https://arxiv.org/abs/2312.06795), and its relatives)"
+)
+METHODS = {
+    "sum": _MASKED,
+    "mean": _MASKED,
+    "tsv": "the leading singular vectors of their changes to each matrix were made orthogonal to "
+    "one another and added by the recipe below (TSV-M, [Gargiulo et al., CVPR 2025]"
+    "(https://arxiv.org/abs/2412.00081)); changes to other tensors were averaged",
+    "iso": "their changes to each matrix were summed by the recipe below, and the sum's singular "
+    "values made equal (Iso-C, [Marczak et al., ICML 2025](https://arxiv.org/abs/2502.04959)); "
+    "changes to other tensors were averaged",
+}
+"""What a merge did, by the recipe's `combine`."""
+
+
+def write(known: facts.Facts) -> str:
+    """The card as text."""
+    front = yaml.safe_dump(_front_matter(known), sort_keys=False, allow_unicode=True)
+    sections = [
+        f"# {known.title}, version {known.resolved.version or known.resolved.uri}",
+        _summary(known.stated),
+        *_origin(known),
+        *_recipe(known.stated),
+        *_accuracy(known.stated),
+        *_limits(known.stated),
+        *_check(known),
+    ]
+    return f"---\n{front}---\n\n" + "\n\n".join(sections) + "\n"
+
+
+def _front_matter(known: facts.Facts) -> dict[str, Any]:
+    """What tools read: https://huggingface.co/docs/hub/model-cards."""
+    stated = known.stated
+    names = [facts.name_and_version(entry.uri)[0] for entry in stated.inputs]
+    licences = {entry.licence for entry in stated.inputs}
+    ours = {"library_name": "open_clip"} if stated.file_name == flavor.WEIGHTS_FILE else {}
+    front: dict[str, Any] = ours | {
+        "tags": ["merge", "model-breadcrumbs", "mlflow"],
+        "base_model": list(dict.fromkeys(names)),
+        "base_model_relation": "merge",
+        "breadcrumbs": {
+            "version": known.resolved.uri,
+            "weights_digest": stated.weights_digest,
+            "base": stated.base.uri,
+            "sources": [entry.uri for entry in stated.sources],
+            "recipe": stated.settings.to_dict(),
+        },
+    }
+    if len(licences) == 1 and None not in licences:
+        front["license"] = licences.pop()
+    if stated.evaluation:
+        front["model-index"] = [
+            {"name": known.title, "results": [_result(row) for row in stated.evaluation]}
+        ]
+    return front
+
+
+def _result(row: Mapping[str, Any]) -> dict[str, Any]:
+    metrics = [{"type": "accuracy", "value": row["accuracy"]}]
+    if "normalized_accuracy" in row:
+        metrics.append({"type": "normalized_accuracy", "value": row["normalized_accuracy"]})
+    return {
+        "task": {"type": "image-classification"},
+        "dataset": {
+            "name": row.get("dataset", row["task"]),
+            "type": row["task"],
+            "revision": row["dataset_digest"],
+        },
+        "metrics": metrics,
+    }
+
+
+def _summary(stated: statement.Statement) -> str:
+    tasks = list(dict.fromkeys(task for entry in stated.sources for task in entry.tasks))
+    subject = f"One model for {len(tasks)} tasks ({', '.join(tasks)})" if tasks else "One model"
+    return (
+        f"{subject}, merged without training from {len(stated.sources)} fine-tuned versions of "
+        f"`{stated.base.uri}`: {METHODS[stated.settings.combine]}."
+    )
+
+
+def _origin(known: facts.Facts) -> Iterable[str]:
+    yield "## Where it comes from"
+    yield _table(
+        ("role", "version", "weights digest", "weight", "tasks", "licence"),
+        [
+            (
+                entry.role,
+                f"`{entry.uri}`",
+                f"`{entry.weights_digest}`",
+                "" if entry.weight is None else f"{entry.weight:g}",
+                ", ".join(entry.tasks),
+                entry.licence or "not recorded",
+            )
+            for entry in known.stated.inputs
+        ],
+    )
+    further = [
+        (f"`{node.uri}`", f"`{parent.uri}`", parent.role, parent.kind)
+        for _, root in known.parents()
+        for node in _walk(root)
+        for parent in node.parents
+    ]
+    if further:
+        yield "Some of these were made from other versions:"
+        yield _table(("version", "made from", "as", "kind"), further)
+
+
+def _walk(node: lineage.Ancestor) -> Iterable[lineage.Ancestor]:
+    yield node
+    for parent in node.parents:
+        yield from _walk(parent)
+
+
+def _recipe(stated: statement.Statement) -> Iterable[str]:
+    yield "## How it was merged"
+    fields = stated.settings.to_dict()
+    yield _table(("field", "value"), [(key, f"`{value}`") for key, value in fields.items()])
+    if stated.tolerances:
+        allowed = ", ".join(f"{value:g} ({dtype})" for dtype, value in stated.tolerances.items())
+        yield (
+            "Singular value decompositions are not bit-identical across devices: merged again, a "
+            f"matrix may differ by a relative Frobenius norm of {allowed}."
+        )
+
+
+def _accuracy(stated: statement.Statement) -> Iterable[str]:
+    yield "## Accuracy"
+    if not stated.evaluation:
+        yield "Not evaluated when it was merged."
+        return
+    kinds = [key for key in COLUMNS if any(key in row for row in stated.evaluation)]
+    rows = [tuple(_cell(key, row.get(key)) for key in kinds) for row in stated.evaluation]
+    yield _table(tuple(COLUMNS[key] for key in kinds), rows)
+    yield (
+        "Base: zero-shot. Source: the version that was fine-tuned for the task. All three were "
+        "measured in one run, on the same images with the same settings. The image sets:"
+    )
+    yield "\n".join(
+        f"- {row['task']}: {row.get('dataset', row['task'])}, `{row['dataset_digest']}`"
+        for row in stated.evaluation
+    )
+
+
+def _limits(stated: statement.Statement) -> Iterable[str]:
+    yield "## Limits"
+    limits = ["It inherits the training data, biases and licences of the base and of every source."]
+    scored = [row for row in stated.evaluation if "normalized_accuracy" in row]
+    if scored:
+        worst = min(scored, key=lambda row: row["normalized_accuracy"])
+        limits.append(
+            f"It keeps least on {worst['task']}: {worst['normalized_accuracy']:.1%} of its "
+            "source's accuracy."
+        )
+        limits.append(
+            "Accuracy says nothing about images unlike those above. Other tasks than these, and "
+            "zero-shot use, were not measured."
+        )
+    else:
+        limits.append("Nobody has measured here what it can do; evaluate it before you use it.")
+    if any(entry.licence is None for entry in stated.inputs):
+        limits.append("Not every version that went into it has a licence recorded.")
+    yield "\n".join(f"- {limit}" for limit in limits)
+
+
+def _check(known: facts.Facts) -> Iterable[str]:
+    stated, uri = known.stated, known.resolved.uri
+    commit = stated.code.get("digest", {}).get("gitCommit")
+    dirty = " with uncommitted changes" if stated.code.get("annotations", {}).get("dirty") else ""
+    measure = "within the tolerance" if stated.tolerances else "every bit"
+    yield "## How to check this"
+    yield (
+        "```sh\n"
+        f"mlflow-breadcrumbs verify '{uri}'      # is it still what was registered?\n"
+        f"mlflow-breadcrumbs reproduce '{uri}'   # merge it again, compare {measure}\n"
+        "```"
+    )
+    yield _table(
+        ("record", "value"),
+        [
+            ("weights digest", f"`{stated.weights_digest}`"),
+            (f"SHA-256 of `{stated.file_name}`", f"`{stated.file_digest}`"),
+            ("SHA-256 of `lineage.json`", f"`{known.lineage_digest}`"),
+            ("MLflow run", f"`{stated.run_id}`"),
+            ("merged", f"{stated.started} to {stated.finished}"),
+            ("code", f"commit `{commit}`{dirty}" if commit else "no git commit recorded"),
+            ("libraries", ", ".join(f"{name} {v}" for name, v in stated.versions.items())),
+        ],
+    )
+
+
+def _table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table; a bar in a cell is escaped."""
+    lines = [titles, ["---"] * len(titles), *rows]
+    return "\n".join(
+        "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines
+    )
+
+
+def _cell(key: str, value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:.4f}" if key.endswith("accuracy") else str(value)

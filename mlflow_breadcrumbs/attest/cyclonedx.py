@@ -1,0 +1,185 @@
+"""A machine-learning bill of materials, CycloneDX 1.6 (https://cyclonedx.org/docs/1.6/json).
+
+The version is the subject; the base and the sources are its `pedigree.ancestors`, and those of a
+merged source are that source's ancestors, as deep as the registry knows them.
+"""
+
+import datetime
+import json
+import uuid
+from typing import TYPE_CHECKING, Any
+
+import mlflow_breadcrumbs
+from mlflow_breadcrumbs import extras, lineage, statement
+from mlflow_breadcrumbs.attest import facts
+
+if TYPE_CHECKING:
+    from cyclonedx.model.component import Component
+
+PREFIX = "mlflow-breadcrumbs"
+
+
+def write(known: facts.Facts) -> str:
+    """The bill of materials as JSON text.
+
+    Raises:
+        ExtraError: the extra `audit` is not installed.
+    """
+    with extras.needed("audit", "the format cyclonedx"):
+        from cyclonedx.model.bom import Bom, BomMetaData
+        from cyclonedx.model.component import Component, ComponentType
+        from cyclonedx.output import make_outputter
+        from cyclonedx.schema import OutputFormat, SchemaVersion
+
+    tool = Component(
+        name="mlflow-breadcrumbs",
+        version=mlflow_breadcrumbs.__version__,
+        type=ComponentType.APPLICATION,
+    )
+    metadata = BomMetaData(
+        component=_subject(known),
+        timestamp=datetime.datetime.fromisoformat(known.stated.finished),
+    )
+    metadata.tools.components.add(tool)
+    # The same lineage is the same document.
+    bom = Bom(serial_number=uuid.uuid5(uuid.NAMESPACE_URL, known.lineage_digest), metadata=metadata)
+    text = make_outputter(bom, OutputFormat.JSON, SchemaVersion.V1_6).output_as_string()
+    content = json.loads(text)
+    # The library has no model cards yet.
+    if known.stated.evaluation:
+        content["metadata"]["component"]["modelCard"] = _model_card(known.stated)
+    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+
+
+def _subject(known: facts.Facts) -> "Component":
+    """The merged version."""
+    from cyclonedx.model import (
+        ExternalReference,
+        ExternalReferenceType,
+        HashAlgorithm,
+        HashType,
+        XsUri,
+    )
+    from cyclonedx.model.component import Pedigree
+
+    def digest(value: str) -> HashType:
+        return HashType(alg=HashAlgorithm.SHA_256, content=value.removeprefix("sha256:"))
+
+    stated = known.stated
+    # An ancestor may appear twice, so only the subject has a reference.
+    component = _component(known.resolved.uri, known.resolved.model_id, known.resolved.uri)
+    component.description = "Merged without training from the ancestors in its pedigree"
+    component.hashes.add(digest(stated.file_digest))
+    component.external_references.add(
+        ExternalReference(
+            type=ExternalReferenceType.ATTESTATION,
+            url=XsUri(statement.FILE),
+            comment="in-toto Statement with SLSA provenance, beside the weights",
+            hashes=[digest(known.lineage_digest)],
+        )
+    )
+    _describe(
+        component,
+        {
+            "weightsDigest": stated.weights_digest,
+            "recipeDigest": stated.settings.digest,
+            "recipe": stated.settings.to_json(),
+            "runId": stated.run_id,
+            **stated.tolerance_text("tolerance"),
+        },
+    )
+    component.pedigree = Pedigree(
+        ancestors=[_parent(entry, node) for entry, node in known.parents()],
+        notes=f"recipe {stated.settings.to_json()}",
+    )
+    return component
+
+
+def _parent(stated: statement.Input, node: lineage.Ancestor) -> "Component":
+    """The base or a direct source, as the statement names it."""
+    from cyclonedx.model.license import DisjunctiveLicense
+
+    component = _component(stated.uri, stated.model_id)
+    if stated.licence is not None:
+        component.licenses.add(DisjunctiveLicense(name=stated.licence))
+    described = {
+        "role": stated.role,
+        "weightsDigest": stated.weights_digest,
+        "tasks": ",".join(stated.tasks),
+        "kind": node.kind,
+    }
+    if stated.weight is not None:
+        described["weight"] = f"{stated.weight:g}"
+    _describe(component, described)
+    _add_ancestors(component, node)
+    return component
+
+
+def _ancestor(node: lineage.Ancestor) -> "Component":
+    """A version further back, as its own tags describe it."""
+    component = _component(node.uri, None)
+    _describe(
+        component,
+        {
+            "role": node.role,
+            "weightsDigest": node.weights_digest or "unknown",
+            "tasks": ",".join(node.tasks),
+            "kind": node.kind,
+        },
+    )
+    _add_ancestors(component, node)
+    return component
+
+
+def _add_ancestors(component: "Component", node: lineage.Ancestor) -> None:
+    from cyclonedx.model.component import Pedigree
+
+    if node.parents:
+        component.pedigree = Pedigree(ancestors=[_ancestor(parent) for parent in node.parents])
+
+
+def _component(uri: str, model_id: str | None, bom_ref: str | None = None) -> "Component":
+    from cyclonedx.model.component import Component, ComponentType
+    from packageurl import PackageURL
+
+    name, version = facts.name_and_version(uri)
+    qualifiers = {"model_uuid": model_id} if model_id else {}
+    return Component(
+        name=name,
+        version=version,
+        type=ComponentType.MACHINE_LEARNING_MODEL,
+        bom_ref=bom_ref,
+        purl=PackageURL("mlflow", None, name, version, qualifiers),
+    )
+
+
+def _describe(component: "Component", values: dict[str, str]) -> None:
+    from cyclonedx.model import Property
+
+    for key, value in values.items():
+        component.properties.add(Property(name=f"{PREFIX}:{key}", value=value))
+
+
+def _model_card(stated: statement.Statement) -> dict[str, Any]:
+    """The CycloneDX model card: accuracy per task, and the images that it was measured on."""
+    return {
+        "modelParameters": {
+            "task": "image-classification",
+            "datasets": [
+                {
+                    "type": "dataset",
+                    "name": row.get("dataset", row["task"]),
+                    "description": f"{row.get('images', '?')} images, {row['dataset_digest']}",
+                }
+                for row in stated.evaluation
+            ],
+        },
+        "quantitativeAnalysis": {
+            "performanceMetrics": [
+                {"type": kind, "value": f"{row[kind]:.6g}", "slice": row["task"]}
+                for row in stated.evaluation
+                for kind in ("accuracy", "normalized_accuracy", "finetuned_accuracy")
+                if kind in row
+            ]
+        },
+    }

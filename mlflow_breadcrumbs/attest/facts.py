@@ -1,0 +1,59 @@
+"""What the exports say: the statement of a merged version, and the ancestry behind it."""
+
+import dataclasses
+import re
+from collections.abc import Iterator
+
+from mlflow_breadcrumbs import canonical, evidence, lineage, registry, statement
+
+
+@dataclasses.dataclass(frozen=True)
+class Facts:
+    """A merged version, as its exports describe it."""
+
+    resolved: registry.ResolvedVersion
+    content: bytes
+    """Of `lineage.json`."""
+    stated: statement.Statement
+    ancestry: lineage.Ancestor
+    """The version at the root, and all that it was made from."""
+
+    @property
+    def lineage_digest(self) -> str:
+        """`sha256:…` of `lineage.json`."""
+        return canonical.sha256(self.content)
+
+    @property
+    def title(self) -> str:
+        """What the version is called."""
+        return name_and_version(self.resolved.uri)[0]
+
+    def parents(self) -> Iterator[tuple[statement.Input, lineage.Ancestor]]:
+        """The base and the sources: what the statement says, and what the registry knows."""
+        known = {parent.uri: parent for parent in self.ancestry.parents}
+        for entry in self.stated.inputs:
+            yield (
+                entry,
+                known.get(entry.uri)
+                or lineage.Ancestor(
+                    entry.uri, entry.role, "missing", entry.tasks, entry.weights_digest, ()
+                ),
+            )
+
+
+def gather(uri: str) -> Facts:
+    """The facts of a merged version.
+
+    Raises:
+        RegistryError: it can't be found, or has no `lineage.json`.
+        IntegrityError: its `lineage.json` was changed after it was registered.
+    """
+    resolved = registry.resolve(uri)
+    content, stated = evidence.read_lineage(resolved)
+    return Facts(resolved, content, stated, lineage.tree(resolved.uri))
+
+
+def name_and_version(uri: str) -> tuple[str, str | None]:
+    """`models:/NAME/VERSION` in two; a logged model's id alone has no version."""
+    match = re.fullmatch(r"models:/(.+)/([^/]+)", uri)
+    return (match[1], match[2]) if match else (uri.removeprefix("models:/"), None)

@@ -1,0 +1,170 @@
+"""How a merge is computed: one contract, several backends, the same bits from each.
+
+Read `reference.py` first: it is the definition. `arithmetic.py` holds what all backends share.
+The CPU backend is `cpu.py` (the order of the work), `blocks.py` (one tensor), `selection.py` (which
+elements are kept) and `kernels.py`, `row_kernels.py` (compiled loops). The GPU backend is `gpu.py`;
+its first lines name its modules. Both hand recipes that decompose matrices to `decomposing.py`,
+which takes its formulas from `singular.py`.
+"""
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import os
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import torch
+
+from mlflow_breadcrumbs import checkpoints, errors, progress, recipe, writing
+from mlflow_breadcrumbs import device as devices
+
+NAMES = ("auto", "reference", "cpu", "gpu")
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A merge that has been checked and can be computed."""
+
+    base: checkpoints.Checkpoint
+    sources: Sequence[checkpoints.Checkpoint]
+    labels: Sequence[str]
+    """How messages name each source."""
+    weights: Sequence[float]
+    recipe: recipe.MergeRecipe
+    merged: Sequence[str]
+    """The tensors to merge, sorted by name."""
+    dtypes: dict[str, torch.dtype]
+    """The output dtype of each merged tensor."""
+    verify: bool = False
+    """Whether to compute the digests of the inputs."""
+
+    @property
+    def inputs(self) -> tuple[checkpoints.Checkpoint, ...]:
+        """The base, then the sources."""
+        return (self.base, *self.sources)
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskStatistics:
+    """What the mask did to one source's task vector in one tensor."""
+
+    tensor: str
+    source: int
+    """Position of the source, from 0."""
+    elements: int
+    kept: int
+    smallest_kept: float
+    """Smallest magnitude |τ| that was kept; 0 when nothing was."""
+    largest_kept: float
+    """Largest magnitude |τ| that was kept; 0 when nothing was."""
+    energy: float
+    """Σ τ² over all elements, in float64; backends differ in its last bits."""
+    energy_kept: float
+    """Σ τ² over the kept elements, in float64; backends differ in its last bits."""
+
+
+MergedTensor = tuple[list[MaskStatistics], list[int], float]
+"""What is known of a merged tensor: its masks' statistics, the touched elements, and Σ θ²."""
+
+
+@dataclasses.dataclass
+class Outcome:
+    """What a backend found on its way; the weights went to the writer."""
+
+    statistics: list[MaskStatistics]
+    """By tensor, in the job's order, then by source."""
+    touched: list[int]
+    """[sources + 1] merged elements that 0, 1, … sources changed: their contribution there, after
+    mask and consensus, is not zero."""
+    base_energy: float
+    """Σ θ² over the merged tensors of the base, in float64; backends differ in its last bits."""
+    hexdigests: list[dict[str, str]]
+    """Per input, base first: the SHA-256 of each merged tensor's bytes; empty if not verified."""
+
+    @classmethod
+    def of(cls, merged: Sequence[MergedTensor], hexdigests: list[dict[str, str]]) -> "Outcome":
+        """What is known of all tensors, given in the job's order."""
+        return cls(
+            statistics=[entry for statistics, _, _ in merged for entry in statistics],
+            touched=[sum(counts) for counts in zip(*(t for _, t, _ in merged), strict=True)],
+            base_energy=sum(energy for _, _, energy in merged),
+            hexdigests=hexdigests,
+        )
+
+
+class Backend(Protocol):
+    """Computes the merged tensors of a job."""
+
+    name: str
+
+    def run(self, job: Job, writer: writing.Writer, advance: progress.Advance) -> Outcome:
+        """Write every tensor of `job.merged`, and tell `advance` the bytes read.
+
+        Raises:
+            MergeError: an input or a result is not finite; names the source, the tensor and the
+                flat index of the first one.
+        """
+        ...
+
+
+def choose(device: str = "auto", name: str = "auto", *, threads: int | None = None) -> Backend:
+    """The backend for a device.
+
+    Args:
+        device: `auto`, `cpu`, `cuda` or `cuda:N`. `auto` is the CPU, even where there is a GPU: a
+            merge is bound by how fast the checkpoints can be read.
+        name: one of `NAMES`; `auto` is `gpu` where a CUDA device was asked for, otherwise `cpu`.
+        threads: of the CPU backend; the number of processors when not given.
+
+    Raises:
+        DeviceError: the name is none of them, or the device or Triton is absent.
+    """
+    if name not in NAMES:
+        raise errors.DeviceError(f"backend is {name!r}; it must be one of {', '.join(NAMES)}")
+    if device != "auto":
+        device = devices.choose_device(device)
+    if name == "gpu" and device == "cpu":
+        raise errors.DeviceError(
+            "backend is 'gpu' and device is 'cpu'; the gpu backend needs --device cuda"
+        )
+    if name == "gpu" or (name == "auto" and device.startswith("cuda")):
+        return _gpu(devices.choose_device("cuda" if device == "auto" else device))
+    if name == "reference":
+        from mlflow_breadcrumbs.backends import reference
+
+        return reference.Reference()
+    from mlflow_breadcrumbs.backends import cpu
+
+    return cpu.Cpu(threads or processors())
+
+
+def _gpu(device: str) -> Backend:
+    try:
+        from mlflow_breadcrumbs.backends import gpu
+    except ImportError as error:
+        raise errors.DeviceError(
+            f"the gpu backend needs Triton, which can't be imported ({error}). It comes with "
+            "torch's CUDA builds on Linux: install one of those, or use --backend cpu"
+        ) from error
+    return gpu.Gpu(device)
+
+
+def processors() -> int:
+    """How many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextlib.contextmanager
+def giving_up(pool: concurrent.futures.Executor) -> Iterator[None]:
+    """Drop what waits in a pool when the work is interrupted or breaks.
+
+    A `MergeError` is none of that: it is told when all is done.
+    """
+    try:
+        yield
+    except errors.MergeError:
+        raise
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise

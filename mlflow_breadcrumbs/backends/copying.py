@@ -1,0 +1,57 @@
+"""The tensors that a recipe leaves alone: the base's, checked against the sources' copies."""
+
+import concurrent.futures
+
+import torch
+
+from mlflow_breadcrumbs import checkpoints, errors, progress, writing
+from mlflow_breadcrumbs.backends import Job, arithmetic
+
+
+def copy_unmerged(
+    job: Job, writer: writing.Writer, advance: progress.Advance, threads: int
+) -> list[dict[str, str]]:
+    """Write the base's tensors that are not merged.
+
+    Returns:
+        Per input, base first: the SHA-256 of each of these tensors; empty if not verified.
+
+    Raises:
+        MergeError: a value is not finite, or a source's integer or bool tensor differs.
+    """
+    names = sorted(set(job.base.names) - set(job.merged))
+    hexdigests: list[dict[str, str]] = [{} for _ in job.inputs]
+
+    def copy(name: str) -> int:
+        tensor = job.base.tensor(name)
+        arithmetic.check_finite(tensor, "the base", name)
+        for label, source in zip(job.labels, job.sources, strict=True):
+            _check_copy(tensor, source.tensor(name), label, name)
+        writer.write(name, tensor)
+        for checkpoint, found in zip(job.inputs, hexdigests, strict=True):
+            if job.verify:
+                found[name] = checkpoints.tensor_digest(checkpoint.tensor(name))
+            checkpoint.release(name)
+        return sum(checkpoint.info(name).nbytes for checkpoint in job.inputs)
+
+    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+        try:
+            for nbytes in pool.map(copy, names):
+                advance(nbytes)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return hexdigests
+
+
+def _check_copy(tensor: torch.Tensor, copy: torch.Tensor, label: str, name: str) -> None:
+    arithmetic.check_finite(copy, label, name)
+    if tensor.dtype.is_floating_point or torch.equal(copy, tensor):
+        return
+    index = int((copy != tensor).reshape(-1).to(torch.uint8).argmax())
+    raise errors.MergeError(
+        f"{label} has {copy.reshape(-1)[index].item()} in the "
+        f"{str(tensor.dtype).removeprefix('torch.')} tensor {name!r} at flat index {index}, "
+        f"the base has {tensor.reshape(-1)[index].item()}; integer and bool tensors can't be "
+        "merged: the source is not fine-tuned from this base"
+    )

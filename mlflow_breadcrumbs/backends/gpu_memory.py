@@ -1,0 +1,222 @@
+"""Pieces of the inputs on their way to a GPU: read, hashed and copied ahead of the kernels.
+
+The order in which the pieces are visited is known from the start, and so is which of them stay on
+the device until they are visited again: when a slot is needed, the piece goes whose next visit is
+the farthest, but never the one that kernels may still be working on. While they work on one piece,
+the next is read by host threads into pinned memory and copied on a stream of its own; memory is
+pinned for two pieces, so that one can be read while the other is copied.
+
+On the CPU (Triton's interpreter) the slots are ordinary memory that is read into directly.
+"""
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import hashlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from mlflow_breadcrumbs import checkpoints
+from mlflow_breadcrumbs.backends import Job
+from mlflow_breadcrumbs.backends.gpu_layout import Piece, Segment
+
+READ = 1 << 23
+"""Bytes of small tensors that are read by one task."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Visit:
+    """One step of the schedule."""
+
+    piece: Piece
+    slot: int
+    """Where on the device the piece is."""
+    load: bool
+    """Whether it has to be read and copied there first."""
+    first: bool
+    """Whether it is read for the first time."""
+
+
+def schedule(order: Sequence[Piece], slots: int) -> list[Visit]:
+    """Which slot each visited piece is in, and when it is loaded; `slots` is at least 2."""
+    held: dict[int, int] = {}  # slot → the piece's identity
+    upcoming: dict[int, list[int]] = {}
+    for number in range(len(order) - 1, -1, -1):
+        upcoming.setdefault(id(order[number]), []).append(number)
+    never = len(order)
+    visits: list[Visit] = []
+    seen: set[int] = set()
+    for piece in order:
+        key = id(piece)
+        upcoming[key].pop()
+        slot = next((slot for slot, other in held.items() if other == key), None)
+        load = slot is None
+        if slot is None:
+            busy = visits[-1].slot if visits else None
+            free = [slot for slot in range(slots) if slot != busy]
+            slot = max(
+                free,
+                key=lambda slot: (
+                    never + 1 if slot not in held else (upcoming[held[slot]] or [never])[-1]
+                ),
+            )
+            held[slot] = key
+        visits.append(Visit(piece, slot, load, first=key not in seen))
+        seen.add(key)
+    return visits
+
+
+def stream(device: torch.device) -> "torch.cuda.Stream | None":
+    """A stream of its own on a GPU; `None`, which stands for no stream at all, on the CPU."""
+    if device.type != "cuda":
+        return None
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+
+class Loader:
+    """Brings pieces to the device, one ahead of the visitor.
+
+    Args:
+        job: the merge.
+        device: where to.
+        order: the pieces, in the order that they will be visited in.
+        nbytes: of the device memory that may hold pieces.
+        pool: its workers read and hash.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        device: torch.device,
+        order: Sequence[Piece],
+        nbytes: int,
+        pool: concurrent.futures.Executor,
+    ) -> None:
+        self._job = job
+        self._pool = pool
+        room = max((piece.nbytes for piece in order), default=0)
+        different = len({id(piece) for piece in order})
+        # A piece is loaded while the one before is visited, so fewer than two slots won't do.
+        slots = max(min(nbytes // max(room, 1), different), 2)
+        self._visits = schedule(order, slots)
+        self._slots = [torch.empty(room, dtype=torch.uint8, device=device) for _ in range(slots)]
+        self._hashers: list[dict[str, Any]] = [{} for _ in job.inputs]
+        self._worker = concurrent.futures.ThreadPoolExecutor(1)
+        self._next = 0
+        self._loading: concurrent.futures.Future[Any] | None = None
+        self._loads = 0
+        self._staging: list[torch.Tensor] = []
+        self._copied: list[torch.cuda.Event | None] = [None, None]
+        self._used: list[torch.cuda.Event | None] = [None] * slots
+        self._stream = stream(device)
+        if self._stream is not None:
+            self._stream.wait_stream(torch.cuda.current_stream())  # the slots' earlier users
+            self._staging = [torch.empty(room, dtype=torch.uint8, pin_memory=True) for _ in (0, 1)]
+
+    @contextlib.contextmanager
+    def visit(self) -> Iterator[tuple[torch.Tensor, bool]]:
+        """The next piece on the device: its buffer, uint8 [bytes], and whether it is new.
+
+        Kernels that use it must be launched, on the current stream, before the context is left.
+        """
+        number = self._next
+        self._next += 1
+        if self._loading is None:
+            self._start(number)
+        assert self._loading is not None
+        ready = self._loading.result()
+        self._start(number + 1)
+        visit = self._visits[number]
+        if ready is not None:
+            torch.cuda.current_stream().wait_event(ready)
+        yield self._slots[visit.slot], visit.first
+        if self._stream is not None:
+            self._used[visit.slot] = torch.cuda.current_stream().record_event()
+
+    def hexdigests(self) -> list[dict[str, str]]:
+        """Per input, base first: the SHA-256 of each tensor's bytes, when all is loaded."""
+        return [
+            {name: hasher.hexdigest() for name, hasher in hashers.items()}
+            for hashers in self._hashers
+        ]
+
+    def close(self) -> None:
+        """Let what is under way end, and give the memory back."""
+        self._worker.shutdown(cancel_futures=True)
+        if self._stream is not None:
+            self._stream.synchronize()
+        self._slots.clear()
+        self._staging.clear()
+
+    def _start(self, number: int) -> None:
+        """Begin to load what visit `number` needs, if it is not there."""
+        if number < len(self._visits):
+            self._loading = self._worker.submit(self._load, self._visits[number])
+
+    def _load(self, visit: Visit) -> "torch.cuda.Event | None":
+        """Read a piece and send it off; the event happens when it has arrived."""
+        if not visit.load:
+            return None
+        slot = self._slots[visit.slot]
+        if self._stream is None:
+            list(self._read(visit, slot))
+            return None
+        turn = self._loads % 2
+        self._loads += 1
+        staging, copied, used = self._staging[turn], self._copied[turn], self._used[visit.slot]
+        if copied is not None:
+            copied.synchronize()
+        with torch.cuda.stream(self._stream):
+            if used is not None:
+                self._stream.wait_event(used)
+            for position in self._read(visit, staging):
+                start, stop = visit.piece.offsets[position : position + 2]
+                slot[start:stop].copy_(staging[start:stop], non_blocking=True)
+            self._copied[turn] = self._stream.record_event()
+        return self._copied[turn]
+
+    def _read(self, visit: Visit, buffer: torch.Tensor) -> Iterator[int]:
+        """Read all inputs of a piece with many threads; gives each one's position when complete."""
+        room = buffer.numpy()
+        tasks = [
+            [
+                self._pool.submit(self._read_segments, visit, position, segments, room)
+                for segments in _shares(visit.piece, checkpoint)
+            ]
+            for position, checkpoint in enumerate(self._job.inputs)
+        ]
+        for position, own in enumerate(tasks):
+            for task in own:
+                task.result()
+            yield position
+
+    def _read_segments(
+        self, visit: Visit, position: int, segments: Sequence[Segment], room: npt.NDArray[np.uint8]
+    ) -> None:
+        """Read some segments of an input, and hash them when they are read for the first time."""
+        checkpoint, hashers = self._job.inputs[position], self._hashers[position]
+        for segment in segments:
+            size = checkpoint.info(segment.name).dtype.itemsize
+            start = visit.piece.offsets[position] + segment.position * size
+            part = room[start : start + segment.elements * size]
+            checkpoint.read(segment.name, segment.start * size, part)
+            if self._job.verify and visit.first:
+                hashers.setdefault(segment.name, hashlib.sha256()).update(part.data)
+
+
+def _shares(piece: Piece, checkpoint: checkpoints.Checkpoint) -> list[list[Segment]]:
+    """The segments of a piece, many small ones or a large one together for one task."""
+    shares: list[list[Segment]] = []
+    filled = READ
+    for segment in piece.segments:
+        nbytes = segment.elements * checkpoint.info(segment.name).dtype.itemsize
+        if filled + nbytes > READ:
+            shares.append([])
+            filled = 0
+        shares[-1].append(segment)
+        filled += nbytes
+    return shares

@@ -1,0 +1,169 @@
+"""The masks of a merge on the CPU: what each source keeps of each tensor."""
+
+import concurrent.futures
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from mlflow_breadcrumbs import checkpoints, masks
+from mlflow_breadcrumbs.backends import Job, kernels, reading, selection
+
+BLOCK = 1 << 17
+"""Elements in a block: its sums stay in the second-level cache while all sources are added."""
+
+LONG = 1 << 16
+"""Rows longer than this are searched as tensors are, one by one."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Ranges:
+    """A mask that keeps what lies between two cuts, in each unit of `length` elements."""
+
+    length: int
+    cuts: Sequence[tuple[selection.Cut, selection.Cut]]
+
+    def cuts_at(self, start: int) -> kernels.Cuts:
+        """The cuts of the unit that the element at a flat index is in, as the kernels take them."""
+        unit = start // self.length
+        offset = unit * self.length
+        lower, upper = self.cuts[unit]
+        return lower.magnitude, lower.index + offset, upper.magnitude, upper.index + offset
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """A mask on each of many short rows, found when the row is used."""
+
+    length: int
+    low: int
+    keep: int
+
+
+Mask = Ranges | Rows
+
+
+def blocks(mask: Mask, elements: int) -> Iterator[tuple[int, int]]:
+    """The blocks of a tensor, start and stop, in order: whole short rows, never across a long one.
+
+    Args:
+        mask: of any source; all are of one kind.
+        elements: of the tensor.
+    """
+    length = span = mask.length
+    if isinstance(mask, Rows):
+        span, length = elements, max(BLOCK // length, 1) * length
+    else:
+        length = min(BLOCK, length)
+    for unit in range(0, elements, span):
+        for start in range(unit, min(unit + span, elements), length):
+            yield start, min(start + length, unit + span, elements)
+
+
+def unit_masks(
+    vector: reading.Vector, shape: Sequence[int], unit: str, points: Sequence[tuple[float, float]]
+) -> list[Mask]:
+    """One source's masks of one tensor, for the units `tensor` and `row`.
+
+    Args:
+        vector: the whole tensor's task vector.
+        shape: of the tensor; a 0-dimensional one is kept whole.
+        unit: `tensor` or `row`.
+        points: (density, gamma) of each mask; all come from the same passes over the tensor.
+    """
+    n = len(vector)
+    if not shape or not n:
+        return [Ranges(max(n, 1), [(selection.START, selection.END)])] * len(points)
+    length = shape[-1] if unit == "row" else n
+    counts = [masks.counts(length, density, gamma) for density, gamma in points]
+    if length < n and length <= LONG:
+        return [Rows(length, count.low, count.keep) for count in counts]
+    ranks = [rank for count in counts for rank in (count.low, count.low + count.keep)]
+    units = [
+        selection.cuts(dataclasses.replace(vector, start=start, stop=start + length), ranks)
+        for start in range(0, n, length)
+    ]
+    return [
+        Ranges(length, [(cuts[2 * i], cuts[2 * i + 1]) for cuts in units])
+        for i in range(len(points))
+    ]
+
+
+Masks = Mapping[tuple[str, int], Mask]
+"""The mask of a tensor in a source."""
+
+
+def model_masks(
+    job: Job,
+    points: Sequence[tuple[float, float]],
+    pool: concurrent.futures.Executor,
+    buffers: Callable[[], reading.Buffers],
+) -> list[Masks]:
+    """The masks of the unit `model`, source by source; the passes are parallel over tensors.
+
+    All merged tensors, by name, are one long vector; 0-dimensional ones are kept whole and are no
+    part of it.
+
+    Args:
+        job: the merge.
+        points: (density, gamma) of each set of masks; all come from the same passes.
+        pool: its workers read the tensors.
+        buffers: gives those of the calling thread.
+    """
+    names = [name for name in job.merged if job.base.info(name).shape]
+    n = sum(job.base.info(name).numel for name in names)
+    counts = [masks.counts(n, density, gamma) for density, gamma in points]
+    ranks = [rank for count in counts for rank in (count.low, count.low + count.keep)]
+    inner = sorted({rank for rank in ranks if 0 < rank < n})
+    whole = Ranges(2**63 - 1, [(selection.START, selection.END)])
+    found: list[dict[tuple[str, int], Mask]] = [
+        {(name, source): whole for name in job.merged for source in range(len(job.sources))}
+        for _ in points
+    ]
+    parts = [
+        (name, start, min(start + reading.PART, job.base.info(name).numel))
+        for name in names
+        for start in range(0, job.base.info(name).numel, reading.PART)
+    ]
+    position = {name: number for number, name in enumerate(names)}
+    for source, checkpoint in enumerate(job.sources):
+        visit = _visitor(job.base, checkpoint, parts, pool, buffers)
+        places = {}
+        for rank, place in zip(inner, selection.search(inner, visit), strict=True):
+            name, start, _ = parts[place.part]
+            cut = selection.Cut(place.cut.magnitude, start + place.cut.index)
+            places[rank] = selection.Place(position[name], cut)
+        for point, count in enumerate(counts):
+            for number, name in enumerate(names):
+                lower, upper = (
+                    _cut_in(number, rank, n, places) for rank in (count.low, count.low + count.keep)
+                )
+                found[point][name, source] = Ranges(2**63 - 1, [(lower, upper)])
+    return list(found)
+
+
+def _cut_in(number: int, rank: int, n: int, places: Mapping[int, selection.Place]) -> selection.Cut:
+    """The cut of the long vector as it falls on one of its tensors."""
+    if rank in (0, n):
+        return selection.START if rank == 0 else selection.END
+    place = places[rank]
+    if number == place.part:
+        return place.cut
+    # In earlier tensors even equal magnitudes lie before the cut, in later ones behind it.
+    return selection.Cut(place.cut.magnitude + (1 if number < place.part else 0), 0)
+
+
+def _visitor(
+    base: checkpoints.Checkpoint,
+    source: checkpoints.Checkpoint,
+    parts: Sequence[tuple[str, int, int]],
+    pool: concurrent.futures.Executor,
+    buffers: Callable[[], reading.Buffers],
+) -> selection.Visit:
+    largest_first = sorted(range(len(parts)), key=lambda i: parts[i][1] - parts[i][2])
+
+    def visit(work: Callable[[int, reading.Pair], None]) -> None:
+        def one(number: int) -> None:
+            work(number, buffers().pair(base, source, *parts[number]))
+
+        list(pool.map(one, largest_first))
+
+    return visit

@@ -1,0 +1,370 @@
+"""Which source, and which layers, cost a task its accuracy in a merged version.
+
+Leave one source out, merge again, measure; leave one layer group at the base's weights, measure.
+Everything on a subset of the images first, then the most telling ones on all of them.
+"""
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from mlflow_breadcrumbs import (
+    agreement,
+    charts,
+    checkpoints,
+    errors,
+    evaluate,
+    layer_groups,
+    logbook,
+    progress,
+    recipe,
+    registry,
+    statement,
+    study,
+    tables,
+)
+from mlflow_breadcrumbs import tasks as task_files
+
+FOLDER = "blame"
+
+
+@dataclasses.dataclass(frozen=True)
+class BlameRequest:
+    """What a user asks for."""
+
+    uri: str
+    """Of the merged version."""
+    task: str
+    tasks: str
+    """A task file, or an artifact URI of one."""
+    split: task_files.Split = "test"
+    images: int | None = 200
+    """Of the first look; `None` looks at all images at once."""
+    finalists: int = 3
+    """Sources and layer groups, of each, that are measured again on all images."""
+    device: str = "auto"
+    batch_size: int = 64
+    threads: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Suspect:
+    """A source or a layer group, and the task's accuracy without it."""
+
+    kind: str
+    """`source` or `layers` (a layer group)."""
+    name: str
+    correct: int
+    total: int
+    """Images that it was measured on."""
+    merged_correct: int
+    """Of the same images, what the merged version gets right."""
+
+    @property
+    def accuracy(self) -> float:
+        """Without the suspect, 0…1."""
+        return self.correct / self.total
+
+    @property
+    def gain(self) -> float:
+        """What the task's accuracy gains when the suspect is left out; negative: it would lose."""
+        return (self.correct - self.merged_correct) / self.total
+
+    @property
+    def clear(self) -> bool:
+        """The accuracy without it is above the 95 % interval of the merged version's."""
+        return self.accuracy > evaluate.wilson(self.merged_correct, self.total)[1]
+
+    def to_dict(self) -> dict[str, Any]:
+        """One row of the table."""
+        return {
+            "kind": self.kind,
+            "left_out": self.name,
+            "images": self.total,
+            "accuracy": self.accuracy,
+            "gain": self.gain,
+            "clear": self.clear,
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class Blame:
+    """What costs a task its accuracy."""
+
+    uri: str
+    task: str
+    run_id: str
+    """The merged version's run, which has the table and the picture."""
+    base: evaluate.Accuracy
+    source: evaluate.Accuracy
+    """Of the task's own source."""
+    merged: evaluate.Accuracy
+    suspects: tuple[Suspect, ...]
+    """Sources, then layer groups; the largest gain first, and the most images before fewer."""
+    own: str
+    """The task's own source."""
+
+    @property
+    def sentence(self) -> str:
+        """What was found, for people."""
+        low, high = evaluate.wilson(self.merged.correct, self.merged.total)
+        start = (
+            f"{self.task}: {self.merged.value:.3f} merged (95 % interval {low:.3f} to {high:.3f}), "
+            f"{self.source.value:.3f} by its own source, {self.base.value:.3f} by the base. "
+        )
+        return start + " ".join(self._verdict(kind) for kind in ("source", "layers"))
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The table."""
+        return [suspect.to_dict() for suspect in self.suspects]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The result for `--json`."""
+        return {
+            "uri": self.uri,
+            "task": self.task,
+            "run_id": self.run_id,
+            "sentence": self.sentence,
+            "accuracy": self.merged.value,
+            "finetuned_accuracy": self.source.value,
+            "zero_shot_accuracy": self.base.value,
+            "images": self.merged.total,
+            "own_source": self.own,
+            "suspects": self.rows(),
+        }
+
+    def _verdict(self, kind: str) -> str:
+        first = next(suspect for suspect in self.suspects if suspect.kind == kind)
+        name = first.name + (" (its own source)" if first.name == self.own else "")
+        if first.clear:
+            what = "Without" if kind == "source" else "With the base's weights in"
+            return (
+                f"{what} {name} it is {first.accuracy:.3f} on {first.total} images, "
+                f"{first.gain:+.3f}: clearly more."
+            )
+        what = "source" if kind == "source" else "layer group"
+        return f"No single {what} is to blame: the largest gain is {first.gain:+.3f}, by {name}."
+
+
+@dataclasses.dataclass(frozen=True)
+class _Origin:
+    """What `lineage.json` says a version was made of."""
+
+    base: str
+    sources: tuple[str, ...]
+    digests: tuple[str, ...]
+    """Weights digests of the base, then of the sources."""
+    recipe: recipe.MergeRecipe
+    tolerances: Mapping[str, float]
+    """How far a repetition of the merge may be off; see `agreement`."""
+
+
+def blame(request: BlameRequest, show: progress.Progress = progress.silent) -> Blame:
+    """Find out what costs a task its accuracy, and log it to the merged version's run.
+
+    Raises:
+        RegistryError: the version is no merge, or one of its inputs is gone.
+        IntegrityError: the inputs or the merge have other bytes than were recorded.
+        TaskError: the version has no such task, or its images are unusable.
+    """
+    resolved = registry.resolve(request.uri)
+    if request.task not in resolved.tasks:
+        raise errors.TaskError(
+            f"{resolved.uri} has no task {request.task!r}; it has "
+            f"{', '.join(resolved.tasks) or 'none'}"
+        )
+    with registry.workspace() as folder:
+        origin = _origin(registry.open_version(resolved, folder))
+    materials = study.Materials(
+        origin.base,
+        origin.sources,
+        request.tasks,
+        device=request.device,
+        batch_size=request.batch_size,
+        threads=request.threads,
+        max_norm_ratio=None,  # whoever merged has accepted the sources
+    )
+    with study.opened(materials, show) as bench:
+        found = _investigate(bench, request, resolved, origin, show)
+    if resolved.run_id is not None:
+        _log(found)
+    return found
+
+
+def _origin(version: registry.OpenedVersion) -> _Origin:
+    path = version.folder / statement.FILE
+    if not path.is_file():
+        raise errors.RegistryError(
+            f"{version.resolved.uri} has no {statement.FILE}, so it is not known what it was "
+            "merged from; blame needs a version that `mlflow-breadcrumbs merge` registered"
+        )
+    definition = json.loads(path.read_text(encoding="utf-8"))["predicate"]["buildDefinition"]
+    inputs = [
+        entry for entry in definition["resolvedDependencies"] if entry["name"] in ("base", "source")
+    ]
+    base, *sources = (entry["uri"] for entry in inputs)
+    return _Origin(
+        base,
+        tuple(sources),
+        tuple(f"sha256:{entry['digest']['weightsSha256']}" for entry in inputs),
+        recipe.MergeRecipe.from_dict(definition["internalParameters"]["recipe"]),
+        definition["internalParameters"].get("tolerance", {}).get("relativeNorm", {}),
+    )
+
+
+def _investigate(
+    bench: study.Study,
+    request: BlameRequest,
+    resolved: registry.ResolvedVersion,
+    origin: _Origin,
+    show: progress.Progress,
+) -> Blame:
+    if bench.taken.digests != origin.digests:
+        raise errors.IntegrityError(
+            f"{resolved.uri} was merged from other weights than {origin.base} and its sources "
+            "have now; restore the versions that its lineage.json names"
+        )
+    bench.prepare([origin.recipe])
+    merged = bench.merge(origin.recipe)
+    _check_repeated(resolved, origin, merged)
+    own = next(number for number, task in bench.pairs if task.name == request.task)
+    (score,) = (
+        score
+        for score in bench.score(merged, (own,), split=request.split).scores
+        if score.task == request.task
+    )
+    trial = _Trial(bench, request, origin.recipe, merged, score.merged)
+    images = None if trial.images == score.merged.total else trial.images
+    suspects = _rank("source", bench.labels, trial.source, images, request.finalists, show)
+    suspects += _rank("layers", trial.groups, trial.layers, images, request.finalists, show)
+    return Blame(
+        uri=resolved.uri,
+        task=request.task,
+        run_id=resolved.run_id or "",
+        base=score.zero_shot,
+        source=score.finetuned,
+        merged=score.merged,
+        suspects=tuple(suspects),
+        own=bench.labels[own],
+    )
+
+
+def _check_repeated(
+    resolved: registry.ResolvedVersion, origin: _Origin, merged: study.Merged
+) -> None:
+    """Hold the merge that was done again against the version: by its bits, or its tolerance."""
+    if origin.recipe.bit_exact or merged.weights_digest == resolved.recorded_digest:
+        registry.check_digest(resolved, merged.weights_digest)
+        return
+    with registry.workspace() as folder:
+        weights = registry.open_version(resolved, folder).weights
+        registry.check_digest(resolved, checkpoints.weights_digest(weights))
+        with checkpoints.Checkpoint.open(weights) as file:
+            registered = {name: file.tensor(name) for name in file.names}
+            found = agreement.differences(
+                registered, merged.tensors, origin.recipe, origin.tolerances
+            )
+    if far := [difference.tensor for difference in found if not difference.within]:
+        raise errors.IntegrityError(
+            f"{resolved.uri} merged again differs from it by more than the tolerance of its "
+            f"lineage.json in: {', '.join(far)}; see `mlflow-breadcrumbs reproduce`"
+        )
+
+
+class _Trial:
+    """The merged version with one thing left out, measured on the task.
+
+    Args:
+        bench: open on the version's base and sources.
+        request: what was asked for.
+        settings: the version's recipe.
+        merged: the version itself, in memory.
+        whole: its accuracy on all images.
+    """
+
+    def __init__(
+        self,
+        bench: study.Study,
+        request: BlameRequest,
+        settings: recipe.MergeRecipe,
+        merged: study.Merged,
+        whole: evaluate.Accuracy,
+    ) -> None:
+        self._bench, self._request, self._recipe = bench, request, settings
+        self._base = bench.base_tensors()
+        self._merged = {name: tensor.clone() for name, tensor in merged.tensors.items()}
+        self._group_of = layer_groups.group(self._merged)
+        changed = [
+            name
+            for name, tensor in self._merged.items()
+            if not torch.equal(tensor, self._base[name])
+        ]
+        self.groups = tuple(dict.fromkeys(self._group_of[name] for name in changed))
+        self.images = None if request.images is None else min(request.images, whole.total)
+        self.before = {None: whole, self.images: self._measure(self._merged, self.images)}
+
+    def source(self, label: str, images: int | None) -> Suspect:
+        """Without one source; the other weights and alpha stay as they were."""
+        members = [i for i, other in enumerate(self._bench.labels) if other != label]
+        tensors = self._bench.merge(self._recipe, members).tensors if members else self._base
+        return self._suspect("source", label, tensors, images)
+
+    def layers(self, group: str, images: int | None) -> Suspect:
+        """With the base's weights in one layer group."""
+        tensors = {
+            name: self._base[name] if self._group_of[name] == group else tensor
+            for name, tensor in self._merged.items()
+        }
+        return self._suspect("layers", group, tensors, images)
+
+    def _suspect(
+        self, kind: str, name: str, tensors: Mapping[str, torch.Tensor], images: int | None
+    ) -> Suspect:
+        found = self._measure(tensors, images)
+        return Suspect(kind, name, found.correct, found.total, self.before[images].correct)
+
+    def _measure(
+        self, tensors: Mapping[str, torch.Tensor], images: int | None
+    ) -> evaluate.Accuracy:
+        bench = self._bench.bench(self._request.split)
+        return bench.accuracies(tensors, [self._request.task], images)[self._request.task]
+
+
+def _rank(
+    kind: str,
+    names: Sequence[str],
+    without: Callable[[str, int | None], Suspect],
+    images: int | None,
+    finalists: int,
+    show: progress.Progress,
+) -> list[Suspect]:
+    """All on a few images, then the first ones on all; the largest gain first."""
+
+    def gain(suspect: Suspect) -> float:
+        return -suspect.gain
+
+    again = 0 if images is None else min(finalists, len(names))
+    with show(f"without each {kind}", total=len(names) + again, unit="models") as advance:
+        found = []
+        for name in names:
+            found.append(without(name, images))
+            advance(1)
+        found.sort(key=gain)
+        for position in range(again):
+            found[position] = without(found[position].name, None)
+            advance(1)
+    return sorted(found[:again], key=gain) + found[again:]
+
+
+def _log(found: Blame) -> None:
+    """The table, the picture and the sentence, in the merged version's run."""
+    stem = found.task
+    files = {
+        f"{stem}.csv": tables.to_csv(found.rows()).encode(),
+        f"{stem}.json": (json.dumps(found.to_dict(), indent=2) + "\n").encode(),
+        f"{stem}.png": charts.blame(found.rows(), found.sentence),
+    }
+    logbook.log_files(found.run_id, files, FOLDER)

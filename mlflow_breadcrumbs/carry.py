@@ -1,0 +1,85 @@
+"""A merged version of a model that another MLflow flavor logged: its base with new weights.
+
+The base's artifact is kept file by file (configuration, tokenizer, MLmodel flavors), and only its
+one safetensors checkpoint is replaced. So the merged version loads as its base does.
+"""
+
+import dataclasses
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from mlflow.models import Model
+from mlflow.models.model import MLMODEL_FILE_NAME, ModelInfo
+
+from mlflow_breadcrumbs import registry
+
+
+@dataclasses.dataclass(frozen=True)
+class _Carrier:
+    """What `Model.log` calls as a flavor's module."""
+
+    base: registry.OpenedVersion
+
+    def save_model(
+        self,
+        path: str,
+        *,
+        weights: Path,
+        extra_files: dict[str, bytes],
+        mlflow_model: Model,
+    ) -> None:
+        """Write the base's artifact with other weights."""
+        folder = Path(path)
+        shutil.copytree(
+            self.base.folder,
+            folder,
+            dirs_exist_ok=True,
+            ignore=shutil.ignore_patterns("*.safetensors", "*.safetensors.index.json"),
+        )
+        target = folder / weights_file(self.base)
+        try:
+            os.link(weights, target)
+        except OSError:
+            shutil.copyfile(weights, target)
+        for name, content in extra_files.items():
+            (folder / name).write_bytes(content)
+        original = Model.load(str(self.base.folder / MLMODEL_FILE_NAME))
+        mlflow_model.flavors.update(original.flavors)
+        mlflow_model.signature = original.signature
+        mlflow_model.metadata = original.metadata
+        mlflow_model.save(str(folder / MLMODEL_FILE_NAME))
+
+
+def weights_file(base: registry.OpenedVersion) -> str:
+    """Where the merged weights lie in the version: one file, even if the base's are sharded."""
+    return str(base.weights.relative_to(base.folder).with_name("model.safetensors"))
+
+
+def log_model(
+    name: str,
+    *,
+    base: registry.OpenedVersion,
+    weights: Path,
+    extra_files: dict[str, bytes],
+    tags: dict[str, str],
+) -> ModelInfo:
+    """Log the base's artifact with the weights of a `.safetensors` file to the active run.
+
+    Args:
+        name: of the logged model.
+        base: opened with all of its files.
+        weights: the merged checkpoint; one file.
+        extra_files: written beside MLmodel, by name.
+        tags: of the logged model.
+    """
+    arguments: dict[str, Any] = {"weights": weights, "extra_files": extra_files}
+    return Model.log(
+        artifact_path=None,
+        name=name,
+        flavor=_Carrier(base),
+        flavor_name=base.flavor,
+        tags=tags,
+        **arguments,
+    )

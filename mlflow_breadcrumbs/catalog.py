@@ -1,0 +1,253 @@
+"""The registry read as a graph: what each version says, in its tags, that it was made from."""
+
+import dataclasses
+import json
+import logging
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import mlflow
+import requests
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
+
+from mlflow_breadcrumbs import failures, graph, registry, stores
+
+PAGE = 1000
+"""Versions per request."""
+
+_logger = logging.getLogger(__name__)
+
+
+class Entry(NamedTuple):
+    """A version and the edges to its parents."""
+
+    version: graph.Version
+    edges: tuple[graph.Edge, ...]
+
+
+def pages(since: int | None = None) -> Iterator[list[Entry]]:
+    """Every version of the registry that is ready, the last updated ones first.
+
+    Args:
+        since: Leave out what was not updated since then (milliseconds). MLflow doesn't count a
+            changed tag as an update.
+
+    Raises:
+        RegistryError: The registry can't be reached.
+    """
+    for found in _search():
+        entries = [_registered(version) for version in found if version.status == "READY"]
+        fresh = [entry for entry in entries if since is None or entry.version.updated >= since]
+        if fresh:
+            yield fresh
+        if len(fresh) < len(entries):
+            return
+
+
+def tags() -> Iterator[list[tuple[str, Mapping[str, str]]]]:
+    """Every version's URI and tags, a page at a time.
+
+    Raises:
+        RegistryError: The registry can't be reached.
+    """
+    for found in _search():
+        yield [(f"models:/{version.name}/{version.version}", version.tags) for version in found]
+
+
+def fetch(uri: str) -> Entry | None:
+    """The version behind a pinned URI; `None` when the registry has it no more.
+
+    A logged model counts as the first version that was registered from it, if there is one.
+    """
+    client = _client()
+    if match := re.fullmatch(r"models:/(m-[0-9a-zA-Z]+)", uri):
+        registered = _ask(client.search_model_versions, f"source_path = '{uri}'")
+        if registered:
+            return min((_registered(version) for version in registered), key=_age)
+        model = _ask(client.get_logged_model, match[1])
+        return None if model is None else _logged(model)
+    match = re.fullmatch(r"models:/([^/]+)/(\d+)", uri)
+    version = _ask(client.get_model_version, match[1], match[2]) if match else None
+    return None if version is None else _registered(version)
+
+
+def ancestry(uri: str) -> graph.Graph:
+    """A pinned version and everything that it was made from, asked version by version."""
+    versions: dict[str, graph.Version] = {}
+    edges: list[graph.Edge] = []
+    names: dict[str, str] = {}
+    waiting = [uri]
+    while waiting:
+        named = waiting.pop()
+        entry = fetch(named)
+        names[named] = named if entry is None else entry.version.uri
+        if entry is None or entry.version.uri in versions:
+            continue
+        versions[entry.version.uri] = entry.version
+        edges += entry.edges
+        waiting += [edge.parent for edge in entry.edges if edge.parent not in names]
+    return graph.Graph(versions.values(), canonical_edges(edges, names))
+
+
+def everything() -> graph.Graph:
+    """The whole registry."""
+    entries = {entry.version.uri: entry for page in pages() for entry in page}
+    entries |= {entry.version.uri: entry for entry in unregistered(entries.values())}
+    first: dict[str, str] = {}
+    for entry in sorted(entries.values(), key=_age):
+        if entry.version.model_id is not None and not _is_copy(entry):
+            first.setdefault(f"models:/{entry.version.model_id}", entry.version.uri)
+    edges = [edge for entry in entries.values() for edge in entry.edges]
+    return graph.Graph((entry.version for entry in entries.values()), canonical_edges(edges, first))
+
+
+def unregistered(entries: Iterable[Entry]) -> list[Entry]:
+    """The logged models that versions name as parents and that were never registered."""
+    waiting = [edge.parent for entry in entries for edge in entry.edges if edge.model_id]
+    found: dict[str, Entry | None] = {}
+    while waiting:
+        uri = waiting.pop()
+        if uri not in found:
+            found[uri] = entry = fetch(uri)
+            waiting += [edge.parent for edge in (entry.edges if entry else ()) if edge.model_id]
+    return [entry for entry in found.values() if entry and entry.version.name is None]
+
+
+def canonical_edges(edges: Iterable[graph.Edge], names: Mapping[str, str]) -> Iterator[graph.Edge]:
+    """The edges, with the one URI that each parent goes by."""
+    for edge in edges:
+        yield dataclasses.replace(edge, parent=names.get(edge.parent, edge.parent))
+
+
+def live_aliases(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """The aliases that point now at versions of registered models, by the version's URI."""
+    found: dict[str, list[str]] = {}
+    for name in sorted(set(names)):
+        model = _ask(_client().get_registered_model, name)
+        for alias, number in sorted((model.aliases if model else {}).items()):
+            found.setdefault(f"models:/{name}/{number}", []).append(alias)
+    return {uri: tuple(aliases) for uri, aliases in found.items()}
+
+
+def _search() -> Iterator[Sequence[Any]]:
+    """Pages of model versions, the last updated ones first."""
+    token = None
+    while True:
+        found = _ask(
+            _client().search_model_versions,
+            max_results=PAGE,
+            order_by=["last_updated_timestamp DESC"],
+            page_token=token,
+        )
+        yield found
+        token = found.token
+        if not token:
+            return
+
+
+def _registered(found: Any) -> Entry:
+    uri = f"models:/{found.name}/{found.version}"
+    source = found.source or ""
+    copied = re.fullmatch(r"models:/[^/]+/\d+", source)
+    logged = re.fullmatch(r"models:/(m-[0-9a-zA-Z]+)", source)
+    return Entry(
+        _version(
+            uri,
+            found.tags,
+            name=found.name,
+            number=int(found.version),
+            model_id=logged[1] if logged else None,
+            run_id=found.run_id or None,
+            created=int(found.creation_timestamp or 0),
+            updated=int(found.last_updated_timestamp or found.creation_timestamp or 0),
+        ),
+        _edges(uri, found.tags, copy_of=source if copied else None),
+    )
+
+
+def _logged(model: Any) -> Entry:
+    uri = f"models:/{model.model_id}"
+    return Entry(
+        _version(
+            uri,
+            model.tags,
+            name=None,
+            number=None,
+            model_id=model.model_id,
+            run_id=model.source_run_id or None,
+            created=int(model.creation_timestamp),
+            updated=int(model.last_updated_timestamp),
+        ),
+        _edges(uri, model.tags, copy_of=None),
+    )
+
+
+def _version(uri: str, tags: Mapping[str, str], **fields: Any) -> graph.Version:
+    return graph.Version(
+        uri=uri,
+        kind=tags.get(registry.TAG_KIND, "unknown"),
+        tasks=tuple(task for task in tags.get(registry.TAG_TASK, "").split(",") if task),
+        weights_digest=tags.get(registry.TAG_WEIGHTS_DIGEST),
+        recipe_digest=tags.get(registry.TAG_RECIPE_DIGEST),
+        **fields,
+    )
+
+
+def _edges(uri: str, tags: Mapping[str, str], copy_of: str | None) -> tuple[graph.Edge, ...]:
+    """The original of a copy, the base, the sources: a copy carries its original's tags."""
+    named = [(graph.COPY, copy_of)] if copy_of else []
+    if base := tags.get(registry.TAG_BASE):
+        named.append((graph.BASE, base))
+    named += [(graph.SOURCE, source) for source in _sources(uri, tags)]
+    return tuple(
+        graph.Edge(uri, parent, role, position, _logged_model(parent))
+        for position, (role, parent) in enumerate(named)
+    )
+
+
+def _sources(uri: str, tags: Mapping[str, str]) -> Sequence[str]:
+    try:
+        listed = json.loads(tags.get(registry.TAG_SOURCES, "[]"))
+        if isinstance(listed, list) and all(isinstance(source, str) for source in listed):
+            return listed
+    except json.JSONDecodeError:
+        pass
+    # One damaged tag must not hide a whole registry; the same sources have a tag each.
+    _logger.warning("%s: the tag %s is damaged", uri, registry.TAG_SOURCES)
+    prefix = registry.source_tag("")
+    return sorted(value for key, value in tags.items() if key.startswith(prefix))
+
+
+def _logged_model(uri: str) -> str | None:
+    match = re.fullmatch(r"models:/(m-[0-9a-zA-Z]+)", uri)
+    return match[1] if match else None
+
+
+def _is_copy(entry: Entry) -> bool:
+    return any(edge.role == graph.COPY for edge in entry.edges)
+
+
+def _age(entry: Entry) -> tuple[int, str, int]:
+    """The order in which versions were registered, the same on every way that they are read."""
+    version = entry.version
+    return version.created, version.name or "", version.number or 0
+
+
+def _client() -> Any:
+    """A client of stores that are ready: making one opens the database."""
+    stores.prepare()
+    return mlflow.MlflowClient()
+
+
+def _ask(call: Any, *arguments: Any, **named: Any) -> Any:
+    """What MLflow answers; `None` where it says that there is no such thing."""
+    try:
+        return call(*arguments, **named)
+    except (MlflowException, requests.RequestException) as error:
+        missing = ErrorCode.Name(RESOURCE_DOES_NOT_EXIST)
+        if getattr(error, "error_code", None) == missing:
+            return None
+        what = f"cannot read the registry {mlflow.get_registry_uri()}"
+        raise failures.explain(error, what) from error

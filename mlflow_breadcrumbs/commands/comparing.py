@@ -1,0 +1,80 @@
+"""Before a merge: will these versions go together?"""
+
+from typing import Any
+
+import click
+
+from mlflow_breadcrumbs import options
+from mlflow_breadcrumbs.commands import printing
+
+
+@click.command("compare")
+@options.sources_options
+@options.recipe_options
+@click.option("--threads", type=options.WHOLE, help="That read and compute.  [default: all]")
+@click.option(
+    "--max-norm-ratio",
+    type=options.NUMBER,
+    help="What `merge` would be told: task vector over base.  [default: 1]",
+)
+@click.option("--output", type=options.TEXT, metavar="FILE.png", help="Write the heat map there.")
+@click.option("--log", is_flag=True, help="Log table, heat map and findings to a run.")
+@options.json_option
+def compare_command(
+    base: str,
+    sources: tuple[tuple[str, float | None], ...],
+    source_list: str | None,
+    threads: int | None,
+    max_norm_ratio: float | None,
+    output: str | None,
+    log: bool,
+    as_json: bool,
+    **given: Any,
+) -> None:
+    """Say from the weights alone whether versions will merge well.
+
+    Norms, cosines, sign conflicts and mask overlaps of the task vectors, and what they mean.
+
+    \b
+    mlflow-breadcrumbs compare --base models:/clip/1 --source models:/clip-cars/1 \\
+        --source models:/clip-signs/1 --output compare.png
+    """
+    everything = options.all_sources(sources, source_list)
+    settings = options.make_recipe(everything, given)
+    from mlflow_breadcrumbs import compare, files, logbook, merge, pictures, terminal
+
+    if output:
+        files.check_output(output, ".png")
+    found = compare.compare(
+        base,
+        [uri for uri, _ in everything],
+        settings,
+        threads=threads,
+        max_norm_ratio=max_norm_ratio or merge.MAX_NORM_RATIO,
+        show=terminal.show,
+    )
+    if output:
+        files.write(output, pictures.heat_map(found))
+    run_id = logbook.record_comparison(found) if log else None
+    if as_json:
+        printing.print_json(found.to_dict() | ({"run_id": run_id} if run_id else {}))
+        return
+    terminal.print_table(found.rows(), COLUMNS)
+    for finding in found.findings:
+        click.echo(f"- {finding.advice}")
+    if output:
+        click.echo(f"{output}: the heat map")
+    if run_id:
+        click.echo(f"logged to the run {run_id}")
+
+
+COLUMNS = {
+    "source": "source",
+    "norm": "‖task vector‖",
+    "relative_norm": "/ ‖base‖",
+    "energy_kept": "energy kept",
+    "nearest": "most alike",
+    "cosine": "cosine",
+    "sign_conflict": "sign conflict",
+    "overlap": "mask overlap",
+}

@@ -1,0 +1,47 @@
+"""The whole way, on a zoo of its own."""
+
+import click
+
+from mlflow_breadcrumbs import options
+from mlflow_breadcrumbs.commands import printing
+
+
+@click.command("quickstart")
+@click.option(
+    "--folder",
+    type=click.Path(),
+    default="demo",
+    show_default=True,
+    help="Where everything goes; an earlier quickstart's is made anew.",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Of all that is drawn: images, first weights, the order of the training.",
+)
+@options.json_option
+def quickstart_command(folder: str, seed: int, as_json: bool) -> None:
+    """Make a small zoo of real images, merge it through `mlflow run`, show what came out.
+
+    A base and six fine-tuned models are trained and registered in an MLflow store of their own,
+    with no download, in less than three minutes on two processors.
+    """
+    from mlflow_breadcrumbs import terminal
+    from mlflow_breadcrumbs.quickstart import flow, settings
+
+    shown = flow.quickstart(folder, settings.Settings(seed=seed), terminal.show)
+    if as_json:
+        printing.print_json(shown.to_dict())
+        return
+    tasks = {name: name for name in shown.entries[0].accuracies}
+    click.echo(f"\nAccuracy on {shown.images} test images; alpha was chosen on validation images.")
+    terminal.print_table(
+        shown.rows(), {"model": "model", "alpha": "alpha"} | tasks | {"average": "average"}
+    )
+    click.echo("\nWhere the merged version comes from:")
+    terminal.print_tree(shown.lineage)
+    click.echo("\nTry next:")
+    for command in shown.commands:
+        click.echo(f"  {command}")

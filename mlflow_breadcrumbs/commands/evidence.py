@@ -1,0 +1,250 @@
+"""Is a version what it was registered as: verify, reproduce, export, sign."""
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mlflow_breadcrumbs import errors, options
+from mlflow_breadcrumbs.commands import printing
+
+if TYPE_CHECKING:
+    from mlflow_breadcrumbs import reproduce, verify
+
+REFUSED = 3
+"""The exit code of a verification that said no."""
+
+FORMATS = ("slsa", "cyclonedx", "openlineage", "prov", "model-card")
+"""`attest.FORMATS`, without importing MLflow for a help text."""
+
+
+@click.command("verify")
+@click.argument("uri", required=False)
+@click.option("--all", "everything", is_flag=True, help="Every version in the registry.")
+@click.option(
+    "--key",
+    type=options.TEXT,
+    metavar="PUB",
+    help="Public key (PEM): a merged version must be signed by it.",
+)
+@options.ledger_option
+@options.json_option
+@click.pass_context
+def verify_command(
+    context: click.Context, uri: str | None, everything: bool, key: str | None, as_json: bool
+) -> None:
+    """Hold what is recorded of a version against its bytes, and against each other.
+
+    Each check is ok, changed, missing or unknown (nothing was recorded). Exit code 3 if any is
+    changed or missing.
+
+    \b
+    mlflow-breadcrumbs verify models:/clip-merged@champion
+    mlflow-breadcrumbs verify --all --json
+    """
+    if everything == bool(uri):
+        raise click.UsageError("Give one URI, or --all.")
+    from mlflow_breadcrumbs import terminal, trail, verify
+
+    shown: dict[str, Any]
+    if uri:
+        report = verify.verify(uri, key=key, show=terminal.show)
+        reports: Sequence[verify.Report] = [report]
+        shown = report.to_dict()
+    else:
+        reports = verify.verify_all(key=key, show=terminal.show)
+        shown = {
+            "ok": all(report.ok for report in reports),
+            "versions": [report.to_dict() for report in reports],
+        }
+    trail.verified(reports)
+    if as_json:
+        printing.print_json(shown)
+    elif uri:
+        _print_checks(report)
+    else:
+        _print_summary(reports)
+    if not all(report.ok for report in reports):
+        context.exit(REFUSED)
+
+
+@click.command("reproduce")
+@click.argument("uri")
+@click.option(
+    "--backend",
+    type=options.choice(*options.BACKENDS),
+    default="auto",
+    show_default=True,
+    help="What computes the merge; every one gives the same bits.",
+)
+@click.option("--threads", type=options.WHOLE, help="Of the cpu backend.  [default: all]")
+@options.json_option
+@click.pass_context
+def reproduce_command(
+    context: click.Context, uri: str, backend: str | None, threads: int | None, as_json: bool
+) -> None:
+    """Merge a version again, from its lineage alone, and compare every bit.
+
+    Nothing is registered. Exit code 3 if the weights differ; where the recipe decomposes matrices
+    (tsv_m, iso_c), if they differ by more than the tolerance that the lineage states.
+
+    \b
+    mlflow-breadcrumbs reproduce models:/clip-merged@champion
+    """
+    from mlflow_breadcrumbs import backends, reproduce, terminal
+
+    found = reproduce.reproduce(
+        uri, backend=backends.choose(name=backend or "auto", threads=threads), show=terminal.show
+    )
+    if as_json:
+        printing.print_json(found.to_dict())
+    else:
+        _print_reproduction(found)
+    if not found.reproduced:
+        context.exit(REFUSED)
+
+
+@click.command("export")
+@click.argument("uri")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(FORMATS),
+    help="slsa is lineage.json itself; the others need the extra `audit`.",
+)
+@click.option(
+    "--output",
+    type=click.Path(dir_okay=False),
+    metavar="FILE",
+    help="Where the export goes.  [default: stdout]",
+)
+@click.option(
+    "--sign",
+    "key",
+    metavar="KEY",
+    help="Private key (PEM): sign the version's files and keep model.sig beside them.",
+)
+@options.ledger_option
+@options.json_option
+@click.pass_context
+def export_command(
+    context: click.Context,
+    uri: str,
+    form: str | None,
+    output: str | None,
+    key: str | None,
+    as_json: bool,
+) -> None:
+    """Write a merged version's lineage in a form that auditors' tools read, or sign the version.
+
+    Signing comes first, and only a version that passes `verify` is signed; otherwise exit code 3.
+
+    \b
+    mlflow-breadcrumbs export models:/clip-merged/1 --format cyclonedx --output bom.json
+    mlflow-breadcrumbs export models:/clip-merged/1 --sign signing.pem
+    """
+    if form is None and key is None:
+        raise click.UsageError("Give --format, --sign, or both.")
+    from mlflow_breadcrumbs import attest, trail
+
+    done: dict[str, Any] = {"uri": uri}
+    if key is not None:
+        try:
+            done |= {"uri": attest.seal(uri, key), "signature": "model.sig"}
+        except errors.IntegrityError as error:
+            click.echo(f"Error: {error}", err=True)
+            context.exit(REFUSED)
+    if form is not None:
+        text = attest.export(uri, form)
+        done["format"] = form
+        if as_json and output is None:
+            done["content"] = text
+        else:
+            done["output"] = output or "-"
+            with click.open_file(output or "-", "w", encoding="utf-8", lazy=True) as file:
+                file.write(text)
+        trail.exported(uri, form, text)
+    if as_json:
+        printing.print_json(done)
+    elif key is not None:
+        click.echo(f"{done['uri']} signed", err=form is not None)
+
+
+def _print_reproduction(found: "reproduce.Reproduction") -> None:
+    """The verdict, the tensors that differ, the digests."""
+    from mlflow_breadcrumbs import terminal
+
+    if found.identical:
+        click.echo(f"{found.uri}: bit-identical, {found.tensors} tensors merged again")
+        click.echo(found.reproduced_digest)
+        return
+    if found.reproduced:
+        largest = max(found.differences, key=lambda entry: entry.relative or 0.0)
+        click.echo(
+            f"{found.uri}: reproduced within tolerance, {found.tensors} tensors merged again; "
+            f"{len(found.differences)} differ, most {largest.tensor} by {largest.relative:.2g} of "
+            f"its norm ({largest.tolerance:g} is allowed)"
+        )
+        click.echo(found.registered_digest)
+        return
+    if found.differences:
+        terminal.print_table(
+            [
+                {
+                    "tensor": entry.tensor,
+                    "elements": f"{entry.elements} of {entry.total}",
+                    "max_abs": _short(entry.max_abs),
+                    "relative": _short(entry.relative),
+                    "tolerance": _short(entry.tolerance) if entry.tolerance else "none",
+                }
+                for entry in found.differences
+            ],
+            {
+                "tensor": "tensor",
+                "elements": "elements that differ",
+                "max_abs": "largest difference",
+                "relative": "relative norm",
+                "tolerance": "allowed",
+            },
+        )
+    click.echo(f"{found.uri}: NOT reproduced")
+    click.echo(f"recorded in lineage.json: {found.recorded_digest}")
+    click.echo(f"merged again:             {found.reproduced_digest}")
+    click.echo(f"in the registry:          {found.registered_digest or 'can not be read'}")
+
+
+def _short(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3g}"
+
+
+def _print_checks(report: "verify.Report") -> None:
+    """Every check of one version, and how many there are of each status."""
+    from mlflow_breadcrumbs import terminal
+
+    terminal.print_table(
+        [check.to_dict() | {"detail": _abridged(check.detail)} for check in report.checks],
+        {"name": "check", "status": "status", "detail": "detail"},
+    )
+    counts = ", ".join(f"{count} {status}" for status, count in report.counts.items() if count)
+    click.echo(f"{report.uri} ({report.kind}): {counts or 'nothing to check'}")
+
+
+def _abridged(detail: str) -> str:
+    """A detail for people: the first twelve of a digest's digits; `--json` has them all."""
+    return re.sub(r"\b([0-9a-f]{12})[0-9a-f]{52}\b", r"\1…", detail)
+
+
+def _print_summary(reports: "Sequence[verify.Report]") -> None:
+    """One line per version, then the checks that failed."""
+    from mlflow_breadcrumbs import terminal, verify
+
+    columns = ("uri", "kind", *verify.STATUSES, "result")
+    terminal.print_table(
+        [report.row() for report in reports], dict(zip(columns, columns, strict=True))
+    )
+    for report in reports:
+        for check in report.failures:
+            click.echo(f"{report.uri}: {check.name}: {check.status}: {_abridged(check.detail)}")
+    failed = sum(not report.ok for report in reports)
+    click.echo(f"{len(reports)} versions, {failed} failed")

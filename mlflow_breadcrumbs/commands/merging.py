@@ -1,0 +1,181 @@
+"""The main job, and its engine alone."""
+
+from typing import Any
+
+import click
+
+from mlflow_breadcrumbs import options
+from mlflow_breadcrumbs.commands import printing
+
+
+@click.command("merge-files")
+@click.option("--base", required=True, type=click.Path(), help="Checkpoint of the base.")
+@click.option(
+    "--source", "sources", required=True, multiple=True, type=options.Source(), help="Repeatable."
+)
+@click.option("--output", required=True, type=click.Path(), help="Merged .safetensors file.")
+@options.recipe_options
+@options.engine_options
+@click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    metavar="auto|cpu|cuda",
+    help="Where the merge is computed; auto is the CPU.",
+)
+@click.option(
+    "--max-shard-size",
+    type=options.Size(),
+    help="Split the output into files of at most this size.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace an output that exists.")
+@click.option(
+    "--digests",
+    is_flag=True,
+    help="Print the inputs' weights digests too; they come from the bytes that were merged.",
+)
+@options.json_option
+def merge_files(
+    base: str,
+    sources: tuple[tuple[str, float | None], ...],
+    output: str,
+    backend: str | None,
+    threads: int | None,
+    max_norm_ratio: float | None,
+    device: str,
+    max_shard_size: int | None,
+    overwrite: bool,
+    digests: bool,
+    as_json: bool,
+    **given: Any,
+) -> None:
+    """Merge safetensors checkpoints, without MLflow.
+
+    A checkpoint is a .safetensors file, a *.safetensors.index.json of shards, or a folder with
+    one of these.
+
+    \b
+    mlflow-breadcrumbs merge-files --base base.safetensors \\
+        --source cars.safetensors --source signs.safetensors=0.5 --output merged.safetensors
+    """
+    settings = options.make_recipe(sources, given)
+    from mlflow_breadcrumbs import backends, files, merge, terminal
+
+    result = files.merge_files(
+        base,
+        [path for path, _ in sources],
+        settings,
+        output,
+        backend=backends.choose(device, backend or "auto", threads=threads),
+        max_norm_ratio=merge.MAX_NORM_RATIO if max_norm_ratio is None else max_norm_ratio,
+        verify=digests,
+        max_shard_size=max_shard_size,
+        overwrite=overwrite,
+        show=terminal.show,
+    )
+    if as_json:
+        printing.print_json(result.to_dict())
+        return
+    terminal.print_table(
+        result.source_rows([path for path, _ in sources]),
+        {
+            "source": "source",
+            "norm": "‖task vector‖",
+            "kept": "kept",
+            "energy_kept": "energy kept",
+        },
+    )
+    click.echo(
+        f"{result.output}: {result.merged_tensors} tensors, "
+        f"{result.parameters / 1e6:.1f} M parameters merged in {result.seconds:.1f} s"
+    )
+    if digests:
+        click.echo(f"{result.base_digest}  {base}")
+        for digest, (path, _) in zip(result.source_digests or (), sources, strict=True):
+            click.echo(f"{digest}  {path}")
+    click.echo(f"{result.weights_digest}  {result.output}")
+
+
+@click.command("merge")
+@options.sources_options
+@click.option("--registered-model", required=True, metavar="NAME", help="Where the result goes.")
+@click.option(
+    "--tasks", type=options.TEXT, metavar="FILE", help="Task file: evaluate on these images."
+)
+@options.recipe_options
+@options.engine_options
+@options.device_option
+@options.batch_size_option
+@options.cache_option
+@click.option("--alias", type=options.TEXT, help="Point this alias at the merged version.")
+@click.option("--force", is_flag=True, help="Make a new version even if this merge exists.")
+@options.notify_option
+@options.ledger_option
+@options.json_option
+def merge_command(
+    base: str,
+    sources: tuple[tuple[str, float | None], ...],
+    source_list: str | None,
+    registered_model: str,
+    tasks: str | None,
+    backend: str | None,
+    threads: int | None,
+    max_norm_ratio: float | None,
+    device: str,
+    batch_size: int | None,
+    no_cache: bool,
+    alias: str | None,
+    force: bool,
+    as_json: bool,
+    **given: Any,
+) -> None:
+    """Merge registered versions into one new registered version: the main job.
+
+    URIs are MLflow's: models:/NAME/VERSION, models:/NAME@ALIAS, models:/m-….
+
+    \b
+    mlflow-breadcrumbs merge --base models:/clip/1 \\
+        --source models:/clip-cars@best --source models:/clip-signs/3=0.5 \\
+        --registered-model clip-merged --tasks tasks.yaml --alias candidate
+    """
+    everything = options.all_sources(sources, source_list)
+    settings = options.make_recipe(everything, given)
+    from mlflow_breadcrumbs import merge as engine
+    from mlflow_breadcrumbs import pipeline, terminal
+
+    result = pipeline.merge(
+        pipeline.MergeRequest(
+            base=base,
+            sources=tuple(uri for uri, _ in everything),
+            registered_model=registered_model,
+            recipe=settings,
+            tasks=tasks,
+            device=device,
+            batch_size=batch_size or 64,
+            cache=not no_cache,
+            backend=backend or "auto",
+            threads=threads,
+            max_norm_ratio=engine.MAX_NORM_RATIO if max_norm_ratio is None else max_norm_ratio,
+            alias=alias,
+            force=force,
+        ),
+        terminal.show,
+    )
+    if as_json:
+        printing.print_json(result.to_dict())
+        return
+    if rows := result.rows():
+        terminal.print_table(printing.with_intervals(rows), TASK_COLUMNS)
+    state = "exists already, nothing was merged" if result.reused else "registered"
+    click.echo(f"{result.version.uri} {state}" + (f", alias {alias}" if alias else ""))
+    click.echo(result.version.weights_digest)
+
+
+TASK_COLUMNS = {
+    "task": "task",
+    "zero_shot_accuracy": "base",
+    "finetuned_accuracy": "source",
+    "accuracy": "merged",
+    "interval": "95% interval",
+    "normalized_accuracy": "merged / source",
+}

@@ -1,0 +1,297 @@
+"""Which version is live: promote, approve, roll back."""
+
+from typing import Any
+
+import click
+
+from mlflow_breadcrumbs import options
+from mlflow_breadcrumbs.commands import printing
+
+REFUSED = 3
+"""The exit code where the answer is no: a rule, a lost race, no version to go back to."""
+
+alias_option = click.option(
+    "--alias", required=True, metavar="ALIAS", help="Which one, as champion."
+)
+version_option = click.option("--version", type=options.WHOLE, help="Number of the version.")
+uri_option = click.option(
+    "--uri",
+    type=options.TEXT,
+    metavar="URI",
+    help="The version instead, as models:/NAME@candidate; pinned before anything else.",
+)
+
+
+@click.command("promote")
+@click.argument("name", required=False)
+@version_option
+@uri_option
+@alias_option
+@click.option("--policy", required=True, metavar="FILE", help="What it must show (YAML).")
+@click.option(
+    "--tasks",
+    type=options.TEXT,
+    metavar="FILE",
+    help="Task file: measure what is missing or too old. Without it nothing is measured.",
+)
+@click.option(
+    "--expect-current",
+    type=options.TEXT,
+    metavar="VERSION|none",
+    help="Only if the alias is there now.  [default: where it is when this begins]",
+)
+@click.option(
+    "--experiment",
+    type=options.TEXT,
+    metavar="NAME",
+    help="Of the decisions' runs.  [default: breadcrumbs-promotions]",
+)
+@click.option("--dry-run", is_flag=True, help="Only judge: measure, write and move nothing.")
+@options.batch_size_option
+@options.device_option
+@options.cache_option
+@options.notify_option
+@options.ledger_option
+@options.json_option
+@click.pass_context
+def promote_command(
+    ctx: click.Context,
+    name: str | None,
+    version: int | None,
+    uri: str | None,
+    alias: str,
+    policy: str,
+    tasks: str | None,
+    expect_current: str | None,
+    experiment: str | None,
+    dry_run: bool,
+    batch_size: int | None,
+    device: str,
+    no_cache: bool,
+    as_json: bool,
+) -> None:
+    """Give a version an alias, if a policy lets it.
+
+    Every rule is shown with what was found. Exit code 3 if one has not passed, or if the alias was
+    moved by somebody else meanwhile.
+
+    \b
+    mlflow-breadcrumbs promote clip-merged --version 2 --alias champion --policy policy.yaml
+    """
+    chosen = _uri(name, version, uri)
+    expected = _expected(expect_current)
+    from mlflow_breadcrumbs import terminal
+    from mlflow_breadcrumbs.promotion import policy as policies
+    from mlflow_breadcrumbs.promotion import promote
+
+    given: dict[str, Any] = {"batch_size": batch_size, "experiment": experiment}
+    given = {field: value for field, value in given.items() if value} | expected
+    request = promote.Request(
+        chosen,
+        alias,
+        policies.load(policy),
+        tasks=tasks,
+        dry_run=dry_run,
+        device=device,
+        cache=not no_cache,
+        **given,
+    )
+    decision = promote.promote(request, show=terminal.show)
+    if as_json:
+        printing.print_json(decision.to_dict())
+    else:
+        terminal.print_table(
+            [printing.short_digests(row) for row in decision.verdict.rows()], COLUMNS
+        )
+        click.echo(decision.sentence)
+        if decision.run_id:
+            click.echo(f"decision: run {decision.run_id} of {request.experiment}")
+    if decision.result != "promoted":
+        ctx.exit(REFUSED)
+
+
+@click.command("approve")
+@click.argument("name", required=False)
+@version_option
+@uri_option
+@click.option("--comment", default="", help="Why, for the history.")
+@click.option("--withdraw", is_flag=True, help="Take your own approval back.")
+@options.notify_option
+@options.ledger_option
+@options.json_option
+def approve_command(
+    name: str | None,
+    version: int | None,
+    uri: str | None,
+    comment: str,
+    withdraw: bool,
+    as_json: bool,
+) -> None:
+    """Approve a version's weights, so that a policy that asks for approvals lets them through.
+
+    The approval holds for exactly these bytes. Who made them can't approve them.
+
+    \b
+    mlflow-breadcrumbs approve clip-merged --version 2 --comment "looked at the confusions"
+    """
+    chosen = _uri(name, version, uri)
+    from mlflow_breadcrumbs.promotion import approvals
+
+    done = (approvals.withdraw if withdraw else approvals.approve)(chosen, comment)
+    if as_json:
+        printing.print_json(done.to_dict())
+        return
+    people = ", ".join(entry.person for entry in done.standing) or "nobody"
+    what = "withdrawn" if withdraw else "given"
+    click.echo(f"approval of {done.uri} {what} by {done.person} (event {done.event})")
+    click.echo(f"approved by {people} now; weights {done.weights_digest}")
+
+
+@click.command("rollback")
+@click.argument("name")
+@alias_option
+@click.option(
+    "--to",
+    type=options.WHOLE,
+    metavar="VERSION",
+    help="A version that had the alias.  [default: the last one that still verifies]",
+)
+@options.notify_option
+@options.ledger_option
+@options.json_option
+@click.pass_context
+def rollback_command(
+    ctx: click.Context, name: str, alias: str, to: int | None, as_json: bool
+) -> None:
+    """Move an alias back to the version that had it before.
+
+    The version must exist, with the weights that it was registered and promoted with. Nothing else
+    is looked at, so that this works when runs and images are gone. Exit code 3 if there is none.
+
+    \b
+    mlflow-breadcrumbs rollback clip-merged --alias champion
+    """
+    from mlflow_breadcrumbs.promotion import rollback
+
+    done = rollback.rollback(name, alias, None if to is None else str(to))
+    if as_json:
+        printing.print_json(done.to_dict())
+    else:
+        for note in done.skipped:
+            click.echo(note)
+        click.echo(done.sentence)
+    if not done.moved:
+        ctx.exit(REFUSED)
+
+
+@click.command("recheck")
+@click.argument("target", metavar="NAME@ALIAS")
+@click.option("--tasks", required=True, metavar="FILE", help="Task file with fresh images.")
+@click.option(
+    "--policy",
+    type=options.TEXT,
+    metavar="FILE",
+    help="What it must show.  [default: the policy that it was promoted by]",
+)
+@click.option(
+    "--rollback", "roll_back", is_flag=True, help="Go back to the version before, if a rule fails."
+)
+@click.option(
+    "--experiment",
+    type=options.TEXT,
+    metavar="NAME",
+    help="Of the rechecks' runs.  [default: breadcrumbs-promotions]",
+)
+@options.batch_size_option
+@options.device_option
+@options.notify_option
+@options.ledger_option
+@options.json_option
+@click.pass_context
+def recheck_command(
+    ctx: click.Context,
+    target: str,
+    tasks: str,
+    policy: str | None,
+    roll_back: bool,
+    experiment: str | None,
+    batch_size: int | None,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Measure the live version anew and see whether the rules still hold.
+
+    For a scheduler. The run has the drift of every task, as metrics, table and picture. Exit code 3
+    if a rule does not hold, whether or not the alias was rolled back.
+
+    \b
+    mlflow-breadcrumbs recheck clip-merged@champion --tasks fresh.yaml --rollback
+    """
+    name, at, alias = target.removeprefix("models:/").partition("@")
+    if not (name and at and alias):
+        raise click.UsageError(f"{target!r} is no version by its alias; give NAME@ALIAS.")
+    from mlflow_breadcrumbs import terminal
+    from mlflow_breadcrumbs.promotion import policy as policies
+    from mlflow_breadcrumbs.promotion import recheck
+
+    request = recheck.Request(
+        name,
+        alias,
+        tasks,
+        policies.load(policy) if policy else None,
+        roll_back=roll_back,
+        device=device,
+        batch_size=batch_size or 64,
+        **({"experiment": experiment} if experiment else {}),
+    )
+    done = recheck.recheck(request, show=terminal.show)
+    if as_json:
+        printing.print_json(done.to_dict())
+    else:
+        rows = [printing.short_digests(row) for row in done.verdict.rows()]
+        terminal.print_table(rows, COLUMNS)
+        terminal.print_table([entry.to_dict() for entry in done.drifts], DRIFT_COLUMNS)
+        click.echo(done.sentence)
+        click.echo(f"run {done.run_id}: drift.png")
+    if not done.held:
+        ctx.exit(REFUSED)
+
+
+def _uri(name: str | None, version: int | None, uri: str | None) -> str:
+    """The one version that is meant."""
+    if uri and not name and version is None:
+        return uri
+    if not uri and name and version is not None:
+        return f"models:/{name}/{version}"
+    raise click.UsageError("Give NAME and --version, or --uri.")
+
+
+def _expected(text: str | None) -> dict[str, str | None]:
+    """What `--expect-current` says, as fields of a request; none where it was not given."""
+    if text is None:
+        return {}
+    if text != "none" and not text.isdecimal():
+        raise click.UsageError(
+            f"--expect-current is {text!r}; give a version's number, or none where no version "
+            "has the alias yet."
+        )
+    return {"expected": None if text == "none" else text}
+
+
+COLUMNS = {
+    "name": "rule",
+    "value": "value",
+    "limit": "limit",
+    "verdict": "verdict",
+    "sentence": "why",
+}
+
+DRIFT_COLUMNS = {
+    "task": "task",
+    "images": "images",
+    "before": "before",
+    "accuracy": "now",
+    "drift": "drift",
+    "drift_low": "95% from",
+    "drift_high": "to",
+}

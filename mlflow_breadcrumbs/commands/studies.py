@@ -1,0 +1,359 @@
+"""Which recipe, which sources, and who is to blame: many merges, measured."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mlflow_breadcrumbs import grids, options, recipe
+from mlflow_breadcrumbs.commands import printing
+
+if TYPE_CHECKING:
+    from mlflow_breadcrumbs import study
+
+AXES = (*grids.NUMBERS, *grids.WORDS)
+
+
+def _axis_options(command: Callable[..., None]) -> Callable[..., None]:
+    """One option per field of the recipe that can be swept."""
+    for field in reversed(AXES):
+        command = click.option(
+            f"--{field}",
+            type=options.TEXT,
+            metavar="VALUES",
+            help=f"Values of {field}: as 0.1,0.2 or 0.3:1.5:0.3."
+            if field in grids.NUMBERS
+            else f"Values of {field}, separated by commas.",
+        )(command)
+    return command
+
+
+def _material_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Where images are and how models run; `_materials` reads them."""
+    given = [
+        click.option("--tasks", required=True, metavar="FILE", help="Task file with images."),
+        options.device_option,
+        options.batch_size_option,
+        options.threads_option,
+        click.option(
+            "--max-norm-ratio",
+            type=options.NUMBER,
+            help="Refuse a source farther from the base than so many times its norm.  [default: 1]",
+        ),
+    ]
+    for option in reversed(given):
+        command = option(command)
+    return command
+
+
+def _materials(
+    base: str, sources: Sequence[tuple[str, float | None]], given: dict[str, Any]
+) -> "study.Materials":
+    from mlflow_breadcrumbs import merge as engine
+    from mlflow_breadcrumbs import study
+
+    return study.Materials(
+        base=base,
+        sources=tuple(uri for uri, _ in sources),
+        tasks=given["tasks"],
+        device=given["device"],
+        batch_size=given["batch_size"] or 64,
+        threads=given["threads"],
+        max_norm_ratio=given["max_norm_ratio"] or engine.MAX_NORM_RATIO,
+    )
+
+
+def _recipes(
+    sources: Sequence[tuple[str, float | None]],
+    recipe_file: str | None,
+    grid_file: str | None,
+    draws: int | None,
+    seed: int,
+    given: dict[str, Any],
+) -> tuple[recipe.MergeRecipe, ...]:
+    """The recipes of a sweep; the command line's values replace those of the grid file."""
+    axes = grids.load(grid_file) if grid_file else {}
+    axes |= {field: grids.parse(field, given[field]) for field in AXES if given[field] is not None}
+    if not axes:
+        axes = {field: grids.parse(field, values) for field, values in grids.DEFAULT.items()}
+    fixed: dict[str, Any] = {}
+    if any(weight is not None for _, weight in sources):
+        fixed["weights"] = [1.0 if weight is None else weight for _, weight in sources]
+
+    def make(point: grids.Point) -> recipe.MergeRecipe:
+        fields = fixed | dict(point)
+        method = fields.pop("method", None)
+        return recipe.make(sources=len(sources), method=method, file=recipe_file, overrides=fields)
+
+    if draws is not None:
+        return grids.draws(grids.Grid(axes), draws, seed, make)
+    return grids.recipes(grids.Grid(axes).points(), make)
+
+
+@click.command("sweep")
+@options.sources_options
+@_material_options
+@_axis_options
+@click.option("--recipe", "recipe_file", type=options.TEXT, help="Recipe file for other fields.")
+@click.option(
+    "--grid", "grid_file", type=options.TEXT, metavar="FILE", help="YAML: values per field."
+)
+@click.option(
+    "--random",
+    "draws",
+    type=options.WHOLE,
+    metavar="N",
+    help="Draw N recipes instead of trying all; a field may then be 0.05..0.3.",
+)
+@click.option("--seed", type=options.COUNT, help="Of the draws.  [default: 0]")
+@click.option(
+    "--halving",
+    type=options.WHOLE,
+    metavar="IMAGES",
+    help="Begin with so many images per task; keep the better half, double the images, repeat.",
+)
+@click.option(
+    "--robustness/--no-robustness",
+    default=True,
+    show_default=True,
+    help="Measure the chosen recipe with each hyperparameter 50 % off.",
+)
+@click.option("--output", type=options.TEXT, metavar="FILE", help="Write the best recipe here too.")
+@click.option(
+    "--registered-model", type=options.TEXT, metavar="NAME", help="Register the best merge here."
+)
+@click.option("--alias", type=options.TEXT, help="Point this alias at the registered version.")
+@options.json_option
+def sweep_command(
+    base: str,
+    sources: tuple[tuple[str, float | None], ...],
+    source_list: str | None,
+    recipe_file: str | None,
+    grid_file: str | None,
+    draws: int | None,
+    seed: int | None,
+    halving: int | None,
+    robustness: bool,
+    output: str | None,
+    registered_model: str | None,
+    alias: str | None,
+    as_json: bool,
+    **given: Any,
+) -> None:
+    """Try many recipes and choose the best on the validation images.
+
+    Without values for any field, 60 recipes around the published ones are tried. A sweep that was
+    stopped goes on where it was when the same command is given again.
+
+    \b
+    mlflow-breadcrumbs sweep --base models:/clip/1 \\
+        --sources models:/clip-cars/1,models:/clip-signs/1 --tasks tasks.yaml \\
+        --density 0.1,0.14,0.2 --alpha 0.3:1.5:0.3 --registered-model clip-merged
+    """
+    everything = options.all_sources(sources, source_list)
+    if alias is not None and registered_model is None:
+        raise click.UsageError("--alias needs --registered-model")
+    tried = _recipes(everything, recipe_file, grid_file, draws, seed or 0, given)
+    from mlflow_breadcrumbs import sweep, terminal
+
+    result = sweep.sweep(
+        sweep.SweepRequest(
+            materials=_materials(base, everything, given),
+            recipes=tried,
+            halving=halving,
+            robustness=robustness,
+            registered_model=registered_model,
+            alias=alias,
+        ),
+        terminal.show,
+    )
+    if output is not None:
+        Path(output).write_text(result.recipe_file(), encoding="utf-8")
+    if as_json:
+        printing.print_json(result.to_dict())
+        return
+    terminal.print_table(result.best(10), SWEEP_COLUMNS)
+    click.echo(
+        f"{len(result.trials)} recipes, {result.measured_now} of them measured now. Of the best, "
+        f"average normalized accuracy {result.validation['average_normalized_accuracy']:.3f} in "
+        f"validation, {result.test['average_normalized_accuracy']:.3f} in the test."
+    )
+    click.echo(f"run {result.run_id}: pictures and {sweep.RECIPE_FILE} under sweep/")
+    if result.version is not None:
+        click.echo(f"{result.version.uri} registered" + (f", alias {alias}" if alias else ""))
+
+
+SWEEP_COLUMNS = {
+    "density": "density",
+    "gamma": "gamma",
+    "alpha": "alpha",
+    "unit": "unit",
+    "consensus": "consensus",
+    "combine": "combine",
+    "images": "images",
+    "average_normalized_accuracy": "normalized",
+    "average_accuracy": "accuracy",
+}
+
+
+@click.command("scaling")
+@options.sources_options
+@_material_options
+@click.option(
+    "--methods",
+    type=options.TEXT,
+    metavar="NAME,NAME",
+    help="Presets.  [default: weight_average,task_arithmetic,ties,breadcrumbs]",
+)
+@click.option(
+    "--alpha",
+    type=options.TEXT,
+    metavar="VALUES",
+    help="To choose from.  [default: 0.2,0.3,0.5,0.75,1,1.5]",
+)
+@click.option(
+    "--subsets",
+    type=options.WHOLE,
+    help="Of the sources at each number, drawn where there are more.  [default: 5]",
+)
+@click.option(
+    "--smallest",
+    type=options.WHOLE,
+    help="Number of sources to begin with, and to choose the carried alpha at.  [default: 2]",
+)
+@click.option("--images", type=options.WHOLE, help="Per task and split at most.  [default: all]")
+@click.option("--seed", type=options.COUNT, help="Of the drawn subsets.  [default: 0]")
+@options.json_option
+def scaling_command(
+    base: str,
+    sources: tuple[tuple[str, float | None], ...],
+    source_list: str | None,
+    methods: str | None,
+    alpha: str | None,
+    subsets: int | None,
+    smallest: int | None,
+    images: int | None,
+    seed: int | None,
+    as_json: bool,
+    **given: Any,
+) -> None:
+    """Measure how merging holds up from two sources to all of them, for several methods.
+
+    Once with alpha chosen at every number of sources, once with alpha chosen at the smallest
+    number and carried on.
+
+    \b
+    mlflow-breadcrumbs scaling --base models:/clip/1 --tasks tasks.yaml \\
+        --sources models:/clip-cars/1,models:/clip-signs/1,models:/clip-birds/1
+    """
+    from mlflow_breadcrumbs import scaling, terminal
+
+    everything = options.all_sources(sources, source_list)
+    if any(weight is not None for _, weight in everything):
+        raise click.UsageError("scaling merges subsets of the sources, each with the weight 1")
+    names = methods.split(",") if methods else scaling.METHODS
+    alphas = grids.Grid({"alpha": grids.parse("alpha", alpha)}).points() if alpha else ()
+    result = scaling.scaling(
+        scaling.ScalingRequest(
+            materials=_materials(base, everything, given),
+            methods=tuple(name.strip() for name in names),
+            alphas=tuple(point["alpha"] for point in alphas) or scaling.ALPHAS,
+            subsets=subsets or 5,
+            smallest=smallest or 2,
+            images=images,
+            seed=seed or 0,
+        ),
+        terminal.show,
+    )
+    if as_json:
+        printing.print_json(result.to_dict())
+        return
+    terminal.print_table(
+        result.rows,
+        {
+            "method": "method",
+            "protocol": "alpha",
+            "alpha": "chosen",
+            "sources": "sources",
+            "subsets": "subsets",
+            "average_normalized_accuracy": "normalized",
+            "lowest": "lowest",
+            "highest": "highest",
+        },
+    )
+    click.echo(f"run {result.run_id}: scaling/scaling.png")
+
+
+@click.command("blame")
+@click.argument("uri")
+@click.option("--task", required=True, metavar="NAME", help="The task that lost accuracy.")
+@click.option("--tasks", required=True, metavar="FILE", help="Task file with its images.")
+@options.split_option
+@click.option(
+    "--images",
+    type=options.WHOLE,
+    default=200,
+    show_default=True,
+    help="Of the first look at every source and layer group.",
+)
+@click.option(
+    "--finalists",
+    type=options.COUNT,
+    default=3,
+    show_default=True,
+    help="Sources, and layer groups, that are measured again on all images.",
+)
+@options.device_option
+@options.batch_size_option
+@options.threads_option
+@options.json_option
+def blame_command(
+    uri: str,
+    task: str,
+    tasks: str,
+    split: Any,
+    images: int | None,
+    finalists: int | None,
+    device: str,
+    batch_size: int | None,
+    threads: int | None,
+    as_json: bool,
+) -> None:
+    """Find out which source and which layers cost a task its accuracy in a merged version.
+
+    \b
+    mlflow-breadcrumbs blame models:/clip-merged@candidate --task cars --tasks tasks.yaml
+    """
+    from mlflow_breadcrumbs import blame, terminal
+
+    found = blame.blame(
+        blame.BlameRequest(
+            uri=uri,
+            task=task,
+            tasks=tasks,
+            split=split,
+            images=images or 200,
+            finalists=finalists or 0,
+            device=device,
+            batch_size=batch_size or 64,
+            threads=threads,
+        ),
+        terminal.show,
+    )
+    if as_json:
+        printing.print_json(found.to_dict())
+        return
+    terminal.print_table(
+        found.rows(),
+        {
+            "kind": "left out",
+            "left_out": "name",
+            "images": "images",
+            "accuracy": "accuracy",
+            "gain": "gain",
+            "clear": "clear",
+        },
+    )
+    click.echo(found.sentence)
+    click.echo(f"run {found.run_id}: blame/{task}.png")

@@ -1,0 +1,179 @@
+"""Versions from outside: import, fine-tune, evaluate."""
+
+from typing import Any
+
+import click
+
+from mlflow_breadcrumbs import options
+from mlflow_breadcrumbs.commands import printing
+
+
+@click.command("import")
+@click.argument("checkpoint")
+@click.option(
+    "--architecture",
+    required=True,
+    metavar="NAME|FILE",
+    help="open_clip's name, as ViT-B-32, or a JSON configuration.",
+)
+@click.option("--registered-model", required=True, metavar="NAME", help="Where it goes.")
+@click.option("--task", type=options.TEXT, help="What it was fine-tuned for.")
+@click.option(
+    "--tasks", type=options.TEXT, metavar="FILE", help="Task file: make the heads of its tasks."
+)
+@click.option(
+    "--head",
+    default="auto",
+    show_default=True,
+    metavar="auto|zero-shot|probe|FILE",
+    help="From the text tower, fitted on the training images, or read from a .safetensors file.",
+)
+@options.device_option
+@options.ledger_option
+@options.json_option
+def import_command(
+    checkpoint: str,
+    architecture: str,
+    registered_model: str,
+    task: str | None,
+    tasks: str | None,
+    head: str,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Register an open_clip CHECKPOINT as a version.
+
+    CHECKPOINT is a .safetensors file, a .pt of plain tensors, or a tag of open_clip's pretrained
+    weights (as `openai`), which is downloaded.
+
+    \b
+    mlflow-breadcrumbs import vit_b_32.safetensors --architecture ViT-B-32 \\
+        --registered-model clip --tasks tasks.yaml
+    """
+    from mlflow_breadcrumbs import importer, terminal
+    from mlflow_breadcrumbs import tasks as task_files
+
+    version = importer.import_checkpoint(
+        checkpoint,
+        architecture_name=architecture,
+        registered_model=registered_model,
+        task=task,
+        task_list=task_files.load_tasks(tasks) if tasks else (),
+        head=head,
+        device=device,
+        progress=terminal.show,
+    )
+    printing.print_version(version, as_json)
+
+
+@click.command("finetune")
+@click.option("--base", required=True, metavar="URI", help="Version to start from.")
+@click.option("--tasks", required=True, metavar="FILE", help="Task file with training images.")
+@click.option("--task", required=True, help="Which task of the file.")
+@click.option("--registered-model", required=True, metavar="NAME", help="Where the result goes.")
+@click.option("--epochs", type=options.WHOLE, help="Passes over the images.  [default: 10]")
+@click.option("--steps", type=options.WHOLE, help="Optimizer steps, instead of epochs.")
+@click.option("--batch-size", type=options.WHOLE, help="Images per step.  [default: 128]")
+@click.option("--learning-rate", type=options.NUMBER, help="Peak of the cosine.  [default: 1e-5]")
+@click.option("--warmup-steps", type=options.COUNT, help="Steps of linear warm-up.")
+@click.option("--weight-decay", type=options.NUMBER, help="AdamW's.  [default: 0.1]")
+@click.option("--clip", type=options.NUMBER, help="Largest norm of the gradient.  [default: 1]")
+@click.option("--label-smoothing", type=options.NUMBER, help="0 to below 1.  [default: 0]")
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "float32", "bfloat16"]),
+    help="Of the forward pass; auto is bfloat16 on a GPU.  [default: auto]",
+)
+@click.option("--seed", type=options.COUNT, help="Of the order of the images.  [default: 0]")
+@click.option(
+    "--resume-folder",
+    type=options.TEXT,
+    metavar="DIR",
+    help="Keep the state there after each epoch; the same command goes on from it.",
+)
+@options.device_option
+@options.ledger_option
+@options.json_option
+def finetune_command(
+    base: str,
+    tasks: str,
+    task: str,
+    registered_model: str,
+    resume_folder: str | None,
+    device: str,
+    as_json: bool,
+    **settings: Any,
+) -> None:
+    """Fine-tune the image tower of a registered version on a task; the head stays frozen.
+
+    \b
+    mlflow-breadcrumbs finetune --base models:/clip/1 --tasks tasks.yaml --task cars \\
+        --registered-model clip-cars
+    """
+    from mlflow_breadcrumbs import finetune, terminal, training
+    from mlflow_breadcrumbs import tasks as task_files
+
+    version = finetune.finetune(
+        base,
+        task_files.find(task_files.load_tasks(tasks), task),
+        registered_model=registered_model,
+        settings=training.Settings(
+            **{name: value for name, value in settings.items() if value is not None}
+        ),
+        device=device,
+        folder=resume_folder,
+        progress=terminal.show,
+    )
+    printing.print_version(version, as_json)
+
+
+@click.command("evaluate")
+@click.argument("uri")
+@click.option("--tasks", required=True, metavar="FILE", help="Task file with images.")
+@click.option("--task", "only", multiple=True, metavar="NAME", help="Only this task; repeatable.")
+@options.split_option
+@options.batch_size_option
+@options.device_option
+@options.ledger_option
+@options.cache_option
+@options.json_option
+def evaluate_command(
+    uri: str,
+    tasks: str,
+    only: tuple[str, ...],
+    split: Any,
+    batch_size: int | None,
+    device: str,
+    no_cache: bool,
+    as_json: bool,
+) -> None:
+    """Measure a version's accuracy on each task of a file, and log it to a run.
+
+    \b
+    mlflow-breadcrumbs evaluate models:/clip-merged@candidate --tasks tasks.yaml
+    """
+    from mlflow_breadcrumbs import cache, evaluation, terminal
+
+    found = evaluation.evaluate_version(
+        uri,
+        tasks,
+        only=[name for name in only if name],
+        split=split,
+        device=device,
+        batch_size=batch_size or 64,
+        cache=None if no_cache else cache.default(),
+        show=terminal.show,
+    )
+    if as_json:
+        printing.print_json(found.to_dict())
+        return
+    terminal.print_table(
+        printing.with_intervals(found.rows()),
+        {
+            "task": "task",
+            "correct": "correct",
+            "total": "images",
+            "accuracy": "accuracy",
+            "interval": "95% interval",
+        },
+    )

@@ -1,0 +1,202 @@
+"""Two versions side by side: sources, recipe, metrics, and how far their weights are apart."""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from mlflow_breadcrumbs import (
+    catalog,
+    checkpoints,
+    errors,
+    graph,
+    layer_groups,
+    progress,
+    registry,
+    statement,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class GroupDistance:
+    """How far two versions' weights are apart in one group of layers."""
+
+    group: str
+    tensors: int
+    different: int
+    """Tensors whose bytes differ."""
+    distance: float
+    """‖other - one‖ over all elements of the group, in float64."""
+    relative: float | None
+    """The same divided by ‖one‖; `None` where that is zero."""
+    largest: float
+    """The largest change of one element."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """For `--json` and tables."""
+        return dataclasses.asdict(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference:
+    """What `diff` prints."""
+
+    uris: tuple[str, str]
+    sources: tuple[dict[str, Any], ...]
+    """Every parent of either: `uri`, `role`, and per version its weight, `None` if it lacks it."""
+    recipe: tuple[dict[str, Any], ...]
+    """The fields of the recipes that differ: `field`, `one`, `other`."""
+    metrics: tuple[dict[str, Any], ...]
+    """Every metric that both or either have: `metric`, `one`, `other`, `change`."""
+    groups: tuple[GroupDistance, ...]
+    only: tuple[tuple[str, ...], tuple[str, ...]]
+    """Tensors that only one has, or that have another shape, per version."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """For `--json`."""
+        return dataclasses.asdict(self)
+
+
+def diff(uri: str, other: str, show: progress.Progress = progress.silent) -> Difference:
+    """Compare two versions, usually merged ones.
+
+    Raises:
+        RegistryError: One of them can't be found or read.
+        CheckpointError: The weights of one can't be read.
+    """
+    resolved = (registry.resolve(uri), registry.resolve(other))
+    with registry.workspace() as folder:
+        one, two = (registry.open_version(version, folder) for version in resolved)
+        recipes = (_lineage(one), _lineage(two))
+        groups, only = distances(one, two, show)
+    return Difference(
+        uris=(resolved[0].uri, resolved[1].uri),
+        sources=_sources(resolved, recipes),
+        recipe=_fields(*(_recipe(content) for content in recipes)),
+        metrics=_metrics(*(registry.metrics_of(version.run_id) for version in resolved)),
+        groups=groups,
+        only=only,
+    )
+
+
+def distances(
+    one: registry.OpenedVersion,
+    other: registry.OpenedVersion,
+    show: progress.Progress = progress.silent,
+) -> tuple[tuple[GroupDistance, ...], tuple[tuple[str, ...], tuple[str, ...]]]:
+    """The distance per group of layers, in the order of the names; and what can't be compared."""
+    with (
+        checkpoints.Checkpoint.open(one.weights) as left,
+        checkpoints.Checkpoint.open(other.weights) as right,
+    ):
+        common = [
+            name
+            for name in left.names
+            if name in right.names and left.info(name).shape == right.info(name).shape
+        ]
+        group_of = layer_groups.group(common)
+        sums = {group: _Sum() for group in group_of.values()}
+        with show("compare weights", total=len(common), unit="tensors") as advance:
+            for name in common:
+                sums[group_of[name]].add(left.tensor(name), right.tensor(name))
+                left.release(name)
+                right.release(name)
+                advance(1)
+        only = (
+            tuple(name for name in left.names if name not in common),
+            tuple(name for name in right.names if name not in common),
+        )
+    return tuple(total.distance(group) for group, total in sums.items()), only
+
+
+class _Sum:
+    """Adds up one group."""
+
+    def __init__(self) -> None:
+        self.tensors = self.different = 0
+        self.change = self.norm = self.largest = 0.0
+
+    def add(self, one: torch.Tensor, other: torch.Tensor) -> None:
+        self.tensors += 1
+        left, right = one.double().flatten(), other.double().flatten()
+        self.norm += float(left @ left)
+        if one.dtype == other.dtype and torch.equal(one, other):
+            return
+        self.different += 1
+        change = right - left
+        self.change += float(change @ change)
+        if change.numel():
+            self.largest = max(self.largest, float(change.abs().max()))
+
+    def distance(self, name: str) -> GroupDistance:
+        apart = self.change**0.5
+        relative = apart / self.norm**0.5 if self.norm else None
+        return GroupDistance(name, self.tensors, self.different, apart, relative, self.largest)
+
+
+def _lineage(version: registry.OpenedVersion) -> dict[str, Any] | None:
+    """The build definition of `lineage.json`; `None` for a version that is no merge."""
+    path = version.folder / statement.FILE
+    if not path.is_file():
+        return None
+    try:
+        definition = json.loads(path.read_text(encoding="utf-8"))["predicate"]["buildDefinition"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise errors.RegistryError(
+            f"the {statement.FILE} of {version.resolved.uri} is damaged ({error!r}); "
+            "`verify` says what else is"
+        ) from error
+    return dict(definition)
+
+
+def _recipe(definition: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    return {} if definition is None else definition["internalParameters"]["recipe"]
+
+
+def _sources(
+    resolved: Sequence[registry.ResolvedVersion], definitions: Sequence[dict[str, Any] | None]
+) -> tuple[dict[str, Any], ...]:
+    """The parents of either, each with its weight in both."""
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for side, version, definition in zip(("one", "other"), resolved, definitions, strict=True):
+        for role, uri, weight in _parents(version, definition):
+            row = found.setdefault(
+                (role, uri), {"uri": uri, "role": role, "one": None, "other": None}
+            )
+            row[side] = weight
+    return tuple(found.values())
+
+
+def _parents(
+    version: registry.ResolvedVersion, definition: Mapping[str, Any] | None
+) -> list[tuple[str, str, float]]:
+    if definition is not None:
+        return [
+            (entry["annotations"]["role"], entry["uri"], entry["annotations"].get("weight", 1.0))
+            for entry in definition["resolvedDependencies"]
+            if entry["annotations"]["role"] in (graph.BASE, graph.SOURCE)
+        ]
+    entry = catalog.fetch(version.uri)
+    return [(edge.role, edge.parent, 1.0) for edge in (entry.edges if entry else ())]
+
+
+def _fields(one: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
+    return tuple(
+        {"field": field, "one": one.get(field), "other": other.get(field)}
+        for field in sorted({*one, *other})
+        if one.get(field) != other.get(field)
+    )
+
+
+def _metrics(one: Mapping[str, float], other: Mapping[str, float]) -> tuple[dict[str, Any], ...]:
+    return tuple(
+        {
+            "metric": name,
+            "one": one.get(name),
+            "other": other.get(name),
+            "change": other[name] - one[name] if name in one and name in other else None,
+        }
+        for name in sorted({*one, *other})
+    )

@@ -1,0 +1,128 @@
+"""One registered version on the tasks of a task file, recorded in a run of its own."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import mlflow
+
+from mlflow_breadcrumbs import cache as caches
+from mlflow_breadcrumbs import (
+    datasets,
+    evaluate,
+    finetune,
+    image_sets,
+    jobs,
+    ledger,
+    logbook,
+    progress,
+    registry,
+    tasks,
+)
+from mlflow_breadcrumbs import device as devices
+from mlflow_breadcrumbs import meter as meters
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """How good a version is on each task."""
+
+    uri: str
+    run_id: str
+    accuracies: tuple[evaluate.Accuracy, ...]
+
+    def metrics(self) -> dict[str, float]:
+        """See `evaluate.metrics`."""
+        return evaluate.metrics(self.accuracies)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The table, one row per task."""
+        return [accuracy.to_dict() for accuracy in self.accuracies]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The result for `--json`."""
+        return {
+            "uri": self.uri,
+            "run_id": self.run_id,
+            "metrics": self.metrics(),
+            "tasks": self.rows(),
+        }
+
+
+def evaluate_version(
+    uri: str,
+    task_file: str,
+    *,
+    only: Sequence[str] = (),
+    split: tasks.Split = "test",
+    device: str = "auto",
+    batch_size: int = 64,
+    cache: caches.Cache | None = None,
+    nested: bool = False,
+    show: progress.Progress = progress.silent,
+) -> Evaluation:
+    """Measure a version on the tasks of a file, and log the result to a run.
+
+    A task that the version has no head for is measured zero-shot, with its text tower.
+
+    Args:
+        uri: of the version.
+        task_file: its path, or an artifact URI.
+        only: names of tasks; all of the file when empty.
+        split: of the images.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        batch_size: images at a time.
+        cache: of accuracies (`cache.default()`); `None` measures each.
+        nested: log to a run of its own though another is active.
+        show: is told about the images.
+
+    Raises:
+        RegistryError: the version can't be found or read, or is no open_clip model.
+        IntegrityError: its bytes are not those that were registered.
+        TaskError: a task, its images or its head are unusable.
+        DeviceError: the device is absent, or not even one image fits into its memory.
+    """
+    device = devices.choose_device(device)
+    listed = tasks.load_tasks(task_file)
+    chosen = [tasks.find(listed, name) for name in only] or list(listed)
+    resolved = registry.resolve(uri)
+    ledger.check()
+    with registry.workspace() as folder:
+        version = finetune.open_base(resolved, folder, device)
+        pairs = [(finetune.choose_head(version, task), task.images(split)) for task in chosen]
+        for head, images in pairs:  # before a run is started
+            evaluate.check_classes(head, images)
+        name = resolved.name or resolved.uri
+        with (
+            jobs.run(f"evaluate {resolved.uri}", "evaluate", nested=nested) as run_id,
+            ledger.recording("evaluate", name, run_id=run_id, subject=resolved.uri) as job,
+        ):
+            meter = meters.Meter(version.config, device, batch_size, cache, show)
+            accuracies = meter.accuracies(
+                lambda: version.model, pairs, weights_digest=version.weights_digest
+            )
+            found = Evaluation(resolved.uri, run_id, accuracies)
+            _log(found, resolved, version.weights_digest, [images for _, images in pairs], split)
+            job.add(weights_digest=version.weights_digest, split=split, metrics=found.metrics())
+    return found
+
+
+def _log(
+    found: Evaluation,
+    resolved: registry.ResolvedVersion,
+    weights_digest: str | None,
+    looked_at: Sequence[image_sets.ImageSet],
+    split: str,
+) -> None:
+    logbook.log_accuracies(found.run_id, found.accuracies, model_id=resolved.model_id)
+    client = mlflow.MlflowClient()
+    client.log_dict(
+        found.run_id,
+        {"weights_digest": weights_digest, "split": split, "tasks": found.rows()},
+        logbook.EVALUATION,
+    )
+    client.set_tag(found.run_id, "breadcrumbs.version", resolved.uri)
+    if weights_digest is not None:  # last: by this tag the evaluation is found
+        client.set_tag(found.run_id, registry.TAG_WEIGHTS_DIGEST, weights_digest)
+    for images in looked_at:
+        datasets.log_image_set(images, context=split)

@@ -1,0 +1,305 @@
+"""What MLflow and its stores hold about a version, gathered once for those who judge it.
+
+`verify`, `reproduce` and `attest` read nothing else. What can't be read is kept as the error that
+says why, so that a judgement can tell a version that lost its files from one that never had any.
+"""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+import mlflow
+import yaml
+
+from mlflow_breadcrumbs import (
+    canonical,
+    checkpoints,
+    errors,
+    failures,
+    flavor,
+    heads,
+    progress,
+    registry,
+    signing,
+    statement,
+)
+
+GONE = "it was deleted and purged, or never was here"
+
+T = TypeVar("T")
+
+Fault = Callable[[Path], str | None]
+"""What is wrong with the signature in a folder, if anything; `signing.verifier` makes one."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Contents:
+    """What the files of a version hold now, recomputed from their bytes."""
+
+    weights_digest: str
+    file_digest: str | None
+    """SHA-256 of the checkpoint file; computed where there is a `lineage.json` that names one."""
+    declared_digest: str | None
+    """What the version's MLmodel file says the weights digest is."""
+    configuration: str | errors.BreadcrumbsError | None
+    """Digest of the model's architecture and preprocessing; `None` for other flavors."""
+    heads: Mapping[str, str] | errors.BreadcrumbsError
+    """Digest of each task's head: class names, templates and weights."""
+    signature: str | None
+    """What is wrong with the signature, empty if nothing; `None` where there is none, or nobody
+    asked."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """The base or a source of a merge, as it is now."""
+
+    stated: statement.Input
+    """What the merged version's lineage says of it."""
+    contents: Contents | errors.BreadcrumbsError
+    deleted: bool
+    """The registry has no such version any more; the contents are its logged model's."""
+    model_id: str | None
+    """The logged model that the version is now."""
+    recorded_digest: str | None
+    """The version's tag."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """The MLflow run that did a merge."""
+
+    deleted: bool
+    """Deleted in MLflow, though not yet purged."""
+    tags: Mapping[str, str]
+    metrics: Mapping[str, float]
+    inputs: frozenset[str]
+    """Ids of the native model inputs."""
+    outputs: frozenset[str]
+    """Ids of the native model outputs."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Evidence:
+    """All that can be found out about one version."""
+
+    resolved: registry.ResolvedVersion
+    contents: Contents | errors.BreadcrumbsError
+    lineage: bytes | errors.BreadcrumbsError
+    """The bytes of `lineage.json`."""
+    stated: statement.Statement | errors.BreadcrumbsError
+    """What they say."""
+    model_tags: Mapping[str, str] | errors.BreadcrumbsError
+    """Tags of the logged model, which registration wrote beside the version's."""
+    run: Run | errors.BreadcrumbsError
+    sources: tuple[Source, ...]
+
+    @property
+    def is_merge(self) -> bool:
+        """Whether anything at all says that this version was made by a merge."""
+        tags = [self.resolved.tags]
+        if not isinstance(self.model_tags, errors.BreadcrumbsError):
+            tags.append(self.model_tags)
+        if isinstance(self.run, Run) and self.resolved.model_id in self.run.outputs:
+            tags.append(self.run.tags)
+        return isinstance(self.lineage, bytes) or any(
+            found.get(registry.TAG_KIND) == "merge" or registry.TAG_LINEAGE_DIGEST in found
+            for found in tags
+        )
+
+
+class Collector:
+    """Gathers the evidence on versions; bytes that several of them share are read once.
+
+    One version is on this machine's disk at a time: what was downloaded is removed when it is read.
+    """
+
+    def __init__(self, folder: Path, show: progress.Progress, fault: Fault | None) -> None:
+        self._folder = folder
+        self._show = show
+        self._fault = fault
+        self._contents: dict[str, Contents | errors.BreadcrumbsError] = {}
+
+    def gather(self, resolved: registry.ResolvedVersion) -> Evidence:
+        """The evidence on a version.
+
+        Raises:
+            UnreachableError: the tracking server does not answer.
+        """
+        lineage = _kept(lambda: registry.read_file(resolved, statement.FILE))
+        stated = _kept(lambda: statement.parse(lineage)) if isinstance(lineage, bytes) else lineage
+        known = stated if isinstance(stated, statement.Statement) else None
+        return Evidence(
+            resolved=resolved,
+            contents=self.contents(resolved),
+            lineage=lineage,
+            stated=stated,
+            model_tags=_kept(lambda: _model_tags(resolved)),
+            run=_kept(lambda: _run(known.run_id if known else resolved.run_id)),
+            sources=tuple(self.source(entry) for entry in known.inputs) if known else (),
+        )
+
+    def source(self, stated: statement.Input) -> Source:
+        """The base or a source of a merge, by its version, or else by its logged model."""
+        resolved, deleted = find(stated)
+        if isinstance(resolved, errors.BreadcrumbsError):
+            return Source(stated, resolved, deleted, None, None)
+        return Source(
+            stated,
+            self.contents(resolved),
+            deleted,
+            resolved.model_id,
+            resolved.recorded_digest,
+        )
+
+    def contents(self, resolved: registry.ResolvedVersion) -> Contents | errors.BreadcrumbsError:
+        """What a version's files hold now."""
+        if resolved.location not in self._contents:
+            with self._show(f"read {resolved.uri}", total=1, unit="version") as advance:
+                self._contents[resolved.location] = _kept(lambda: _read(resolved, self._fault))
+                advance(1)
+        return self._contents[resolved.location]
+
+
+@contextlib.contextmanager
+def collector(
+    show: progress.Progress = progress.silent, fault: Fault | None = None
+) -> Iterator[Collector]:
+    """A collector, with a temporary folder.
+
+    Args:
+        show: is told which versions are read.
+        fault: says what is wrong with a signature; without it signatures are not looked at.
+    """
+    with registry.workspace() as folder:
+        yield Collector(folder, show, fault)
+
+
+def find(
+    stated: statement.Input,
+) -> tuple[registry.ResolvedVersion | errors.BreadcrumbsError, bool]:
+    """The version of a statement's input, and whether only its logged model is left.
+
+    MLflow keeps the logged model, and its bytes, of a version that is deleted.
+    """
+    version = _kept(lambda: registry.resolve(stated.uri))
+    if isinstance(version, registry.ResolvedVersion):
+        return version, False
+    model = _kept(lambda: registry.resolve(f"models:/{stated.model_id}"))
+    return (model if isinstance(model, registry.ResolvedVersion) else version), True
+
+
+def read_lineage(resolved: registry.ResolvedVersion) -> tuple[bytes, statement.Statement]:
+    """The `lineage.json` of a version and what it says, held against the version's digest tag.
+
+    Raises:
+        RegistryError: the version has none.
+        StatementError: it is not a statement of ours.
+        IntegrityError: it was changed after the version was registered.
+    """
+    try:
+        content = registry.read_file(resolved, statement.FILE)
+    except errors.UnreachableError:
+        raise
+    except errors.RegistryError as error:
+        raise errors.RegistryError(
+            f"{error}; only a version that `mlflow-breadcrumbs merge` made has one"
+        ) from error
+    recorded = resolved.tags.get(registry.TAG_LINEAGE_DIGEST)
+    if recorded not in (None, canonical.sha256(content)):
+        raise errors.IntegrityError(
+            f"the {statement.FILE} of {resolved.uri} was changed after it was registered: recorded "
+            f"{recorded}, found {canonical.sha256(content)}. See `mlflow-breadcrumbs verify "
+            f"{resolved.uri}`, and restore it"
+        )
+    return content, statement.parse(content)
+
+
+def versions() -> list[str]:
+    """The URIs of all versions in the registry, sorted by name and number.
+
+    Raises:
+        UnreachableError: the tracking server does not answer.
+    """
+    client = mlflow.MlflowClient()
+    found, token = [], None
+    while True:
+        with failures.explained("cannot list the registry's versions", "try again"):
+            page = client.search_model_versions(page_token=token)
+        found += [(version.name, int(version.version)) for version in page]
+        token = page.token
+        if not token:
+            return [f"models:/{name}/{number}" for name, number in sorted(found)]
+
+
+def _read(resolved: registry.ResolvedVersion, fault: Fault | None) -> Contents:
+    with registry.workspace() as folder:
+        opened = registry.open_version(resolved, folder, whole=fault is not None)
+        ours = opened.flavor == flavor.FLAVOR_NAME
+        record = yaml.safe_load((opened.folder / "MLmodel").read_text(encoding="utf-8"))
+        named = record.get("flavors", {}).get(opened.flavor) or {}
+        merged = (opened.folder / statement.FILE).is_file()
+        signed = fault is not None and (opened.folder / signing.FILE).is_file()
+        return Contents(
+            weights_digest=checkpoints.weights_digest(opened.weights),
+            file_digest=checkpoints.file_digest(opened.weights) if merged else None,
+            declared_digest=named.get("weights_digest"),
+            configuration=_kept(lambda: _configuration_digest(opened.folder)) if ours else None,
+            heads=_kept(lambda: _head_digests(opened.folder)) if ours else {},
+            signature=(fault(opened.folder) or "") if fault and signed else None,
+        )
+
+
+def _configuration_digest(folder: Path) -> str:
+    return canonical.sha256(flavor.load_config(folder).to_json().encode())
+
+
+def _head_digests(folder: Path) -> dict[str, str]:
+    return {task: _head_digest(head) for task, head in heads.read(folder).items()}
+
+
+def _head_digest(head: heads.Head) -> str:
+    return canonical.digest(
+        {
+            "kind": head.kind,
+            "classes": list(head.classes),
+            "templates": list(head.templates),
+            "weight": checkpoints.state_dict_digest({"weight": head.weight}),
+        }
+    )
+
+
+def _model_tags(resolved: registry.ResolvedVersion) -> Mapping[str, str]:
+    if resolved.model_id is None:
+        raise errors.RegistryError(f"{resolved.uri} has no logged model")
+    with failures.explained(f"cannot read the logged model {resolved.model_id}", GONE):
+        return dict(mlflow.MlflowClient().get_logged_model(resolved.model_id).tags)
+
+
+def _run(run_id: str | None) -> Run:
+    if not run_id:
+        raise errors.RegistryError("the version names no run")
+    with failures.explained(f"cannot read the run {run_id}", GONE):
+        run = mlflow.MlflowClient().get_run(run_id)
+    outputs = run.outputs.model_outputs if run.outputs else []
+    return Run(
+        deleted=run.info.lifecycle_stage == "deleted",
+        tags=dict(run.data.tags),
+        metrics=dict(run.data.metrics),
+        inputs=frozenset(entry.model_id for entry in run.inputs.model_inputs),
+        outputs=frozenset(entry.model_id for entry in outputs),
+    )
+
+
+def _kept(read: Callable[[], T]) -> T | errors.BreadcrumbsError:
+    """What a function reads, or the error that says why it can't; not that of a silent server."""
+    try:
+        return read()
+    except errors.UnreachableError:
+        raise
+    except errors.BreadcrumbsError as error:
+        return error
+    except (OSError, yaml.YAMLError) as error:
+        return errors.IntegrityError(f"the version's small files are damaged: {error}")

@@ -1,0 +1,88 @@
+"""Files without MLflow: what `merge-files` does, and where commands write their results."""
+
+import contextlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from mlflow_breadcrumbs import backends, checkpoints, errors, merge, progress, recipe
+
+
+def merge_files(
+    base: str | Path,
+    sources: Sequence[str | Path],
+    settings: recipe.MergeRecipe,
+    output: str | Path,
+    *,
+    backend: backends.Backend | None = None,
+    verify: bool = False,
+    max_norm_ratio: float | None = merge.MAX_NORM_RATIO,
+    max_shard_size: int | None = None,
+    overwrite: bool = False,
+    show: progress.Progress = progress.silent,
+) -> merge.MergeResult:
+    """Merge checkpoint files; see `merge.merge`.
+
+    Raises:
+        MergeError: a file is given twice, or the checkpoints don't fit together.
+        CheckpointError: a file can't be read, or the output can't be written.
+    """
+    _check_different([Path(base), *map(Path, sources)])
+    with contextlib.ExitStack() as stack:
+        first, *others = (
+            stack.enter_context(checkpoints.Checkpoint.open(path)) for path in (base, *sources)
+        )
+        return merge.merge(
+            first,
+            others,
+            settings,
+            output,
+            labels=[str(source) for source in sources],
+            backend=backend,
+            verify=verify,
+            max_norm_ratio=max_norm_ratio,
+            max_shard_size=max_shard_size,
+            overwrite=overwrite,
+            report=show,
+        )
+
+
+def _check_different(paths: Sequence[Path]) -> None:
+    seen: dict[Path, Path] = {}
+    for path in paths:
+        real = path.resolve()
+        if real in seen:
+            raise errors.MergeError(
+                f"{path} is given twice (first as {seen[real]}); name a source once, with a "
+                f"weight: {path}=2, and the base not among the sources"
+            )
+        seen[real] = path
+
+
+def check_output(path: str | Path, suffix: str) -> None:
+    """Find out before the work whether a result can be written to a file.
+
+    Raises:
+        OutputError: the name has another suffix, or its folder is missing or can't be written to.
+    """
+    target = Path(path)
+    if target.suffix.lower() != suffix:
+        raise errors.OutputError(f"the output {path} is written as {suffix}; name it so")
+    if target.is_dir() or not target.absolute().parent.is_dir():
+        raise errors.OutputError(
+            f"the output {path} can't be written: its folder does not exist, or it is one itself"
+        )
+    if not os.access(target.absolute().parent, os.W_OK):
+        raise errors.OutputError(f"the output {path} can't be written: its folder is read-only")
+
+
+def write(path: str | Path, content: bytes) -> None:
+    """Write a result to a file.
+
+    Raises:
+        OutputError: it can't be written.
+    """
+    try:
+        Path(path).write_bytes(content)
+    except OSError as error:
+        raise errors.OutputError(f"the output {path} can't be written: {error}") from error

@@ -1,0 +1,159 @@
+"""From a registered base and a task to a registered source; `training` does the training."""
+
+import dataclasses
+from pathlib import Path
+
+import mlflow
+from mlflow.entities import LoggedModelInput
+
+from mlflow_breadcrumbs import (
+    architecture,
+    checkpoints,
+    datasets,
+    errors,
+    flavor,
+    heads,
+    image_sets,
+    jobs,
+    ledger,
+    progress,
+    records,
+    registration,
+    registry,
+    serving,
+    tasks,
+    training,
+)
+from mlflow_breadcrumbs import device as devices
+
+
+def finetune(
+    base_uri: str,
+    task: tasks.Task,
+    *,
+    registered_model: str,
+    settings: training.Settings | None = None,
+    device: str = "auto",
+    folder: str | Path | None = None,
+    progress: progress.Progress = progress.silent,
+) -> records.RegisteredVersion:
+    """Fine-tune a registered version on a task, and register the result.
+
+    The head is the base's for that task where it has one, else it is made from the text tower.
+    The version's tags are `breadcrumbs.task`, `breadcrumbs.base` and `breadcrumbs.weights_digest`;
+    the run shows the base as input, the result as output, the images, the settings, and per epoch
+    `train_loss`, `learning_rate` and `validation_accuracy/<task>`.
+
+    Args:
+        base_uri: The base, as MLflow writes it: `models:/NAME/VERSION`, `models:/NAME@ALIAS`.
+        task: With a train and a validation split.
+        registered_model: Name to register the result under.
+        settings: How to train.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        folder: Where to keep the state after each epoch. If the job is stopped, the same call goes
+            on from there. The state is removed when the version is registered.
+        progress: Told about each step.
+
+    Raises:
+        RegistryError: The base can't be found or is of another flavor, or the name is not allowed.
+        IntegrityError: The base's bytes are not those that were registered.
+        TaskError: The images or the head are unusable.
+    """
+    settings = settings or training.Settings()
+    registry.check_name(registered_model)
+    ledger.check()
+    device = devices.choose_device(device)
+    resolved = registry.resolve(base_uri)
+    train_set, validation_set = task.images("train"), task.images("validation")
+    with (
+        registry.workspace() as space,
+        jobs.run(f"finetune {task.name}", "finetune") as run_id,
+        ledger.recording("finetune", registered_model, run_id=run_id) as job,
+    ):
+        base = open_base(resolved, space, device)
+        head = choose_head(base, task)
+        _log_start(run_id, resolved, task, settings, train_set, validation_set)
+        training.train(
+            base.model,
+            base.config,
+            head,
+            train_set,
+            settings,
+            validation_set=validation_set,
+            device=device,
+            folder=folder,
+            on_epoch=lambda epoch: _log_epoch(task, epoch),
+            progress=progress,
+        )
+        info = flavor.log_model("model", config=base.config, model=base.model, heads=[head])
+        digest = info.flavors[flavor.FLAVOR_NAME]["weights_digest"]
+        version = registration.register(
+            registered_model,
+            model_id=info.model_id,
+            tags={
+                registry.TAG_TASK: task.name,
+                registry.TAG_BASE: resolved.uri,
+                registry.TAG_WEIGHTS_DIGEST: digest,
+                registry.TAG_KIND: "finetune",
+            },
+        )
+        job.done(version, base=resolved.uri, task=task.name)
+    if folder is not None:
+        (Path(folder) / training.RESUME_FILE).unlink(missing_ok=True)
+    return version
+
+
+def open_base(
+    resolved: registry.ResolvedVersion, space: Path, device: str
+) -> serving.OpenClipModel:
+    """Load a resolved version, its bytes checked against the recorded digest.
+
+    Raises:
+        RegistryError: Another flavor logged it.
+        IntegrityError: The bytes are not those that were registered.
+    """
+    opened = registry.open_version(resolved, space)
+    digest = checkpoints.weights_digest(opened.weights)
+    registry.check_digest(resolved, digest)
+    loaded = flavor.load_folder(opened.folder, device, origin=resolved.uri)
+    return dataclasses.replace(loaded, weights_digest=digest)
+
+
+def choose_head(base: serving.OpenClipModel, task: tasks.Task) -> heads.Head:
+    """Give the base's head for the task, or one from its text tower.
+
+    Raises:
+        TaskError: The base has neither.
+    """
+    if task.name in base.heads:
+        return base.heads[task.name]
+    if not base.config.has_text_tower:
+        raise errors.TaskError(
+            f"'{base.origin}' has no text tower and no head for task '{task.name}'. Import the "
+            "base with `--tasks FILE --head probe`, or with `--head FILE`."
+        )
+    return heads.zero_shot_head(base.model, architecture.tokenizer(base.config), task)
+
+
+def _log_start(
+    run_id: str,
+    resolved: registry.ResolvedVersion,
+    task: tasks.Task,
+    settings: training.Settings,
+    train_set: image_sets.ImageSet,
+    validation_set: image_sets.ImageSet,
+) -> None:
+    """Log the base, the images and the settings; `finetune.` keeps clear of `mlflow run`'s keys."""
+    if resolved.model_id is not None:
+        mlflow.MlflowClient().log_inputs(run_id, models=[LoggedModelInput(resolved.model_id)])
+    parameters = {"base": resolved.uri, "task": task.name, **dataclasses.asdict(settings)}
+    mlflow.log_params({f"finetune.{name}": value for name, value in parameters.items()})
+    datasets.log_image_set(train_set, context="training")
+    datasets.log_image_set(validation_set, context="validation")
+
+
+def _log_epoch(task: tasks.Task, epoch: training.Epoch) -> None:
+    metrics = {"train_loss": epoch.train_loss, "learning_rate": epoch.learning_rate}
+    if epoch.validation_accuracy is not None:
+        metrics[f"validation_accuracy/{task.name}"] = epoch.validation_accuracy
+    mlflow.log_metrics(metrics, step=epoch.epoch)

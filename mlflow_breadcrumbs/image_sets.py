@@ -1,0 +1,383 @@
+"""Labelled images: from folders, Parquet files, torchvision's data sets, or memory.
+
+A reader (`read_folder`, `read_parquet`, `read_torchvision`) gives a `Pool`: examples that load
+themselves when they are looked at, and the names of their labels where the source has names.
+An `ImageSet` is one split of a task, with the labels numbered as the task's classes are.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import inspect
+import io
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from mlflow_breadcrumbs import errors
+
+IMAGE_SUFFIXES = frozenset(
+    {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+)
+
+TORCHVISION_SPLITS: Mapping[str, Mapping[str, str]] = {
+    "Country211": {"validation": "valid"},
+    "DTD": {"validation": "val"},
+    "FGVCAircraft": {"validation": "val"},
+    "Flowers102": {"validation": "val"},
+    "ImageNet": {"test": "val"},
+    "OxfordIIITPet": {"train": "trainval"},
+    "PCAM": {"validation": "val"},
+    "RenderedSST2": {"validation": "val"},
+}
+"""What a torchvision data set calls our splits, where not `train` and `test`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """One labelled image, read when it is needed."""
+
+    read: Callable[[], bytes | Image.Image]
+    """Gives the encoded file, or the picture where there is no file."""
+    label: int
+    origin: str
+    """Where it comes from, for messages: a path, or a file and a row."""
+
+    def image(self) -> Image.Image:
+        """Decode the picture as RGB.
+
+        Raises:
+            TaskError: It can't be read.
+        """
+        content = self._content()
+        if isinstance(content, Image.Image):
+            return content.convert("RGB")
+        return decode(content, self.origin)
+
+    def digest(self) -> bytes:
+        """SHA-256 of the file's bytes, or of size and RGB pixels where there is no file.
+
+        Raises:
+            TaskError: It can't be read.
+        """
+        content = self._content()
+        if isinstance(content, Image.Image):
+            picture = content.convert("RGB")
+            content = f"{picture.width}x{picture.height}".encode() + picture.tobytes()
+        return hashlib.sha256(content).digest()
+
+    def _content(self) -> bytes | Image.Image:
+        try:
+            return self.read()
+        except OSError as error:
+            raise errors.TaskError(f"The image {self.origin} can't be read: {error}.") from error
+
+
+@dataclasses.dataclass(frozen=True)
+class Pool:
+    """The examples of one split of one source, labelled as the source labels them."""
+
+    examples: tuple[Example, ...]
+    names: tuple[str, ...] | None
+    """Class names by label; None where the source has only numbers."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageSet:
+    """Images of one split of a task; labels index `classes`."""
+
+    name: str
+    """`TASK/SPLIT`, for people."""
+    classes: tuple[str, ...]
+    examples: tuple[Example, ...]
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        """Give the RGB image and its label."""
+        example = self.examples[index]
+        return example.image(), example.label
+
+    def __iter__(self) -> Iterator[tuple[Image.Image, int]]:
+        return (self[index] for index in range(len(self)))
+
+    def subset(self, limit: int | None) -> "ImageSet":
+        """`limit` of the images, always the same; all of them for `None` or when there are fewer.
+
+        A smaller subset is part of a larger one.
+        """
+        if limit is None or limit >= len(self):
+            return self
+        chosen = self.positions(limit)
+        return dataclasses.replace(self, examples=tuple(self.examples[index] for index in chosen))
+
+    def positions(self, limit: int | None) -> Sequence[int]:
+        """Where the images of `subset(limit)` are in this set, ascending."""
+        if limit is None or limit >= len(self):
+            return range(len(self))
+        return sorted(stable_order(len(self))[:limit])
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """SHA-256 over classes, image contents and labels, `sha256:…`.
+
+        Names of files and the order of the images don't count; one changed pixel or label does.
+        """
+        lines = sorted(
+            f"{example.digest().hex()} {self.classes[example.label]}" for example in self.examples
+        )
+        content = json.dumps([self.classes, lines], ensure_ascii=False, separators=(",", ":"))
+        return f"sha256:{hashlib.sha256(content.encode()).hexdigest()}"
+
+
+def from_arrays(
+    name: str,
+    classes: Sequence[str],
+    pixels: npt.NDArray[np.uint8],
+    labels: Sequence[int] | npt.NDArray[np.integer[Any]],
+) -> ImageSet:
+    """Make an image set from memory.
+
+    Args:
+        name: What people call it.
+        classes: Class names; label i is `classes[i]`.
+        pixels: uint8, [images, height, width] (grey) or [images, height, width, 3] (RGB).
+        labels: One per image.
+    """
+    examples = tuple(
+        Example(functools.partial(Image.fromarray, picture), int(label), f"{name}[{index}]")
+        for index, (picture, label) in enumerate(zip(pixels, labels, strict=True))
+    )
+    return ImageSet(name, tuple(classes), examples)
+
+
+def decode(content: bytes, origin: str) -> Image.Image:
+    """Decode an image file as RGB.
+
+    Raises:
+        TaskError: Pillow can't read it.
+    """
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            return image.convert("RGB")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise errors.TaskError(
+            f"The image {origin} can't be decoded ({len(content)} bytes): "
+            f"{str(error).replace(' <_io.BytesIO object>', '')}. "
+            "Give PNG, JPEG or another format that Pillow reads."
+        ) from error
+
+
+def stable_order(count: int) -> list[int]:
+    """Give the indices 0 … count - 1 in an order that looks random and is the same for ever."""
+    return sorted(range(count), key=lambda index: hashlib.sha256(str(index).encode()).digest())
+
+
+def divide(pool: Pool, fraction: float) -> tuple[Pool, Pool]:
+    """Set a fraction (0…1) of every class aside; always the same examples.
+
+    Returns:
+        The pool that remains and the pool set aside; at least one example of a class remains.
+    """
+    by_label: dict[int, list[int]] = {}
+    for index, example in enumerate(pool.examples):
+        by_label.setdefault(example.label, []).append(index)
+    aside = {
+        indices[position]
+        for indices in by_label.values()
+        for position in stable_order(len(indices))[: int(len(indices) * fraction + 0.5)]
+        if len(indices) > 1
+    }
+    remaining = tuple(e for index, e in enumerate(pool.examples) if index not in aside)
+    chosen = tuple(e for index, e in enumerate(pool.examples) if index in aside)
+    return Pool(remaining, pool.names), Pool(chosen, pool.names)
+
+
+def read_folders(roots: Mapping[str, Path]) -> dict[str, Pool]:
+    """Read class-per-folder trees, `ROOT/<class>/…/*.png`, one per split.
+
+    The labels number the folders' names, sorted, of all splits together, empty ones too.
+    """
+    found: dict[str, list[tuple[str, Path]]] = {}
+    folders: set[str] = set()
+    for split, root in roots.items():
+        if not root.is_dir():
+            raise errors.TaskError(f"There is no folder '{root}' for the images of '{split}'.")
+        classes = sorted(f for f in root.iterdir() if f.is_dir() and not f.name.startswith("."))
+        folders.update(folder.name for folder in classes)
+        found[split] = [
+            (folder.name, path)
+            for folder in classes
+            for path in sorted(folder.rglob("*"))
+            if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+        ]
+        if not found[split]:
+            raise errors.TaskError(
+                f"There are no images in '{root}'. Expected a folder per class, as in "
+                f"'{root}/cat/1.png'."
+            )
+    names = tuple(sorted(folders))
+    return {
+        split: Pool(
+            tuple(Example(path.read_bytes, names.index(name), str(path)) for name, path in items),
+            names,
+        )
+        for split, items in found.items()
+    }
+
+
+def read_parquet(
+    paths: Sequence[Path], *, image_column: str = "image", label_column: str = "label"
+) -> Pool:
+    """Read Parquet files in the Hugging Face image layout.
+
+    Args:
+        paths: The files of one split, in order.
+        image_column: Column of structs `{bytes, path}`, or of the encoded bytes themselves. A
+            struct without bytes names a file relative to the Parquet file.
+        label_column: Column of integers; class names come from the Hugging Face metadata.
+    """
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    examples: list[Example] = []
+    names: tuple[str, ...] | None = None
+    for path in paths:
+        try:
+            table = parquet.read_table(path)
+        except (OSError, pa.ArrowException) as error:
+            raise errors.TaskError(f"'{path}' is not a Parquet file: {error}.") from error
+        missing = sorted({image_column, label_column} - set(table.column_names))
+        if missing:
+            raise errors.TaskError(
+                f"'{path}' has no column {', '.join(map(repr, missing))}; it has "
+                f"{', '.join(table.column_names)}. Set image_column or label_column."
+            )
+        of_file = _parquet_names(table.schema, label_column)
+        if examples and of_file != names:
+            raise errors.TaskError(
+                f"'{path}' names the classes {of_file}, but '{paths[0]}' names them {names}."
+            )
+        names = of_file
+        pictures = table.column(image_column)
+        for row, label in enumerate(table.column(label_column).to_pylist()):
+            origin = f"in row {row} of '{path}'"
+            if not isinstance(label, int) or label < 0:
+                raise errors.TaskError(
+                    f"The label {label!r} {origin} is not a class number (0, 1, …)."
+                )
+            read = functools.partial(_parquet_image, pictures, row, path, origin)
+            examples.append(Example(read, label, origin))
+    if not examples:
+        raise errors.TaskError(
+            f"There are no images in {', '.join(map(str, paths))}: the files have no rows."
+        )
+    return Pool(tuple(examples), names)
+
+
+def read_torchvision(
+    name: str, *, root: Path, download: bool = False, options: Mapping[str, Any] | None = None
+) -> dict[str, Pool]:
+    """Read a data set of `torchvision.datasets` by name.
+
+    Args:
+        name: Class name there: `MNIST`, `SVHN`, `EuroSAT`, …
+        root: The folder that holds it, as torchvision wants it.
+        download: Let torchvision download what is missing.
+        options: More arguments of that class.
+
+    Returns:
+        The pools of `train`, `test` and, where the data set has one, `validation`; or one pool
+        `all` where it has no splits.
+    """
+    from torchvision import datasets
+
+    factory = getattr(datasets, name, None)
+    if not (inspect.isclass(factory) and name in datasets.__all__):
+        raise errors.TaskError(
+            f"torchvision has no data set '{name}'. Give a class name of torchvision.datasets, "
+            "such as MNIST, SVHN or EuroSAT."
+        )
+    accepted = inspect.signature(factory.__init__).parameters
+    options = dict(options or {})
+    if "root" in accepted:
+        options["root"] = str(root)
+    if "download" in accepted:
+        options["download"] = download
+    arguments: dict[str, dict[str, Any]]
+    if "train" in accepted:
+        arguments = {"train": {"train": True}, "test": {"train": False}}
+    elif "split" in accepted and "split" not in options:
+        words = {"train": "train", "test": "test", **TORCHVISION_SPLITS.get(name, {})}
+        arguments = {split: {"split": word} for split, word in words.items()}
+    else:
+        arguments = {"all": {}}
+    pools = {}
+    for split, argument in arguments.items():
+        try:
+            dataset = factory(**options, **argument)
+        except Exception as error:  # each data set has errors of its own
+            raise errors.TaskError(
+                f"torchvision's {name} can't be read from '{root}' ({split}): "
+                f"{' '.join(str(error).split())} Set 'download: true' to fetch it."
+            ) from error
+        pools[split] = _torchvision_pool(dataset, f"torchvision {name} {split}")
+    return pools
+
+
+def _torchvision_pool(dataset: Any, origin: str) -> Pool:
+    labels = next(
+        (
+            getattr(dataset, attribute)
+            for attribute in ("targets", "labels", "_labels")
+            if hasattr(dataset, attribute)
+        ),
+        None,
+    )
+    if labels is None:  # a data set that only tells its labels with the images
+        labels = [dataset[index][1] for index in range(len(dataset))]
+
+    names = getattr(dataset, "classes", None)
+    return Pool(
+        tuple(
+            Example(
+                functools.partial(_torchvision_image, dataset, index, origin),
+                int(label),
+                f"{origin}[{index}]",
+            )
+            for index, label in enumerate(labels)
+        ),
+        tuple(map(str, names)) if names else None,
+    )
+
+
+def _torchvision_image(dataset: Any, index: int, origin: str) -> Image.Image:
+    image = dataset[index][0]
+    if not isinstance(image, Image.Image):
+        raise errors.TaskError(f"{origin}[{index}] is {type(image).__name__}, not an image.")
+    return image
+
+
+def _parquet_names(schema: Any, label_column: str) -> tuple[str, ...] | None:
+    metadata = (schema.metadata or {}).get(b"huggingface")
+    if metadata is None:
+        return None
+    features = json.loads(metadata).get("info", {}).get("features", {})
+    names = features.get(label_column, {}).get("names")
+    return tuple(map(str, names)) if names else None
+
+
+def _parquet_image(pictures: Any, row: int, path: Path, origin: str) -> bytes:
+    value: object = pictures[row].as_py()
+    content = value.get("bytes") if isinstance(value, dict) else value
+    if isinstance(content, bytes):
+        return content
+    if isinstance(value, dict) and value.get("path"):
+        return (path.parent / str(value["path"])).read_bytes()
+    raise errors.TaskError(f"The image {origin} has neither bytes nor a path.")

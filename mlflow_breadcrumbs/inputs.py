@@ -1,0 +1,165 @@
+"""What goes into a merge: the base and the sources, resolved once, opened, and checked."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from mlflow_breadcrumbs import checkpoints, errors, flavor, registry, scorecard, tasks
+from mlflow_breadcrumbs import heads as task_heads
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    """The base and the sources, opened, with the digests that their bytes must have."""
+
+    base: registry.OpenedVersion
+    sources: tuple[registry.OpenedVersion, ...]
+    digests: tuple[str, ...]
+    """Weights digests, of the base, then of each source: as recorded, else as found."""
+    heads: tuple[dict[str, task_heads.Head], ...]
+    """Per source, the heads of its tasks."""
+
+    @property
+    def everything(self) -> tuple[registry.OpenedVersion, ...]:
+        """The base, then the sources."""
+        return (self.base, *self.sources)
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether the base is an open_clip model of our flavor; others keep their own artifact."""
+        return self.base.flavor == flavor.FLAVOR_NAME
+
+    @property
+    def candidates(self) -> tuple[scorecard.Candidate, ...]:
+        """The sources as they are measured."""
+        return tuple(
+            scorecard.Candidate(source.resolved.uri, source.weights, own, digest)
+            for source, own, digest in zip(self.sources, self.heads, self.digests[1:], strict=True)
+        )
+
+    @property
+    def all_heads(self) -> dict[str, task_heads.Head]:
+        """The heads of all sources by task; the merged version carries them."""
+        return {task: head for own in self.heads for task, head in own.items()}
+
+
+def resolve(base: str, sources: Sequence[str]) -> tuple[registry.ResolvedVersion, ...]:
+    """The base, then the sources, pinned; the one place where a merge looks URIs up.
+
+    Raises:
+        RegistryError: a URI can't be resolved.
+        MergeError: no sources, a source twice, or the base among the sources.
+    """
+    if not sources:
+        raise errors.MergeError("there are no sources; a merge needs at least one (--source)")
+    resolved = tuple(registry.resolve(uri) for uri in (base, *sources))
+    seen: dict[str, str] = {}
+    for source in resolved[1:]:
+        if source.uri == resolved[0].uri:
+            raise errors.MergeError(
+                f"the source {source.given} is the base itself, which adds nothing; leave it out"
+            )
+        if source.uri in seen:
+            raise errors.MergeError(
+                f"the sources {seen[source.uri]} and {source.given} are the same version "
+                f"{source.uri}; name it once, with a weight: {source.given}=2"
+            )
+        seen[source.uri] = source.given
+    return resolved
+
+
+def open_all(resolved: Sequence[registry.ResolvedVersion], folder: Path) -> Inputs:
+    """Make every input readable here.
+
+    The recorded digests are taken at their word: the merge holds the bytes against them while it
+    reads them. Only a version without one is read here.
+
+    Args:
+        resolved: what `resolve` gave.
+        folder: downloads go there.
+
+    Raises:
+        RegistryError: files are gone or are no safetensors.
+        MergeError: two inputs have the same weights, or two sources different heads for one task.
+    """
+    opened, digests = open_versions(resolved, folder)
+    for number, digest in enumerate(digests):
+        if (first := digests.index(digest)) < number:
+            raise _same_weights(resolved[number], resolved[first], digest, opened)
+    return Inputs(opened[0], opened[1:], digests, collect_heads(opened[1:]))
+
+
+def open_versions(
+    resolved: Sequence[registry.ResolvedVersion], folder: Path
+) -> tuple[tuple[registry.OpenedVersion, ...], tuple[str, ...]]:
+    """Make versions readable here, whatever they hold; with their weights digests.
+
+    Raises:
+        RegistryError: files are gone or are no safetensors.
+    """
+    opened = tuple(registry.open_version(entry, folder) for entry in resolved)
+    digests = tuple(
+        version.resolved.recorded_digest or checkpoints.weights_digest(version.weights)
+        for version in opened
+    )
+    return opened, digests
+
+
+def plan_evaluation(taken: Inputs, task_file: str) -> tuple[tuple[int, tasks.Task], ...]:
+    """Which tasks are measured with which source; found out before anything is computed.
+
+    Raises:
+        TaskError: the base can't be evaluated, or a source has no task of the file.
+    """
+    if not taken.is_ours:
+        raise errors.TaskError(
+            f"the base {taken.base.resolved.uri} was logged by the flavor "
+            f"{taken.base.flavor!r}; only imported open_clip models can be evaluated. "
+            "Merge without --tasks"
+        )
+    return scorecard.plan(taken.candidates, tasks.load_tasks(task_file))
+
+
+def _same_weights(
+    entry: registry.ResolvedVersion,
+    twin: registry.ResolvedVersion,
+    digest: str,
+    opened: Sequence[registry.OpenedVersion],
+) -> errors.MergeError:
+    if twin is opened[0].resolved:
+        return errors.MergeError(
+            f"the source {entry.uri} has exactly the weights of the base {twin.uri}, so it adds "
+            "nothing; leave it out, or register what was fine-tuned"
+        )
+    return errors.MergeError(
+        f"the sources {twin.uri} and {entry.uri} have the same weights ({digest}); name one of "
+        f"them, with a weight: {twin.uri}=2"
+    )
+
+
+def collect_heads(
+    sources: Sequence[registry.OpenedVersion],
+) -> tuple[dict[str, task_heads.Head], ...]:
+    """Per source the heads of its tasks; one task must mean one head in the merged version.
+
+    Raises:
+        MergeError: two sources have different heads for one task.
+    """
+    found: list[dict[str, task_heads.Head]] = []
+    owners: dict[str, tuple[str, task_heads.Head]] = {}
+    for source in sources:
+        own = task_heads.read(source.folder) if source.flavor == flavor.FLAVOR_NAME else {}
+        for task, head in own.items():
+            owner, first = owners.setdefault(task, (source.resolved.uri, head))
+            if not _same(first, head):
+                raise errors.MergeError(
+                    f"the sources {owner} and {source.resolved.uri} both carry the task {task!r}, "
+                    "with different heads; a merged version can answer for one of them. Name the "
+                    "tasks differently (import --task), or fine-tune both from the base's head"
+                )
+        found.append(own)
+    return tuple(found)
+
+
+def _same(one: task_heads.Head, other: task_heads.Head) -> bool:
+    return one.classes == other.classes and bool((one.weight == other.weight).all())

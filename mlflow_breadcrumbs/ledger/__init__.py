@@ -1,0 +1,81 @@
+"""The ledger: in SQL, an index of the lineage and the append-only history of what was done.
+
+1. `store` finds and opens the database (SQLite beside the registry, PostgreSQL by URI);
+   `migrations` makes the tables that `schema` declares.
+2. `events` adds to the history, each event with the hash of the one before; `chain` walks it.
+3. `journal` puts a job into the history: intent, act, outcome, and the head into MLflow.
+4. `index` is filled from the registry and answers what descends from what, by recursive queries.
+5. `aliases` moves an alias, with the compare-and-set that MLflow lacks.
+6. `audit` holds the ledger against MLflow.
+7. `whereabouts` keeps where each alias was last known to be; `observation` holds that against the
+   registry, or takes what a webhook tells; `chronicle` reads the events as the moves of aliases.
+8. `outbox` delivers events to a receiver outside.
+
+```python
+from mlflow_breadcrumbs import ledger
+
+with ledger.recording("merge", "clip-merged", run_id=run_id) as job:
+    job.done(version)  # after registering it
+ledger.verify()  # does the chain hold, and what MLflow keeps of it?
+```
+"""
+
+from mlflow_breadcrumbs.ledger.aliases import Move, move, moves, set_alias
+from mlflow_breadcrumbs.ledger.audit import Check, check_version, is_made, verify
+from mlflow_breadcrumbs.ledger.chain import Verdict
+from mlflow_breadcrumbs.ledger.chronicle import Change, Standing
+from mlflow_breadcrumbs.ledger.events import Event, Head, now
+from mlflow_breadcrumbs.ledger.index import Synced
+from mlflow_breadcrumbs.ledger.journal import anchor_last, check, note, recording, settle
+from mlflow_breadcrumbs.ledger.observation import Delivery, look, take, watch
+from mlflow_breadcrumbs.ledger.outbox import Delivered, Receiver, deliver, deliver_briefly, follow
+from mlflow_breadcrumbs.ledger.queries import (
+    alias_changes,
+    ancestry,
+    descendants,
+    head,
+    history,
+    standings,
+    sync,
+)
+from mlflow_breadcrumbs.ledger.store import using
+
+__all__ = [
+    "Change",
+    "Check",
+    "Delivered",
+    "Delivery",
+    "Event",
+    "Head",
+    "Move",
+    "Receiver",
+    "Standing",
+    "Synced",
+    "Verdict",
+    "alias_changes",
+    "ancestry",
+    "anchor_last",
+    "check",
+    "check_version",
+    "deliver",
+    "deliver_briefly",
+    "descendants",
+    "follow",
+    "head",
+    "history",
+    "is_made",
+    "look",
+    "move",
+    "moves",
+    "note",
+    "now",
+    "recording",
+    "set_alias",
+    "settle",
+    "standings",
+    "sync",
+    "take",
+    "using",
+    "verify",
+    "watch",
+]

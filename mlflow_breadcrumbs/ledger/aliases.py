@@ -1,0 +1,241 @@
+"""Moving an alias, with the compare-and-set that MLflow lacks.
+
+The ledger is the arbiter. In one writing transaction, so one process at a time, `move` makes sure
+that nobody else is moving this alias, reads where it is, compares that with where it is expected,
+and writes the intent. Then the alias is moved and read back, and the outcome is written. Who comes
+meanwhile waits for that, and then finds the alias where it was not expected.
+
+What is done to the alias in MLflow itself, past this package, takes no turn. It is seen when the
+alias is read, before and after; a change in the few milliseconds between that reading and the
+moving is overwritten, and nothing in MLflow would tell.
+"""
+
+import dataclasses
+import random
+import time
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import sqlalchemy as sql
+
+from mlflow_breadcrumbs import errors, failures, registry
+from mlflow_breadcrumbs.ledger import events, journal, store, whereabouts
+
+Because = Literal["merge", "promote", "rollback", "recheck", "user"]
+
+PATIENCE = 60.0
+"""Seconds to wait for another process that is moving the same alias."""
+
+
+class Anywhere:
+    """Expects nothing of where the alias is."""
+
+
+ANYWHERE = Anywhere()
+
+
+@dataclasses.dataclass(frozen=True)
+class Move:
+    """An alias was moved: one event of the history."""
+
+    event: int
+    """Its sequence."""
+    time: str
+    """UTC."""
+    actor: str
+    name: str
+    alias: str
+    before: str | None
+    """The version where it was; `None` where it was not set."""
+    after: str | None
+    """The version that it was moved to; `None` where it was removed."""
+    because: str | None
+    """A `Because`; `None` in older events."""
+    decision: str | None = None
+    """The MLflow run of the decision."""
+    policy_digest: str | None = None
+
+
+def set_alias(name: str, alias: str, version: str, because: Because = "merge") -> None:
+    """Point an alias at a version, wherever it was, and record that.
+
+    Raises:
+        RegistryError: The registry refused.
+        PromotionError: Another process is moving the alias, and does not come to an end.
+        LedgerError: The ledger can't be written; the alias was not set.
+    """
+    move(name, alias, version, because=because)
+
+
+def move(
+    name: str,
+    alias: str,
+    to: str | None,
+    *,
+    because: Because,
+    expected: str | Anywhere | None = ANYWHERE,
+    details: Mapping[str, Any] | None = None,
+    run_id: str | None = None,
+) -> str | None:
+    """Move an alias, if it is where it is expected; the version where it was.
+
+    Args:
+        name: The registered model.
+        alias: Of it.
+        to: The version; `None` takes the alias away.
+        because: Why, for the history.
+        expected: The version where it must be now; `None`: it must not be set.
+        details: What else belongs into the history, as `decision` and `policy_digest`.
+        run_id: The MLflow run that does it.
+
+    Raises:
+        RaceError: The alias is elsewhere; the message says who moved it, if that is known.
+        PromotionError: Another process is moving it, and does not come to an end.
+        RegistryError: The registry refused, or can't be reached.
+        LedgerError: The ledger can't be written; nothing was moved.
+    """
+    latest = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return _move(name, alias, to, because, expected, details or {}, run_id)
+        except _BusyError as busy:
+            if time.monotonic() > latest:
+                raise errors.PromotionError(
+                    f"{name}@{alias} is being moved by {busy.intent.actor} since "
+                    f"{busy.intent.time} (event {busy.intent.sequence}), and there is no end to "
+                    "it; try again when that process is done or gone"
+                ) from busy
+            time.sleep(random.uniform(0.05, 0.2))
+
+
+def moves(name: str, alias: str | None = None) -> list[Move]:
+    """What was done to the aliases of a registered model, or to one of them, in order.
+
+    Raises:
+        LedgerError: The ledger can't be used.
+    """
+    with store.opened() as ledger, ledger.reading() as connection:
+        return _moves(connection, name, alias)
+
+
+class _BusyError(Exception):
+    """Another process has said that it will move the alias, and not yet what came of it."""
+
+    def __init__(self, intent: events.Event) -> None:
+        super().__init__(intent.sequence)
+        self.intent = intent
+
+
+def _move(
+    name: str,
+    alias: str,
+    to: str | None,
+    because: Because,
+    expected: str | Anywhere | None,
+    details: Mapping[str, Any],
+    run_id: str | None,
+) -> str | None:
+    """Try once; `_BusyError` where another process is at it."""
+    before = registry.alias_version(name, alias)  # a server that is gone must not hold the ledger
+
+    def claim(connection: sql.Connection) -> dict[str, Any]:
+        nonlocal before
+        for intent in events.open_intents(connection):
+            if (intent.kind, intent.name) == ("alias", name) and intent.details.get(
+                "alias"
+            ) == alias:
+                raise _BusyError(intent)
+        with failures.without_retries():
+            before = registry.alias_version(name, alias)
+        if not isinstance(expected, Anywhere) and before != expected:
+            raise errors.RaceError(_elsewhere(connection, name, alias, before, expected))
+        return {"before": before}
+
+    said = {"alias": alias, "after": to, "because": because, **details}
+    number = before if to is None else to
+    with journal.recording(
+        "alias",
+        name,
+        subject=f"models:/{name}/{number}" if number else None,
+        run_id=run_id,
+        details=said,
+        claim=claim,
+    ) as job:
+        job.add(**said, before=before)
+        found = _set(job, name, alias, to)
+        if found != to:
+            job.unsettled = False
+            job.add(found=found)
+            raise errors.RaceError(
+                f"{name}@{alias} was moved to {_version(to)}, and is at {_version(found)} now: it "
+                "was changed at the same time in MLflow itself, past the ledger"
+            )
+    return before
+
+
+def _set(job: journal.Recording, name: str, alias: str, to: str | None) -> str | None:
+    """Move the alias; where it is after that.
+
+    An interruption, or a server that does not answer, leaves open whether it was moved.
+    """
+    with job.deciding():
+        try:
+            with failures.without_retries():
+                if to is None:
+                    registry.remove_alias(name, alias)
+                else:
+                    registry.set_alias(name, alias, to)
+        except errors.UnreachableError:
+            if registry.alias_version(name, alias) != to:
+                raise
+            # Only the answer was lost.
+        return registry.alias_version(name, alias)
+
+
+def _elsewhere(
+    connection: sql.Connection,
+    name: str,
+    alias: str,
+    found: str | None,
+    expected: str | None,
+) -> str:
+    """Where an alias is instead, and who moved it there."""
+    said = f"{name}@{alias} is at {_version(found)}, and was expected at {_version(expected)}: "
+    past = _moves(connection, name, alias)
+    if past and past[-1].after == found:
+        last = past[-1]
+        return f"{said}{last.actor} moved it at {last.time} (event {last.event})"
+    return f"{said}no event says who moved it, so it was changed in MLflow itself"
+
+
+def _version(number: str | None) -> str:
+    return "no version" if number is None else f"version {number}"
+
+
+def _moves(connection: sql.Connection, name: str, alias: str | None) -> list[Move]:
+    found, intents = [], {}
+    for event in events.of_name(connection, name):
+        if event.kind != "alias":
+            continue
+        if event.phase == events.INTENT:
+            intents[event.sequence] = event.details
+        elif event.phase == events.DONE:
+            # What older releases settled has the alias in its intent alone.
+            said = {**intents.get(event.intent or 0, {}), **event.details}
+            if (about := whereabouts.target(said, event.subject)) is None:
+                continue
+            found.append(
+                Move(
+                    event=event.sequence,
+                    time=event.time,
+                    actor=event.actor,
+                    name=name,
+                    alias=about[0],
+                    before=said.get("before"),
+                    after=about[1],
+                    because=said.get("because"),
+                    decision=said.get("decision"),
+                    policy_digest=said.get("policy_digest"),
+                )
+            )
+    return [entry for entry in found if alias in (None, entry.alias)]

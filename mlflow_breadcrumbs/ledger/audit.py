@@ -1,0 +1,137 @@
+"""The ledger held against MLflow: heads that versions carry, and one version's events."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Literal
+
+from mlflow_breadcrumbs import catalog, progress, registry
+from mlflow_breadcrumbs.ledger import chain, events, journal, store
+
+MAKING = ("import", "finetune", "merge")
+"""The kinds of events that make a version."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """One thing that was checked about a version."""
+
+    what: str
+    """`ledger event`, `event chain` or `ledger head`."""
+    status: Literal["ok", "changed", "missing", "unknown"]
+    message: str
+
+
+def verify(
+    expected: str | None = None,
+    *,
+    in_mlflow: bool = True,
+    show: progress.Progress = progress.silent,
+) -> chain.Verdict:
+    """Walk the chain, and hold it against the heads that are kept elsewhere.
+
+    Args:
+        expected: A head that was kept outside, `SEQUENCE:HASH`.
+        in_mlflow: Read the heads that all versions in the registry carry.
+        show: Told about the versions that are read.
+
+    Raises:
+        LedgerError: The ledger can't be read, or `expected` is no head.
+    """
+    kept = {"the expected head": str(events.Head.parse(expected))} if expected else {}
+    # First the heads, then the chain: what is added meanwhile makes the chain longer, not wrong.
+    if in_mlflow:
+        kept |= heads_in_mlflow(show)
+    with store.opened() as ledger, ledger.reading() as connection:
+        return chain.verify(connection, kept)
+
+
+def heads_in_mlflow(show: progress.Progress = progress.silent) -> dict[str, str]:
+    """The head that each version in the registry carries, by the version's URI.
+
+    Raises:
+        RegistryError: The registry can't be read.
+    """
+    found: dict[str, str] = {}
+    with show("read heads from MLflow", total=None, unit="versions") as advance:
+        for page in catalog.tags():
+            for uri, tags in page:
+                if text := tags.get(journal.TAG_HEAD):
+                    found[uri] = text
+            advance(len(page))
+    return found
+
+
+def check_version(
+    uri: str, weights_digest: str, verdict: chain.Verdict | None = None
+) -> tuple[Check, ...]:
+    """Hold one version against the ledger.
+
+    Args:
+        uri: Pinned, `models:/NAME/VERSION`.
+        weights_digest: Of the weights as they are now.
+        verdict: Of `verify`, where many versions are checked; without it the chain is walked.
+
+    Returns:
+        The checks of the event that made the version, of the chain, and of the head in its tags.
+    """
+    tags = registry.resolve(uri).tags
+    with store.opened() as ledger, ledger.reading() as connection:
+        about = events.of_version(connection, uri)
+        walked = verdict or chain.verify(connection)
+        tag = tags.get(journal.TAG_HEAD)
+        against = chain.held(connection, {uri: tag}) if tag else None
+    ours = against is not None and not against.foreign
+    return (
+        _check_event(uri, weights_digest, about, seen=ours),
+        Check("event chain", "changed", walked.problem)
+        if walked.problem
+        else Check("event chain", "ok", f"{walked.head.sequence} events, each follows the last"),
+        _check_head(uri, tag, against),
+    )
+
+
+def is_made(uri: str) -> bool:
+    """Whether an event says that a version was made: imported, fine-tuned or merged."""
+    with store.opened() as ledger, ledger.reading() as connection:
+        return bool(_making(events.of_version(connection, uri)))
+
+
+def _making(about: Sequence[events.Event]) -> list[events.Event]:
+    """Of a version's events those that say that it was made."""
+    return [event for event in about if event.kind in MAKING and event.phase == events.DONE]
+
+
+def _check_event(
+    uri: str, weights_digest: str, about: Sequence[events.Event], *, seen: bool
+) -> Check:
+    """The event that made a version; one is sure to have been if the version was `seen` here."""
+    made = _making(about)
+    if not made:
+        return Check(
+            "ledger event",
+            "missing" if seen else "unknown",
+            f"no event says that {uri} was made"
+            + ("" if seen else "; it may have been made elsewhere, or with another ledger"),
+        )
+    event = made[-1]
+    recorded = event.details.get("weights_digest")
+    what = f"event {event.sequence}, {event.kind} by {event.actor} at {event.time}"
+    if recorded is None:
+        return Check("ledger event", "unknown", f"{what}, has no weights digest")
+    if recorded != weights_digest:
+        return Check(
+            "ledger event",
+            "changed",
+            f"{what}, has the weights {recorded}; they are now {weights_digest}",
+        )
+    return Check("ledger event", "ok", what)
+
+
+def _check_head(uri: str, tag: str | None, against: chain.Verdict | None) -> Check:
+    if tag is None or against is None:
+        return Check("ledger head", "unknown", f"{uri} has no tag {journal.TAG_HEAD}")
+    if against.foreign:
+        return Check("ledger head", "unknown", f"{tag} is the head of another ledger")
+    if against.problem:
+        return Check("ledger head", "changed", against.problem)
+    return Check("ledger head", "ok", f"{tag} is in the chain")

@@ -1,0 +1,208 @@
+"""The history: events that are only ever added, each carrying the hash of the one before.
+
+The hash of an event is the SHA-256 of its canonical JSON, which holds its sequence number and the
+hash of its predecessor; the first event's predecessor is the digest of the ledger's id. So an event
+that is changed, taken out or moved breaks the chain there. A tail that is cut off, or a chain that
+is written anew from the start, is whole in itself: only a head kept elsewhere tells.
+"""
+
+import dataclasses
+import datetime
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import sqlalchemy as sql
+
+from mlflow_breadcrumbs import canonical, errors
+from mlflow_breadcrumbs.ledger import schema, whereabouts
+
+INTENT, DONE, FAILED, ABANDONED = "intent", "done", "failed", "abandoned"
+"""The phases. `abandoned`: the process ended without saying how it went, and nothing came of it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Head:
+    """The last event at some moment; whoever keeps it can tell whether the chain was rewritten."""
+
+    sequence: int
+    """0 where there is no event yet."""
+    hash: str
+    ledger: str
+    """The ledger's id."""
+
+    def __str__(self) -> str:
+        return f"{self.sequence}:{self.hash}"
+
+    def tag(self) -> str:
+        """With the ledger's id, since a version may have been touched by several ledgers."""
+        return f"{self}@{self.ledger}"
+
+    @classmethod
+    def parse(cls, text: str) -> "Head":
+        """Read `SEQUENCE:HASH` or `SEQUENCE:HASH@LEDGER`.
+
+        Raises:
+            LedgerError: The text is neither.
+        """
+        match = re.fullmatch(r"(\d{1,18}):(sha256:[0-9a-f]{64})(?:@([0-9a-f-]{36}))?", text)
+        if not match:
+            raise errors.LedgerError(
+                f"{text!r} is no head of a ledger; write SEQUENCE:sha256:… as `ledger head` does"
+            )
+        return cls(int(match[1]), match[2], match[3] or "")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Draft:
+    """What a writer says; the ledger adds the place in the chain."""
+
+    actor: str
+    """`user@host`."""
+    kind: str
+    """`import`, `finetune`, `merge`, `evaluate`, `alias`, `verify`, …"""
+    phase: str
+    name: str
+    """The registered model."""
+    subject: str | None = None
+    """The version that it is about, once there is one."""
+    run_id: str | None = None
+    intent: int | None = None
+    """Of an outcome: the sequence of its intent."""
+    details: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Event(Draft):
+    """One event, in its place."""
+
+    sequence: int
+    previous: str
+    time: str
+    """UTC, by the writer's clock, which may be wrong: the sequence is the order."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """What is hashed, for canonical JSON."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def parse(cls, body: str) -> "Event":
+        """Read an event's canonical JSON."""
+        return cls(**json.loads(body))
+
+
+def head(connection: sql.Connection) -> Head:
+    """The last event's sequence and hash."""
+    ledger = connection.scalars(sql.select(schema.Ledger.id)).one()
+    last = connection.execute(
+        sql.select(schema.Event.sequence, schema.Event.hash)
+        .order_by(schema.Event.sequence.desc())
+        .limit(1)
+    ).one_or_none()
+    return Head(0, genesis(ledger), ledger) if last is None else Head(last[0], last[1], ledger)
+
+
+def genesis(ledger: str) -> str:
+    """What the first event of a ledger follows."""
+    return canonical.digest({"ledger": ledger})
+
+
+def now() -> str:
+    """The time as events have it: UTC, to the millisecond, so that texts compare as times do."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+
+
+def append(connection: sql.Connection, draft: Draft) -> Head:
+    """Add an event, in a transaction of `Store.writing`; the new head.
+
+    Before a move of an alias comes a change that the move brought to light, if there is one.
+    """
+    if draft.kind == whereabouts.MOVED and draft.phase == DONE and draft.intent is not None:
+        details = whereabouts.missed(connection, draft.name, draft.details, draft.intent)
+        if details is not None:
+            _append(connection, observed(draft.actor, draft.name, details))
+    return _append(connection, draft)
+
+
+def observed(actor: str, name: str, details: Mapping[str, Any]) -> Draft:
+    """An alias that was moved past this package, for `append`.
+
+    Args:
+        actor: Who noticed it; MLflow does not say who did it.
+        name: The registered model.
+        details: `alias`, `before`, `after`, `since` (when it was last known to be as before), `how`
+            (`sync`, `watch`, `webhook` or `move`: what noticed it), and perhaps more.
+    """
+    after = details["after"]
+    return Draft(
+        actor=actor,
+        kind=whereabouts.OBSERVED,
+        phase=DONE,
+        name=name,
+        subject=None if after is None else f"models:/{name}/{after}",
+        details={**details, "noticed": now()},
+    )
+
+
+def _append(connection: sql.Connection, draft: Draft) -> Head:
+    last = head(connection)
+    event = Event(
+        **{field.name: getattr(draft, field.name) for field in dataclasses.fields(Draft)},
+        sequence=last.sequence + 1,
+        previous=last.hash,
+        time=now(),
+    )
+    body = canonical.dumps(event.to_dict())
+    new = Head(event.sequence, canonical.sha256(body), last.ledger)
+    connection.execute(
+        sql.insert(schema.Event).values(
+            sequence=new.sequence,
+            previous=event.previous,
+            hash=new.hash,
+            name=event.name,
+            subject=event.subject,
+            body=body.decode(),
+        )
+    )
+    if event.phase == INTENT:
+        connection.execute(sql.insert(schema.OpenIntent).values(sequence=new.sequence))
+    if event.intent is not None:
+        connection.execute(
+            sql.delete(schema.OpenIntent).where(schema.OpenIntent.sequence == event.intent)
+        )
+    whereabouts.take(connection, event.to_dict())
+    return new
+
+
+def of_name(connection: sql.Connection, name: str) -> list[Event]:
+    """The events of a registered model, in order."""
+    return _parsed(connection, schema.Event.name == name)
+
+
+def of_version(connection: sql.Connection, uri: str) -> list[Event]:
+    """The events about one version, in order."""
+    return _parsed(connection, schema.Event.subject == uri)
+
+
+def open_intents(connection: sql.Connection) -> list[Event]:
+    """The intents without an outcome, in order."""
+    return _parsed(connection, schema.Event.sequence.in_(sql.select(schema.OpenIntent.sequence)))
+
+
+def is_open(connection: sql.Connection, intent: int) -> bool:
+    """Whether an intent has no outcome yet."""
+    where = schema.OpenIntent.sequence == intent
+    return connection.scalar(sql.select(schema.OpenIntent.sequence).where(where)) is not None
+
+
+def rows(connection: sql.Connection) -> Iterator[sql.Row[Any]]:
+    """Every event as it is stored, in order, without holding all of them in memory."""
+    table = schema.table(schema.Event)
+    statement = sql.select(table).order_by(table.c.sequence)
+    yield from connection.execution_options(yield_per=1000).execute(statement)
+
+
+def _parsed(connection: sql.Connection, where: sql.ColumnElement[bool]) -> list[Event]:
+    statement = sql.select(schema.Event.body).where(where).order_by(schema.Event.sequence)
+    return [Event.parse(body) for body in connection.scalars(statement)]

@@ -1,0 +1,85 @@
+"""The ledger's answers, each opened, asked and closed in one call."""
+
+import dataclasses
+import datetime
+
+from mlflow_breadcrumbs import errors, graph, progress
+from mlflow_breadcrumbs.ledger import (
+    chronicle,
+    events,
+    index,
+    journal,
+    observation,
+    store,
+    whereabouts,
+)
+
+
+def sync(*, full: bool = False, show: progress.Progress = progress.silent) -> index.Synced:
+    """Bring the index up to date with the registry, and notice what was done to its aliases.
+
+    See `index.sync` and `observation.look`; open intents are settled, too.
+    """
+    journal.settle()
+    with store.opened() as ledger:
+        done = index.sync(ledger, full=full, show=show)
+    return dataclasses.replace(done, noticed=tuple(observation.look()))
+
+
+def ancestry(uri: str) -> graph.Graph:
+    """A version and everything that it was made from, out of the index."""
+    with store.opened() as ledger, ledger.reading() as connection:
+        return index.ancestors(connection, index.canonical_uri(connection, uri))
+
+
+def descendants(uri: str) -> graph.Graph:
+    """A version and everything that was made from it, out of the index."""
+    with store.opened() as ledger, ledger.reading() as connection:
+        return index.descendants(connection, index.canonical_uri(connection, uri))
+
+
+def head() -> events.Head:
+    """The last event."""
+    with store.opened() as ledger, ledger.reading() as connection:
+        return events.head(connection)
+
+
+def history(name: str) -> list[events.Event]:
+    """The events of a registered model, in order."""
+    with store.opened() as ledger, ledger.reading() as connection:
+        return events.of_name(connection, name)
+
+
+def alias_changes(name: str, alias: str | None = None) -> list[chronicle.Change]:
+    """The moves of a registered model's aliases, or of one, in order."""
+    return chronicle.read(history(name), alias)
+
+
+def standings(
+    name: str, at: datetime.datetime, alias: str | None = None
+) -> list[chronicle.Standing]:
+    """Where the aliases of a registered model, or one, were at a time.
+
+    Args:
+        name: The registered model.
+        at: Without a zone: UTC.
+        alias: Only this one.
+
+    Raises:
+        LedgerError: The time has not come yet.
+    """
+    time = chronicle.utc(at)
+    if time > events.now():
+        raise errors.LedgerError(
+            f"{chronicle.short(time)} UTC has not come yet; choose a time past"
+        )
+    with store.opened() as ledger, ledger.reading() as connection:
+        found = chronicle.read(events.of_name(connection, name), alias)
+        known = whereabouts.known(connection, name)
+        wanted = [alias] if alias else sorted({move.alias for move in found})
+        return [
+            chronicle.standing(
+                found, each, time, whereabouts.last_seen(connection, name, known.get((name, each)))
+            )
+            for each in wanted
+        ]

@@ -1,0 +1,149 @@
+"""The tables. `migrations` makes them; a test holds the two against each other."""
+
+from sqlalchemy import BigInteger, Index, MetaData, String, Table, Text
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+
+class Base(DeclarativeBase):
+    """What all tables belong to."""
+
+    metadata = MetaData()
+
+
+class Ledger(Base):
+    """The one row that says which ledger this is; writers lock it."""
+
+    __tablename__ = "ledger"
+
+    id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    """A random UUID; the first event follows its digest."""
+    created: Mapped[str] = mapped_column(String(32))
+    synced: Mapped[int | None] = mapped_column(BigInteger)
+    """The newest update of a version that the index knows, in milliseconds."""
+
+
+class Migration(Base):
+    """A migration that ran; written in its transaction."""
+
+    __tablename__ = "migrations"
+
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    name: Mapped[str] = mapped_column(Text)
+    applied: Mapped[str] = mapped_column(String(32))
+
+
+class Version(Base):
+    """The index: a version of the registry, as `graph.Version`."""
+
+    __tablename__ = "versions"
+    __table_args__ = (Index("versions_model_id", "model_id"),)
+
+    uri: Mapped[str] = mapped_column(Text, primary_key=True)
+    name: Mapped[str | None] = mapped_column(Text)
+    number: Mapped[int | None]
+    kind: Mapped[str] = mapped_column(Text)
+    tasks: Mapped[str] = mapped_column(Text)
+    """A JSON list."""
+    weights_digest: Mapped[str | None] = mapped_column(Text)
+    recipe_digest: Mapped[str | None] = mapped_column(Text)
+    model_id: Mapped[str | None] = mapped_column(Text)
+    run_id: Mapped[str | None] = mapped_column(Text)
+    created: Mapped[int] = mapped_column(BigInteger)
+    updated: Mapped[int] = mapped_column(BigInteger)
+
+
+class Edge(Base):
+    """The index: what a version was made from, as `graph.Edge`."""
+
+    __tablename__ = "edges"
+    __table_args__ = (Index("edges_parent", "parent"), Index("edges_model_id", "model_id"))
+
+    child: Mapped[str] = mapped_column(Text, primary_key=True)
+    position: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    parent: Mapped[str] = mapped_column(Text)
+    role: Mapped[str] = mapped_column(Text)
+    model_id: Mapped[str | None] = mapped_column(Text)
+
+
+class Event(Base):
+    """The history: never changed. `body` is what is hashed; the other columns are for searching."""
+
+    __tablename__ = "events"
+    __table_args__ = (Index("events_name", "name"), Index("events_subject", "subject"))
+
+    sequence: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    previous: Mapped[str] = mapped_column(String(71), unique=True)
+    """The hash of the event before; unique, so that two writers can't fork the chain."""
+    hash: Mapped[str] = mapped_column(String(71))
+    name: Mapped[str] = mapped_column(Text)
+    subject: Mapped[str | None] = mapped_column(Text)
+    body: Mapped[str] = mapped_column(Text)
+
+
+class OpenIntent(Base):
+    """The intents without an outcome: an index, so that they are found without a scan."""
+
+    __tablename__ = "open_intents"
+
+    sequence: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+
+
+class Alias(Base):
+    """Where each alias pointed when an event last said so; see `whereabouts`."""
+
+    __tablename__ = "aliases"
+
+    name: Mapped[str] = mapped_column(Text, primary_key=True)
+    alias: Mapped[str] = mapped_column(Text, primary_key=True)
+    version: Mapped[str | None] = mapped_column(Text)
+    """None where it was removed."""
+    since: Mapped[str] = mapped_column(String(32))
+    sequence: Mapped[int] = mapped_column(BigInteger)
+    """Of the event that said so."""
+
+
+class Look(Base):
+    """When the aliases of a registered model, or of all, were last held against the registry."""
+
+    __tablename__ = "looks"
+
+    name: Mapped[str] = mapped_column(Text, primary_key=True)
+    time: Mapped[str] = mapped_column(String(32))
+
+
+class Receipt(Base):
+    """A webhook that was received: each is taken once."""
+
+    __tablename__ = "receipts"
+
+    id: Mapped[str] = mapped_column(Text, primary_key=True)
+    """The delivery's, which the sender chose."""
+    received: Mapped[str] = mapped_column(String(32))
+    event: Mapped[int | None] = mapped_column(BigInteger)
+    """The event that tells the same change: another delivery needs another event."""
+
+
+class Outbox(Base):
+    """How far the events were delivered to a receiver outside."""
+
+    __tablename__ = "outbox"
+
+    receiver: Mapped[str] = mapped_column(String(71), primary_key=True)
+    """The digest of its URL, which may hold a secret."""
+    sequence: Mapped[int] = mapped_column(BigInteger)
+    """Of the last event that it took, or that is none of its kinds."""
+    attempts: Mapped[int]
+    """In vain, at the event after that."""
+    due: Mapped[str] = mapped_column(String(32))
+    """When the next attempt may be made."""
+    claimed: Mapped[str] = mapped_column(String(32))
+    """Until when a process has it to itself."""
+    error: Mapped[str | None] = mapped_column(Text)
+    """Why the last attempt was in vain."""
+
+
+def table(entity: type[Base]) -> Table:
+    """The table of a class."""
+    found = entity.__table__
+    assert isinstance(found, Table)
+    return found

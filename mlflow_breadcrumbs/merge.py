@@ -1,0 +1,349 @@
+"""One merged checkpoint from a base and its fine-tuned sources: check, compute, write.
+
+`merge` streams: it reads tensor by tensor, hands each to a backend, and writes the result at once.
+"""
+
+import dataclasses
+import math
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mlflow_breadcrumbs import (
+    agreement,
+    backends,
+    checkpoints,
+    errors,
+    progress,
+    recipe,
+    writing,
+)
+from mlflow_breadcrumbs.backends import copying
+
+MERGEABLE = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+"""The dtypes of tensors that can be merged; integers and bools stay the base's."""
+
+MAX_NORM_RATIO = 1.0
+"""Farther than this from the base, in norms of the base, a source is taken for another model's.
+
+If θ_t has nothing to do with θ, then ‖θ_t − θ‖² = ‖θ_t‖² + ‖θ‖², so its ratio is at least 1, and √2
+when both are equally large. Fine-tuning moves weights by a few hundredths of their norm.
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class MergeResult:
+    """What a merge wrote."""
+
+    output: Path
+    """The merged checkpoint: a `.safetensors` file, or the index of its shards."""
+    weights_digest: str
+    recipe: recipe.MergeRecipe
+    merged_tensors: int
+    """Tensors that were merged; the others are the base's."""
+    parameters: int
+    """Elements of the merged tensors."""
+    statistics: tuple[backends.MaskStatistics, ...]
+    seconds: float
+    backend: str
+    touched: tuple[float, ...] = ()
+    """[sources + 1] share of the merged parameters that 0, 1, … sources changed: those whose
+    contribution, after mask and consensus, is not zero. Sums to 1."""
+    bytes_read: int = 0
+    """Of the base and the sources together."""
+    base_digest: str | None = None
+    """The base's weights digest, when the inputs were verified."""
+    source_digests: tuple[str, ...] | None = None
+    """The sources' weights digests, when the inputs were verified."""
+    tolerances: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    """By output dtype, how far decomposed matrices may be off when this is done again; see
+    `agreement`. Empty where the bits are fixed."""
+
+    def source_rows(self, labels: Sequence[str]) -> list[dict[str, Any]]:
+        """What the masks did to each source, all tensors together; one row per label.
+
+        `norm` is the Euclidean norm of the task vector, `kept` the fraction of its elements and
+        `energy_kept` the fraction of Σ τ² that the mask kept (0 for a source equal to the base).
+        """
+        rows = []
+        for number, label in enumerate(labels):
+            own = [entry for entry in self.statistics if entry.source == number]
+            energy = sum(entry.energy for entry in own)
+            kept = sum(entry.energy_kept for entry in own)
+            rows.append(
+                {
+                    "source": label,
+                    "norm": math.sqrt(energy),
+                    "kept": sum(entry.kept for entry in own)
+                    / max(1, sum(entry.elements for entry in own)),
+                    "energy_kept": kept / energy if energy else 0.0,
+                }
+            )
+        return rows
+
+    def to_dict(self) -> dict[str, Any]:
+        """The result for `--json`, without the statistics per tensor."""
+        inputs = {"base_digest": self.base_digest, "source_digests": self.source_digests}
+        return {
+            "output": str(self.output),
+            "weights_digest": self.weights_digest,
+            "recipe_digest": self.recipe.digest,
+            "recipe": self.recipe.to_dict(),
+            "merged_tensors": self.merged_tensors,
+            "parameters": self.parameters,
+            "seconds": round(self.seconds, 3),
+            "backend": self.backend,
+            **({"tolerance": dict(self.tolerances)} if self.tolerances else {}),
+            **{key: value for key, value in inputs.items() if value is not None},
+        }
+
+
+def merge(
+    base: checkpoints.Checkpoint,
+    sources: Sequence[checkpoints.Checkpoint],
+    settings: recipe.MergeRecipe,
+    output: str | Path,
+    *,
+    labels: Sequence[str] | None = None,
+    backend: backends.Backend | None = None,
+    verify: bool = False,
+    expected: Sequence[str | None] | None = None,
+    max_norm_ratio: float | None = MAX_NORM_RATIO,
+    max_shard_size: int | None = None,
+    overwrite: bool = False,
+    report: progress.Progress = progress.silent,
+) -> MergeResult:
+    """Merge `sources` into `base` by the recipe and write the result to `output`.
+
+    Args:
+        base: the checkpoint that every source was fine-tuned from.
+        sources: in the order that the sum takes.
+        settings: the recipe.
+        output: a path ending in `.safetensors`; it appears whole or not at all.
+        labels: how messages name each source; the files' paths when not given.
+        backend: computes the merge; `backends.choose()` when not given.
+        verify: compute the weights digests of the inputs from the same bytes.
+        expected: the weights digest that the base and then each source must have, `None` where
+            any will do; implies `verify`.
+        max_norm_ratio: refuse a source whose ‖τ‖ is more than so many times ‖θ‖, both over the
+            merged tensors; `None` takes any.
+        max_shard_size: bytes of tensor data per output file at most; `None` writes one file.
+        overwrite: replace an output that exists.
+        report: is told the bytes read.
+
+    Raises:
+        RecipeError: the recipe has another number of weights than there are sources.
+        MergeError: the checkpoints don't fit together, or a value is not finite.
+        IntegrityError: an input's digest is not the expected one, or an input was written to
+            meanwhile; no output appears.
+        CheckpointError: the output can't be written.
+    """
+    started = time.perf_counter()
+    if max_norm_ratio is not None and not max_norm_ratio > 0:
+        raise errors.MergeError(
+            f"max_norm_ratio is {max_norm_ratio}; it must be above 0 (inf takes any source)"
+        )
+    backend = backend or backends.choose()
+    job = plan(base, sources, settings, labels)
+    job = dataclasses.replace(job, verify=verify or expected is not None)
+    with writing.CheckpointWriter(
+        output, output_infos(job), max_shard_size=max_shard_size, overwrite=overwrite
+    ) as writer:
+        volume = sum(source.nbytes for source in (base, *sources))
+        with report("merge", total=volume, unit="bytes") as advance:
+            copied = copying.copy_unmerged(job, writer, advance, backends.processors())
+            outcome = backend.run(job, writer, advance)
+        digests = _input_digests(job, copied, outcome.hexdigests)
+        if expected is not None:
+            _check_digests(job, digests, expected)
+        _check_norms(job, outcome, max_norm_ratio)
+        for checkpoint in job.inputs:
+            checkpoint.check_unchanged()
+        digest = writer.weights_digest
+    parameters = sum(base.info(name).numel for name in job.merged)
+    return MergeResult(
+        output=writer.output,
+        weights_digest=digest,
+        recipe=settings,
+        merged_tensors=len(job.merged),
+        parameters=parameters,
+        statistics=tuple(outcome.statistics),
+        seconds=time.perf_counter() - started,
+        backend=backend.name,
+        touched=tuple(count / max(parameters, 1) for count in outcome.touched),
+        bytes_read=volume,
+        base_digest=digests[0] if digests else None,
+        source_digests=tuple(digests[1:]) if digests else None,
+        tolerances=agreement.tolerances(job),
+    )
+
+
+def merge_into(
+    writer: writing.Writer,
+    job: backends.Job,
+    *,
+    backend: backends.Backend,
+    max_norm_ratio: float | None = MAX_NORM_RATIO,
+) -> None:
+    """Compute a planned merge into a writer, the inputs taken for what they are.
+
+    Args:
+        writer: made for `output_infos(job)`.
+        job: what `plan` gave.
+        backend: computes the merge.
+        max_norm_ratio: as for `merge`.
+
+    Raises:
+        MergeError: a value is not finite, or a source is too far from the base.
+    """
+    copying.copy_unmerged(job, writer, _unheard, backends.processors())
+    outcome = backend.run(job, writer, _unheard)
+    _check_norms(job, outcome, max_norm_ratio)
+
+
+def output_infos(job: backends.Job) -> dict[str, checkpoints.TensorInfo]:
+    """The tensors that a merge writes, with dtype and shape."""
+    return {
+        name: checkpoints.TensorInfo(job.dtypes.get(name, info.dtype), info.shape)
+        for name in job.base.names
+        for info in [job.base.info(name)]
+    }
+
+
+def plan(
+    base: checkpoints.Checkpoint,
+    sources: Sequence[checkpoints.Checkpoint],
+    settings: recipe.MergeRecipe,
+    labels: Sequence[str] | None = None,
+) -> backends.Job:
+    """Hold the checkpoints against each other and the recipe; nothing is read but headers.
+
+    Raises:
+        RecipeError: the recipe has another number of weights than there are sources.
+        MergeError: no sources, or their tensors are not the base's; lists every difference.
+    """
+    if not sources:
+        raise errors.MergeError("there are no sources; a merge needs at least one (--source)")
+    weights = settings.weight_of(len(sources))
+    labels = list(labels) if labels is not None else [str(source.path) for source in sources]
+    if problems := [
+        line
+        for label, source in zip(labels, sources, strict=True)
+        for line in _differences(base, source, label)
+    ]:
+        raise errors.MergeError(
+            "the sources don't have the base's tensors, so they are not fine-tuned from it:\n  "
+            + "\n  ".join(problems)
+            + "\nGive the base that they come from"
+        )
+    merged = [
+        name
+        for name in base.names
+        if settings.merges(name) and base.info(name).dtype.is_floating_point
+    ]
+    if not merged:
+        raise errors.MergeError(
+            f"no floating-point tensor of the base matches include {list(settings.include)} "
+            f"without exclude {list(settings.exclude)}; widen the patterns"
+        )
+    for name in merged:
+        for label, checkpoint in zip(["the base", *labels], [base, *sources], strict=True):
+            if checkpoint.info(name).dtype not in MERGEABLE:
+                raise errors.MergeError(
+                    f"{label} has the tensor {name!r} as {_short(checkpoint.info(name).dtype)}, "
+                    "which can't be merged; convert it to bfloat16 or float32, or exclude it"
+                )
+    return backends.Job(
+        base=base,
+        sources=sources,
+        labels=labels,
+        weights=weights,
+        recipe=settings,
+        merged=merged,
+        dtypes={
+            name: base.info(name).dtype
+            if settings.dtype == "base"
+            else getattr(torch, settings.dtype)
+            for name in merged
+        },
+    )
+
+
+def _differences(
+    base: checkpoints.Checkpoint, source: checkpoints.Checkpoint, label: str
+) -> list[str]:
+    """One line per kind of difference between the tensors of a source and the base, sorted."""
+    missing = [name for name in base.names if name not in source]
+    extra = [name for name in source.names if name not in base]
+    shapes, kinds = [], []
+    for name in base.names:
+        if name not in source:
+            continue
+        ours, theirs = base.info(name), source.info(name)
+        if ours.shape != theirs.shape:
+            shapes.append(f"{name} {list(theirs.shape)} instead of {list(ours.shape)}")
+        elif ours.dtype.is_floating_point != theirs.dtype.is_floating_point or (
+            not ours.dtype.is_floating_point and ours.dtype != theirs.dtype
+        ):
+            kinds.append(f"{name} {_short(theirs.dtype)} instead of {_short(ours.dtype)}")
+    return [
+        f"{label}: {kind}: {', '.join(names)}"
+        for kind, names in (
+            ("missing", missing),
+            ("extra", extra),
+            ("other shape", shapes),
+            ("other kind of dtype", kinds),
+        )
+        if names
+    ]
+
+
+def _input_digests(
+    job: backends.Job, copied: Sequence[dict[str, str]], merged: Sequence[dict[str, str]]
+) -> list[str]:
+    """The weights digests of the base and the sources; empty when they were not verified."""
+    return [
+        checkpoints.combine_digests(
+            (name, checkpoint.info(name), content) for name, content in (some | others).items()
+        )
+        for checkpoint, some, others in zip(job.inputs, copied, merged, strict=True)
+        if job.verify
+    ]
+
+
+def _check_digests(
+    job: backends.Job, digests: Sequence[str], expected: Sequence[str | None]
+) -> None:
+    """Hold the inputs' weights digests against those that were expected."""
+    for label, found, recorded in zip(("the base", *job.labels), digests, expected, strict=True):
+        if recorded is not None and recorded != found:
+            raise errors.IntegrityError(
+                f"the weights of {label} have the digest {found}, but {recorded} was expected: "
+                "they were changed. Nothing was written; restore them, or register them anew"
+            )
+
+
+def _check_norms(job: backends.Job, outcome: backends.Outcome, limit: float | None) -> None:
+    """Refuse a source that is too far from the base."""
+    base = math.sqrt(outcome.base_energy)
+    for position, label in enumerate(job.labels):
+        own = [entry.energy for entry in outcome.statistics if entry.source == position]
+        norm = math.sqrt(sum(own))
+        if limit is not None and norm > limit * base:
+            raise errors.MergeError(
+                f"{label} is farther from the base than fine-tuning goes: its task vector has the "
+                f"norm {norm:.4g}, the base {base:.4g}, and the limit is {limit:g} times that. "
+                "Give the base that it comes from, leave it out, or raise the limit "
+                "(--max-norm-ratio)"
+            )
+
+
+def _unheard(amount: float) -> None:
+    """The `progress.Advance` of a merge that is a moment of something longer."""
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,341 @@
+"""What the commands' options have in common: types, the recipe, devices."""
+
+import functools
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import click
+
+from mlflow_breadcrumbs import recipe
+
+BACKENDS = ("auto", "reference", "cpu", "gpu")
+"""`backends.NAMES`, without importing torch for a help text."""
+
+SIZE_UNITS = {
+    "": 1,
+    "KB": 10**3,
+    "MB": 10**6,
+    "GB": 10**9,
+    "KIB": 2**10,
+    "MIB": 2**20,
+    "GIB": 2**30,
+}
+
+
+class Source(click.ParamType[Any]):
+    """`URI=WEIGHT`: a source with an optional weight."""
+
+    name = "URI[=WEIGHT]"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, float | None]:
+        """Split off the weight."""
+        if isinstance(value, tuple):
+            return value
+        uri, equals, number = str(value).rpartition("=")
+        if not equals or "/" in number:  # an '=' in the model's name
+            return str(value), None
+        try:
+            return uri, float(number)
+        except ValueError:
+            self.fail(f"{number!r} in {value!r} is not a weight; write URI=0.5", param, ctx)
+
+
+class Size(click.ParamType[Any]):
+    """A number of bytes with an optional unit, as `2GB` or `500MiB`."""
+
+    name = "SIZE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Turn the text into bytes."""
+        if isinstance(value, int):
+            return value
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-zA-Z]*)", str(value).strip())
+        if not match or match[2].upper() not in SIZE_UNITS or float(match[1]) <= 0:
+            self.fail(f"{value!r} is not a size; write 5GB, 500MB or a number of bytes", param, ctx)
+        return int(float(match[1]) * SIZE_UNITS[match[2].upper()])
+
+
+class Optional(click.ParamType[Any]):
+    """A parameter that `mlflow run` passes as an empty string when it was not given."""
+
+    def __init__(self, inner: click.ParamType[Any]) -> None:
+        self.inner = inner
+        self.name = inner.name
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Take an empty string for `None`."""
+        return None if value == "" else self.inner.convert(value, param, ctx)
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str | None:
+        """Show the inner type in the help."""
+        return self.inner.get_metavar(param, ctx)
+
+
+TEXT = Optional(click.STRING)
+NUMBER = Optional(click.FLOAT)
+WHOLE = Optional(click.IntRange(min=1))
+COUNT = Optional(click.IntRange(min=0))
+
+
+def choice(*values: str) -> Optional:
+    """One of `values`, or nothing."""
+    return Optional(click.Choice(values))
+
+
+def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The options that make a recipe; `make_recipe` reads them."""
+    options = [
+        click.option(
+            "--method",
+            type=choice(*recipe.PRESETS),
+            help="Preset that fills in the recipe.  [default: breadcrumbs]",
+        ),
+        click.option("--recipe", "recipe_file", type=TEXT, help="Recipe file (YAML or JSON)."),
+        click.option(
+            "--density", type=NUMBER, help="Fraction of each unit that is kept, 0 < density ≤ 1."
+        ),
+        click.option(
+            "--gamma",
+            type=NUMBER,
+            help="Fraction of each unit, the largest changes, that is dropped, 0…1.",
+        ),
+        click.option("--alpha", type=NUMBER, help="Scale of the summed, masked changes."),
+        click.option("--unit", type=choice(*recipe.UNITS), help="What is masked as one vector."),
+        click.option(
+            "--consensus",
+            type=choice(*recipe.CONSENSUS),
+            help="mass: drop contributions against the sign of the weighted sum.",
+        ),
+        click.option(
+            "--combine",
+            type=choice(*recipe.COMBINE),
+            help="Sum, or mean over the contributions that remain; of matrices, task singular "
+            "vectors (tsv) or an isotropic sum (iso).",
+        ),
+        click.option(
+            "--include",
+            multiple=True,
+            metavar="PATTERN",
+            help="Tensors to merge, shell-style; repeatable.  [default: all floating-point]",
+        ),
+        click.option(
+            "--exclude",
+            multiple=True,
+            metavar="PATTERN",
+            help="Tensors to leave as the base's; repeatable.",
+        ),
+        click.option(
+            "--dtype", type=choice(*recipe.DTYPES), help="Of the merged tensors.  [default: base]"
+        ),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def engine_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The options of how a merge is computed, whatever its recipe."""
+    options = [
+        click.option(
+            "--backend",
+            type=choice(*BACKENDS),
+            default="auto",
+            show_default=True,
+            help="What computes the merge; every one gives the same bits (tsv and iso: within a "
+            "tolerance). auto: gpu with --device cuda, otherwise cpu.",
+        ),
+        click.option("--threads", type=WHOLE, help="Of the cpu backend.  [default: all]"),
+        click.option(
+            "--max-norm-ratio",
+            type=NUMBER,
+            help="Refuse a source farther from the base than so many times its norm; inf takes "
+            "any.  [default: 1]",
+        ),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def make_recipe(
+    sources: Sequence[tuple[str, float | None]], options: Mapping[str, Any]
+) -> recipe.MergeRecipe:
+    """The recipe of the command line's options, and the weights given with the sources."""
+    overrides = {
+        field: options[field]
+        for field in ("density", "gamma", "alpha", "unit", "consensus", "combine", "dtype")
+    }
+    for field in ("include", "exclude"):
+        patterns = [pattern for pattern in options[field] if pattern]
+        overrides[field] = patterns or None
+    if any(weight is not None for _, weight in sources):
+        overrides["weights"] = [1.0 if weight is None else weight for _, weight in sources]
+    return recipe.make(
+        sources=len(sources),
+        method=options["method"],
+        file=options["recipe_file"],
+        overrides=overrides,
+    )
+
+
+def _use_ledger(ctx: click.Context, _: click.Parameter, value: str | None) -> None:
+    """Take this ledger for as long as the command runs."""
+    if value:
+        from mlflow_breadcrumbs import ledger
+
+        ctx.with_resource(ledger.using(value))
+
+
+ledger_option = click.option(
+    "--ledger-uri",
+    type=TEXT,
+    expose_value=False,
+    callback=_use_ledger,
+    metavar="URI",
+    help="sqlite:///FILE or postgresql://…  [default: $BREADCRUMBS_LEDGER_URI or beside MLflow]",
+)
+
+
+NOTIFY_URL, NOTIFY_SECRET = "BREADCRUMBS_NOTIFY_URL", "BREADCRUMBS_NOTIFY_SECRET"
+NOTIFY_KINDS = "BREADCRUMBS_NOTIFY_KINDS"
+
+
+def receiver_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The options that name a receiver of the ledger's events; `make_receiver` reads them."""
+    options = [
+        click.option(
+            "--notify-url",
+            type=TEXT,
+            metavar="URL",
+            help=f"Send signed events of promotions there.  [default: ${NOTIFY_URL}]",
+        ),
+        click.option(
+            "--notify-secret-file",
+            type=TEXT,
+            metavar="FILE",
+            help=f"Holds the secret that signs them.  [default: ${NOTIFY_SECRET}]",
+        ),
+        click.option(
+            "--notify-kinds",
+            "kinds",
+            type=TEXT,
+            metavar="KIND,KIND,…",
+            help=f"Of events.  [default: ${NOTIFY_KINDS} or all about promotions]",
+        ),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def make_receiver(url: str | None, secret_file: str | None, kinds: str | None) -> Any:
+    """The `ledger.Receiver` of the options and the environment; `None` without a URL."""
+    url = url or os.environ.get(NOTIFY_URL)
+    if not url:
+        return None
+    from mlflow_breadcrumbs import ledger, webhooks
+
+    secret = webhooks.read_secret(secret_file, NOTIFY_SECRET, "--notify-secret-file")
+    listed = kinds or os.environ.get(NOTIFY_KINDS, "")
+    chosen = tuple(kind.strip() for kind in listed.split(",") if kind.strip())
+    return ledger.Receiver(url, secret, chosen)
+
+
+def notify_option(command: Callable[..., None]) -> Callable[..., None]:
+    """For commands that write events about promotions: deliver them when the command has ended.
+
+    A receiver that is down or slow takes two seconds at most, and never makes a command fail.
+    """
+
+    @functools.wraps(command)
+    def notifying(
+        *arguments: Any,
+        notify_url: str | None,
+        notify_secret_file: str | None,
+        kinds: str | None,
+        **named: Any,
+    ) -> None:
+        context = click.get_current_context()
+        if receiver := make_receiver(notify_url, notify_secret_file, kinds):
+            from mlflow_breadcrumbs import ledger
+
+            context.meta[_NOTIFY] = (receiver, ledger.now())
+        try:
+            command(*arguments, **named)
+        finally:
+            notify(context)
+
+    return receiver_options(notifying)
+
+
+def notify(context: click.Context) -> None:
+    """Deliver briefly what the command has written so far, if it was given a receiver."""
+    if found := context.meta.get(_NOTIFY):
+        from mlflow_breadcrumbs import ledger
+
+        ledger.deliver_briefly(*found)
+
+
+_NOTIFY = "mlflow_breadcrumbs.notify"
+
+
+def sources_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The base and the sources, in both of the ways to name several; `all_sources` joins them."""
+    options = [
+        click.option("--base", required=True, metavar="URI", help="Version the sources come from."),
+        click.option(
+            "--source",
+            "sources",
+            multiple=True,
+            type=Source(),
+            help="Fine-tuned version; repeatable.",
+        ),
+        click.option(
+            "--sources",
+            "source_list",
+            type=TEXT,
+            metavar="URI,URI,…",
+            help="The same as a comma-separated list.",
+        ),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def all_sources(
+    sources: Sequence[tuple[str, float | None]], listed: str | None
+) -> list[tuple[str, float | None]]:
+    """The sources of `--source` and of `--sources`, with their weights."""
+    more = [Source().convert(uri.strip(), None, None) for uri in (listed or "").split(",")]
+    return [*sources, *(source for source in more if source[0])]
+
+
+cache_option = click.option(
+    "--no-cache",
+    is_flag=True,
+    help="Measure every accuracy, also those in the cache ($BREADCRUMBS_CACHE).",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+batch_size_option = click.option(
+    "--batch-size", type=WHOLE, default=64, show_default=True, help="Images at a time."
+)
+split_option = click.option(
+    "--split",
+    type=click.Choice(["train", "validation", "test"]),
+    default="test",
+    show_default=True,
+    help="Of the images.",
+)
+threads_option = click.option("--threads", type=WHOLE, help="Of the merges.  [default: all]")
+device_option = click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    metavar="auto|cpu|cuda",
+    help="Where models run; auto takes CUDA if it is there.",
+)

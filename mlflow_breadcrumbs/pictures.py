@@ -1,0 +1,183 @@
+"""Pictures of results, as PNG; they differ in hatching, lightness and print, not in colour alone.
+
+matplotlib is imported when a picture is drawn: most commands draw none.
+"""
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from mlflow_breadcrumbs import compare, evaluate
+
+SERIES = (
+    ("zero_shot_accuracy", "base (zero-shot)", "#d9d9d9", ""),
+    ("finetuned_accuracy", "source (fine-tuned)", "#f0b35e", "//"),
+    ("accuracy", "merged", "#2f6f9f", ""),
+)
+"""The bars of a task: key, label, colour, hatching."""
+
+ANNOTATED = 14
+"""Rows up to which a matrix carries its numbers."""
+
+NAMED = 50
+"""Classes up to which a confusion matrix carries their names."""
+
+
+def bars(rows: Sequence[Mapping[str, Any]], *, split: str = "test") -> bytes:
+    """One group of bars per task: base, fine-tuned source, merged, with 95% intervals.
+
+    Args:
+        rows: of `scorecard.Scorecard.rows`.
+        split: of the images, for the axis.
+    """
+    tasks = [str(row["task"]) for row in rows]
+    figure = _figure(max(6.0, 1.6 * len(tasks) + 2), 4)
+    axes = figure.add_subplot()
+    width = 0.27
+    for number, (key, label, colour, hatch) in enumerate(SERIES):
+        places = [place + (number - 1) * width for place in range(len(tasks))]
+        values = [row[key] for row in rows]
+        below = [row[key] - row[f"{key}_low"] for row in rows]
+        above = [row[f"{key}_high"] - row[key] for row in rows]
+        axes.bar(places, values, width, label=label, color=colour, hatch=hatch, edgecolor="#333333")
+        whiskers = {"fmt": "none", "ecolor": "#111111", "elinewidth": 1, "capsize": 2.5}
+        axes.errorbar(places, values, [below, above], **whiskers)
+        for place, row in zip(places, rows, strict=True):
+            spot = (place, row[f"{key}_high"] + 0.015)
+            axes.annotate(f"{row[key]:.2f}", spot, fontsize=8, ha="center", va="bottom")
+    axes.set_xticks(range(len(tasks)), tasks)
+    axes.set_ylim(0, 1.12)
+    axes.set_yticks([0, 0.2, 0.4, 0.6, 0.8, 1])
+    axes.set_ylabel(f"accuracy ({split} images)")
+    average = sum(row["accuracy"] for row in rows) / len(rows)
+    normalized = sum(row["normalized_accuracy"] for row in rows) / len(rows)
+    axes.set_title(
+        f"average accuracy {average:.3f}, normalized {normalized:.3f}; whiskers: 95% intervals",
+        fontsize=10,
+    )
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside lower center", ncols=3, frameon=False)
+    return _png(figure)
+
+
+def heat_map(found: compare.Comparison) -> bytes:
+    """Cosines between the sources, and how far each moved every layer group.
+
+    Layer groups that no source changes are left out, and counted in the title.
+    """
+    names = [_short(uri) for uri in found.sources]
+    layers = {name: layer for name, layer in found.layers.items() if layer.norms.any()}
+    count, still = len(names), len(found.layers) - len(layers)
+    cell = 0.62 if count <= ANNOTATED else 0.3
+    side = max(2.4, cell * count)
+    margin = 0.09 * max(map(len, [*names, *layers]), default=0)  # inches for the rows' names
+    height = max(side + 0.7 * margin + 1, 0.2 * len(layers) + 2.4)
+    figure = _figure(2 * (side + margin + 1.2), height)
+    left, right = figure.subplots(1, 2, width_ratios=[1, 1])
+    cosines = found.total.cosines.copy()
+    np.fill_diagonal(cosines, np.nan)  # always 1: it would only flatten the others
+    least, most = np.nanmin(cosines, initial=0.0), np.nanmax(cosines, initial=0.2)
+    drawn = _matrix(left, cosines, names, names, ".2f", low=float(least), high=float(most))
+    figure.colorbar(drawn, ax=left, shrink=0.6).ax.tick_params(labelsize=8)
+    left.set_title("cosine of the task vectors", fontsize=10)
+    moved = np.array([layer.ratios for layer in layers.values()]).reshape(len(layers), count)
+    drawn = _matrix(right, moved, list(layers), names, ".2f", low=0.0)
+    figure.colorbar(drawn, ax=right, shrink=0.6).ax.tick_params(labelsize=8)
+    unchanged = f"; {still} unchanged left out" if still else ""
+    right.set_title(f"‖τ‖ / ‖base‖ per layer group{unchanged}", fontsize=10)
+    return _png(figure)
+
+
+def confusion(accuracy: evaluate.Accuracy) -> bytes:
+    """The confusion matrix of a task: each row is a true class, as fractions of its images."""
+    counts = accuracy.confusion().astype(float)
+    totals = counts.sum(axis=1, keepdims=True)
+    shares = np.divide(counts, totals, out=np.zeros_like(counts), where=totals > 0)
+    size = len(accuracy.classes)
+    names = [_clipped(name) for name in accuracy.classes] if size <= NAMED else []
+    edge = min(14.0, max(3.2, (0.5 if size <= ANNOTATED else 0.26) * size))
+    figure = _figure(edge + 2.4, edge + 1.4)
+    axes = figure.add_subplot()
+    drawn = _matrix(axes, shares, names, names, ".2f", low=0.0, high=1.0, gamma=0.5)
+    figure.colorbar(drawn, ax=axes, shrink=0.7).ax.tick_params(labelsize=8)
+    axes.set_aspect("equal")
+    axes.set_xlabel("predicted" if names else f"predicted ({size} classes, by number)")
+    axes.set_ylabel("true")
+    low, high = accuracy.interval()
+    axes.set_title(
+        f"{accuracy.image_set}: {accuracy.value:.3f} ({low:.3f} to {high:.3f})", fontsize=10
+    )
+    return _png(figure)
+
+
+def _matrix(
+    axes: Any,
+    values: Any,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    form: str,
+    *,
+    low: float,
+    high: float | None = None,
+    gamma: float = 1.0,
+) -> Any:
+    """Draw a matrix in shades of blue, darker for more; small ones with their numbers.
+
+    A `gamma` below 1 brings out the small values: the shade is value^gamma.
+    """
+    from matplotlib.colors import PowerNorm
+
+    top = high if high is not None else max(float(np.nanmax(values, initial=low)), low + 1e-9)
+    drawn = axes.pcolormesh(
+        values, cmap="Blues", norm=PowerNorm(gamma, low, top), edgecolors="white", lw=0.5
+    )
+    axes.invert_yaxis()
+    if rows:
+        axes.set_yticks(np.arange(len(rows)) + 0.5, rows, fontsize=8)
+        axes.set_xticks(
+            np.arange(len(columns)) + 0.5, columns, fontsize=8, rotation=40, ha="right",
+            rotation_mode="anchor",
+        )  # fmt: skip
+    axes.tick_params(length=0 if rows else 3)
+    if values.shape[1] <= ANNOTATED:
+        for (row, column), value in np.ndenumerate(values):
+            if np.isnan(value):
+                axes.annotate("–", (column + 0.5, row + 0.5), ha="center", va="center")
+                continue
+            dark = ((value - low) / (top - low)) ** gamma > 0.6
+            axes.annotate(
+                format(value, form).replace("-0.00", "0.00"),
+                (column + 0.5, row + 0.5),
+                ha="center",
+                va="center",
+                fontsize=8.5,
+                color="white" if dark else "#222222",
+            )
+    return drawn
+
+
+def _figure(width: float, height: float) -> Any:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _png(figure: Any) -> bytes:
+    content = io.BytesIO()
+    figure.savefig(content, format="png")
+    return content.getvalue()
+
+
+def _short(uri: str) -> str:
+    return _clipped(uri.removeprefix("models:/"))
+
+
+def _clipped(name: str, most: int = 24) -> str:
+    """The name, without its middle where it is long: versions differ at the end."""
+    half = (most - 1) // 2
+    return name if len(name) <= most else f"{name[:half]}…{name[-half:]}"

@@ -1,0 +1,397 @@
+"""The main flow: registered versions in, one merged, evaluated, registered version out.
+
+Read `merge` from top to bottom; everything below it is one of its steps.
+"""
+
+import contextlib
+import dataclasses
+import datetime
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mlflow_breadcrumbs import (
+    backends,
+    canonical,
+    carry,
+    checkpoints,
+    failures,
+    flavor,
+    inputs,
+    jobs,
+    ledger,
+    logbook,
+    progress,
+    recipe,
+    records,
+    recovery,
+    registration,
+    registry,
+    scorecard,
+    statement,
+)
+from mlflow_breadcrumbs import cache as caches
+from mlflow_breadcrumbs import device as devices
+from mlflow_breadcrumbs import merge as engine
+from mlflow_breadcrumbs import tasks as task_files
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class MergeRequest:
+    """What a user asks for."""
+
+    base: str
+    """Registry URI of the version that every source was fine-tuned from."""
+    sources: tuple[str, ...]
+    """Registry URIs, in the order of the sum."""
+    registered_model: str
+    recipe: recipe.MergeRecipe
+    tasks: str | None = None
+    """A task file, or an artifact URI of one; without it nothing is evaluated."""
+    split: task_files.Split = "test"
+    device: str = "auto"
+    """Where models run for the evaluation: `auto`, `cpu`, `cuda` or `cuda:N`."""
+    batch_size: int = 64
+    cache: bool = True
+    """Take accuracies that were measured before from the user's cache."""
+    backend: str = "auto"
+    """What computes the merge: a name of `backends.NAMES`."""
+    threads: int | None = None
+    """Of the CPU backend; all processors when `None`."""
+    max_norm_ratio: float | None = engine.MAX_NORM_RATIO
+    """Refuse a source whose task vector is longer than so many times the base."""
+    alias: str | None = None
+    force: bool = False
+    """Make a new version even if this merge exists already."""
+
+
+@dataclasses.dataclass(frozen=True)
+class MergedVersion:
+    """The registered result of a merge."""
+
+    version: records.RegisteredVersion
+    recipe_digest: str
+    reused: bool
+    """The version existed already; nothing was merged."""
+    metrics: Mapping[str, float]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The metrics as a table: one row per task, then the averages; empty without tasks."""
+        names = [
+            name.removeprefix("accuracy/") for name in self.metrics if name.startswith("accuracy/")
+        ]
+        kinds = ("zero_shot_accuracy", "finetuned_accuracy", "accuracy", "normalized_accuracy")
+        bounds = ("accuracy_low", "accuracy_high")
+        rows: list[dict[str, Any]] = [
+            {"task": name}
+            | {kind: self.metrics.get(f"{kind}/{name}") for kind in (*kinds, *bounds)}
+            for name in names
+        ]
+        if rows:
+            averages = {
+                kind: sum(row[kind] for row in rows) / len(rows)
+                for kind in kinds
+                if all(row[kind] is not None for row in rows)
+            }
+            rows.append({"task": "average"} | averages)
+        return rows
+
+    def to_dict(self) -> dict[str, Any]:
+        """The contract of `merge --json`."""
+        return {
+            "name": self.version.name,
+            "version": self.version.version,
+            "uri": self.version.uri,
+            "run_id": self.version.run_id,
+            "recipe_digest": self.recipe_digest,
+            "weights_digest": self.version.weights_digest,
+            "reused": self.reused,
+            "metrics": dict(self.metrics),
+        }
+
+
+def merge(request: MergeRequest, show: progress.Progress = progress.silent) -> MergedVersion:
+    """Merge registered versions into a new registered version.
+
+    However a call is stopped, the same call again ends with one version: one that is registered is
+    found, a model that is only logged is taken up, anything less is made anew.
+
+    Raises:
+        BreadcrumbsError: one of its kinds; nothing was registered, or the message names what was.
+    """
+    device, backend = _check(request)
+    resolved = inputs.resolve(request.base, request.sources)
+    recorded = [entry.recorded_digest for entry in resolved]
+    if found := _find(request, recorded):
+        return found
+    with registry.workspace() as folder:
+        taken = inputs.open_all(resolved, folder)
+        if None in recorded and (found := _find(request, taken.digests)):
+            return found
+        pairs = inputs.plan_evaluation(taken, request.tasks) if request.tasks is not None else ()
+        asked = _request_digest(request, taken, pairs)
+        if left := recovery.take_up(request.registered_model, asked):
+            return _present(request, left)
+        tags = _tags(request, taken, asked)
+        name = f"merge {request.registered_model}"
+        mark = {registry.TAG_REQUEST_DIGEST: asked}
+        with (
+            jobs.run(name, "merge", tags=mark, nested=True) as run_id,
+            ledger.recording("merge", request.registered_model, run_id=run_id) as job,
+        ):
+            started = _now()
+            logbook.log_inputs(run_id, request.recipe, taken)
+            merged = _merge_weights(request, taken, backend, folder, show)
+            logbook.log_merge(run_id, taken, merged)
+            card = _evaluate(request, taken, merged, pairs, device, show)
+            if card:
+                logbook.log_evaluation(run_id, card, request.split)
+            lineage = _statement(run_id, started, request, taken, merged, card, device)
+            version = _register(request, taken, merged, lineage, tags)
+            metrics = card.metrics() if card else {}
+            job.done(version, recipe_digest=request.recipe.digest, metrics=metrics)
+    # Another job may have registered the same merge meanwhile; then its version is the result.
+    reused = version.run_id != run_id
+    return MergedVersion(version, request.recipe.digest, reused=reused, metrics=metrics)
+
+
+def _check(request: MergeRequest) -> tuple[str, backends.Backend]:
+    """Hold the request against all that is known without the registry; device and backend."""
+    check_target(request.registered_model, request.alias)
+    request.recipe.weight_of(len(request.sources))
+    ledger.check()
+    backend = backends.choose(request.device, request.backend, threads=request.threads)
+    return devices.choose_device(request.device), backend
+
+
+def check_target(name: str, alias: str | None) -> None:
+    """Raise `RegistryError` unless a version can get this name and alias."""
+    registry.check_name(name)
+    if alias is not None:
+        registry.check_alias(alias)
+
+
+def _find(request: MergeRequest, digests: Sequence[str | None]) -> MergedVersion | None:
+    """The version that is this merge already, if the digests of all inputs are known."""
+    known = [digest for digest in digests if digest is not None]
+    if request.force or len(known) < len(digests):
+        return None
+    key = merge_digest(request.recipe, known)
+    found = registration.find_merge(request.registered_model, key)
+    if found is None:
+        return None
+    _logger.info("%s is this merge already", found.uri)
+    recovery.finish(found.registered)
+    return _present(request, found.registered)
+
+
+def _present(request: MergeRequest, version: records.RegisteredVersion) -> MergedVersion:
+    """A version that was there already as the result, with the alias asked for."""
+    if request.alias is not None:
+        ledger.set_alias(version.name, request.alias, version.version)
+    metrics = registry.metrics_of(version.run_id)
+    return MergedVersion(version, request.recipe.digest, reused=True, metrics=metrics)
+
+
+def merge_digest(settings: recipe.MergeRecipe, weights_digests: Sequence[str]) -> str:
+    """What makes two merges the same: the recipe, the base's digest, the sources' in order."""
+    base, *sources = weights_digests
+    return canonical.digest({"recipe": settings.to_dict(), "base": base, "sources": sources})
+
+
+def _request_digest(
+    request: MergeRequest, taken: inputs.Inputs, pairs: Sequence[tuple[int, task_files.Task]]
+) -> str:
+    """What makes two calls the same: the merge, where it goes, and what is measured."""
+    return canonical.digest(
+        {
+            "merge": merge_digest(request.recipe, taken.digests),
+            "registeredModel": request.registered_model,
+            "force": request.force,
+            "split": request.split,
+            "tasks": request.tasks,
+            "measured": [
+                [task.name, list(task.classes), list(task.templates), task.limit]
+                for _, task in pairs
+            ],
+        }
+    )
+
+
+def _merge_weights(
+    request: MergeRequest,
+    taken: inputs.Inputs,
+    backend: backends.Backend,
+    folder: Path,
+    show: progress.Progress,
+) -> engine.MergeResult:
+    """The engine's part: files in, one file out, every byte held against its recorded digest."""
+    with contextlib.ExitStack() as stack:
+        base, *sources = (
+            stack.enter_context(checkpoints.Checkpoint.open(version.weights))
+            for version in taken.everything
+        )
+        return engine.merge(
+            base,
+            sources,
+            request.recipe,
+            folder / "merged" / flavor.WEIGHTS_FILE,
+            labels=[source.resolved.uri for source in taken.sources],
+            backend=backend,
+            expected=taken.digests,
+            max_norm_ratio=request.max_norm_ratio,
+            report=show,
+        )
+
+
+def _evaluate(
+    request: MergeRequest,
+    taken: inputs.Inputs,
+    merged: engine.MergeResult,
+    pairs: Sequence[tuple[int, task_files.Task]],
+    device: str,
+    show: progress.Progress,
+) -> scorecard.Scorecard | None:
+    """Accuracies of the merged weights, and of base and sources beside them."""
+    if not pairs:
+        return None
+    return scorecard.measure(
+        flavor.load_config(taken.base.folder),
+        taken.base.weights,
+        taken.candidates,
+        merged.output,
+        pairs,
+        base_digest=taken.digests[0],
+        merged_digest=merged.weights_digest,
+        split=request.split,
+        device=device,
+        batch_size=request.batch_size,
+        cache=caches.default() if request.cache else None,
+        report=show,
+    )
+
+
+def _statement(
+    run_id: str,
+    started: datetime.datetime,
+    request: MergeRequest,
+    taken: inputs.Inputs,
+    merged: engine.MergeResult,
+    card: scorecard.Scorecard | None,
+    device: str,
+) -> bytes:
+    """The lineage of the merged weights."""
+    weights = (None, *request.recipe.weight_of(len(taken.sources)))
+    entries = [
+        statement.Input(
+            role="base" if weight is None else "source",
+            given=version.resolved.given,
+            uri=version.resolved.uri,
+            weights_digest=digest,
+            model_id=version.resolved.model_id,
+            dtypes=checkpoints.float_dtypes(version.weights),
+            tasks=version.resolved.tasks,
+            weight=weight,
+            licence=registry.licence_of(version.resolved),
+        )
+        for version, digest, weight in zip(taken.everything, taken.digests, weights, strict=True)
+    ]
+    return statement.build(
+        file_name=flavor.WEIGHTS_FILE if taken.is_ours else carry.weights_file(taken.base),
+        file_digest=checkpoints.file_digest(merged.output),
+        weights_digest=merged.weights_digest,
+        settings=request.recipe,
+        given={
+            "base": request.base,
+            "sources": list(request.sources),
+            "registeredModel": request.registered_model,
+            "tasks": request.tasks,
+        },
+        inputs=entries,
+        invocation=statement.Invocation(run_id, started, _now(), device, merged.backend),
+        evaluation=[row | {"split": request.split} for row in card.rows()] if card else (),
+        tolerances=merged.tolerances,
+    )
+
+
+def _register(
+    request: MergeRequest,
+    taken: inputs.Inputs,
+    merged: engine.MergeResult,
+    lineage: bytes,
+    tags: Mapping[str, str],
+) -> records.RegisteredVersion:
+    """Log the model, then register it with every tag in one step, then set the alias."""
+    tags = {
+        **tags,
+        registry.TAG_WEIGHTS_DIGEST: merged.weights_digest,
+        registry.TAG_LINEAGE_DIGEST: canonical.sha256(lineage),
+    }
+    extra = {statement.FILE: lineage}
+    with failures.explained("cannot log the merged model"):
+        if taken.is_ours:
+            info = flavor.log_model(
+                "model",
+                config=flavor.load_config(taken.base.folder),
+                weights=merged.output,
+                heads=list(taken.all_heads.values()),
+                extra_files=extra,
+                tags=tags,
+            )
+        else:
+            info = carry.log_model(
+                "model", base=taken.base, weights=merged.output, extra_files=extra, tags=tags
+            )
+    version = registration.register(request.registered_model, model_id=info.model_id, tags=tags)
+    if request.alias is not None:
+        ledger.set_alias(version.name, request.alias, version.version)
+    return version
+
+
+def _tags(request: MergeRequest, taken: inputs.Inputs, asked: str) -> dict[str, str]:
+    """The version's tags, as far as they are known before the merge."""
+    uris = [version.resolved.uri for version in taken.everything]
+    tags = _ancestry_tags(request.recipe, uris, taken.digests)
+    tags[registry.TAG_REQUEST_DIGEST] = asked
+    if taken.all_heads:
+        tags[registry.TAG_TASK] = ",".join(taken.all_heads)
+    if request.force:
+        tags[registry.TAG_FORCED] = "true"
+    registry.check_tags(tags)
+    return tags
+
+
+def tags_of(lineage: bytes) -> dict[str, str]:
+    """The tags that follow from a `lineage.json`; `verify` holds a version's tags against them."""
+    stated = statement.parse(lineage)
+    entries = stated.inputs
+    tags = _ancestry_tags(
+        stated.settings,
+        [entry.uri for entry in entries],
+        [entry.weights_digest for entry in entries],
+    )
+    return tags | {
+        registry.TAG_WEIGHTS_DIGEST: stated.weights_digest,
+        registry.TAG_LINEAGE_DIGEST: canonical.sha256(lineage),
+    }
+
+
+def _ancestry_tags(
+    settings: recipe.MergeRecipe, uris: Sequence[str], digests: Sequence[str]
+) -> dict[str, str]:
+    """The tags of what went into a merge, base first; one per source, for searching its merges."""
+    base, *sources = uris
+    return {
+        registry.TAG_KIND: "merge",
+        registry.TAG_RECIPE_DIGEST: settings.digest,
+        registry.TAG_MERGE_DIGEST: merge_digest(settings, digests),
+        registry.TAG_BASE: base,
+        registry.TAG_SOURCES: canonical.dumps(sources).decode(),
+    } | {registry.source_tag(digest): uri for digest, uri in zip(digests[1:], sources, strict=True)}
+
+
+def _now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC)

@@ -1,0 +1,55 @@
+"""What is behind a version: its bytes as they are now, its lineage, the run that made it."""
+
+import mlflow
+import requests
+from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+
+from mlflow_breadcrumbs import canonical, checkpoints, errors, failures, registry, statement
+
+
+def digest_of(resolved: registry.ResolvedVersion) -> str:
+    """The weights digest of a version's bytes as they are now.
+
+    Raises:
+        RegistryError: they are gone, or can't be read.
+        CheckpointError: they are no checkpoint any more.
+    """
+    with registry.workspace() as folder:
+        return checkpoints.weights_digest(registry.open_version(resolved, folder).weights)
+
+
+def lineage_of(
+    resolved: registry.ResolvedVersion,
+) -> statement.Statement | errors.BreadcrumbsError:
+    """A version's `lineage.json`, if it is the one that was registered; else why not.
+
+    Raises:
+        UnreachableError: the tracking server does not answer.
+    """
+    try:
+        content = registry.read_file(resolved, statement.FILE)
+        recorded = resolved.tags.get(registry.TAG_LINEAGE_DIGEST)
+        if recorded not in (None, canonical.sha256(content)):
+            return errors.StatementError(f"{statement.FILE} was changed after it was registered")
+        return statement.parse(content)
+    except errors.UnreachableError:
+        raise
+    except (errors.RegistryError, errors.StatementError) as error:
+        return error
+
+
+def run_of(resolved: registry.ResolvedVersion) -> Run | None:
+    """The MLflow run that made a version; `None` where it is gone.
+
+    Raises:
+        UnreachableError: the tracking server does not answer.
+    """
+    if resolved.run_id is None:
+        return None
+    try:
+        return mlflow.MlflowClient().get_run(resolved.run_id)
+    except (MlflowException, requests.RequestException) as error:
+        if failures.is_servers(error):
+            raise failures.explain(error, f"cannot read the run of {resolved.uri}") from error
+        return None

@@ -1,0 +1,82 @@
+"""Measures what a judgement lacks: version, champion and sources, on the same images."""
+
+import dataclasses
+from collections.abc import Sequence
+
+from mlflow_breadcrumbs import cache, errors, evaluation, progress, registry, statement, tasks
+from mlflow_breadcrumbs.promotion import contents, facts, gates, policy
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How to measure."""
+
+    device: str = "auto"
+    """`auto`, `cpu`, `cuda` or `cuda:N`."""
+    batch_size: int = 64
+    """Images at a time."""
+    cache: bool = True
+    """Take accuracies that were measured before on the same images."""
+
+
+def measure(
+    how: Settings,
+    task_file: str,
+    resolved: registry.ResolvedVersion,
+    rules: policy.Policy,
+    known: facts.Facts,
+    show: progress.Progress,
+) -> tuple[str, ...]:
+    """Evaluate the version, the champion and the sources, as far as the rules need them.
+
+    Args:
+        how: device and batches.
+        task_file: its path, or an artifact URI; of its tasks those that are judged.
+        resolved: the version.
+        rules: say which split, and whether the champion and the sources count.
+        known: what is known by now.
+        show: is told about the images.
+
+    Returns:
+        The runs that hold the version's measurements.
+
+    Raises:
+        TaskError: the file has none of the tasks that are judged, or its images are unusable.
+        RegistryError: a version can't be found or read.
+        IntegrityError: its bytes are not those that were registered.
+        DeviceError: the device is absent, or not even one image fits into its memory.
+    """
+    listed = [task.name for task in tasks.load_tasks(task_file)]
+    judged = gates.choose(rules, known)
+    wanted = [name for name in listed if not judged or name in judged]
+    if not wanted:
+        raise errors.TaskError(
+            f"{task_file} has none of the tasks that are judged ({', '.join(judged)}); it has "
+            f"{', '.join(listed)}"
+        )
+
+    def evaluate(uri: str, names: Sequence[str]) -> str:
+        return evaluation.evaluate_version(
+            uri,
+            task_file,
+            only=names,
+            split=rules.evidence.split,
+            device=how.device,
+            batch_size=how.batch_size,
+            cache=cache.default() if how.cache else None,
+            nested=True,
+            show=show,
+        ).run_id
+
+    runs = (evaluate(resolved.uri, wanted),)
+    live = known.champion
+    if live is not None and rules.no_regression is not None:
+        theirs = [name for name in wanted if name in live.tasks or not live.tasks]
+        if theirs and live.weights_digest not in (None, known.weights_digest):
+            evaluate(live.uri, theirs)
+    stated = contents.lineage_of(resolved)
+    if rules.needs_normalized and isinstance(stated, statement.Statement):
+        for source in stated.sources:
+            if own := [name for name in wanted if name in source.tasks]:
+                evaluate(source.uri, own)
+    return runs

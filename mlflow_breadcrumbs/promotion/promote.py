@@ -1,0 +1,311 @@
+"""A version gets an alias, if its policy lets it and nobody was faster.
+
+Read `promote` from top to bottom; everything below it is one of its steps. Facts and verdict come
+first and change nothing. Then the decision is written, as a run in MLflow and as an event in the
+ledger, and only then is the alias moved, if it is still where it was when the decision began.
+"""
+
+import dataclasses
+import datetime
+import logging
+from typing import Any, Literal
+
+import mlflow
+import requests
+from mlflow.entities import LoggedModelInput
+from mlflow.exceptions import MlflowException
+
+from mlflow_breadcrumbs import (
+    errors,
+    jobs,
+    ledger,
+    progress,
+    registry,
+)
+from mlflow_breadcrumbs.ledger import aliases, journal
+from mlflow_breadcrumbs.promotion import (
+    decisions,
+    facts,
+    gates,
+    gathering,
+    measuring,
+    policy,
+    standing,
+    verdicts,
+)
+
+Result = Literal["promoted", "refused", "lost"]
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What a user asks for."""
+
+    uri: str
+    """Of the version, `models:/NAME/VERSION` or by an alias."""
+    alias: str
+    rules: policy.Policy
+    tasks: str | None = None
+    """A task file, to measure what is missing or too old; without it nothing is measured."""
+    expected: str | aliases.Anywhere | None = aliases.ANYWHERE
+    """The version that must have the alias now; `None`: none must. Left out: the one that has it
+    when the decision begins."""
+    experiment: str = decisions.EXPERIMENT
+    dry_run: bool = False
+    """Measure, write and move nothing."""
+    device: str = "auto"
+    batch_size: int = 64
+    cache: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Decision:
+    """What came of it."""
+
+    name: str
+    alias: str
+    version: str
+    result: Result
+    """`lost`: the policy let it through, and the alias was moved by somebody else meanwhile."""
+    before: str | None
+    """The version that had the alias when the decision began."""
+    verdict: verdicts.Verdict
+    policy_digest: str
+    weights_digest: str
+    sentence: str
+    run_id: str | None
+    """The MLflow run of the decision; `None` of a dry run."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """For `--json`."""
+        fields = {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if field.name != "verdict"
+        }
+        return fields | {"rules": self.verdict.rows()}
+
+
+def promote(
+    request: Request,
+    *,
+    now: datetime.datetime | None = None,
+    show: progress.Progress = progress.silent,
+) -> Decision:
+    """Decide whether a version may have an alias, record that, and move the alias.
+
+    However a call is stopped, the alias is at one version, and the next call writes into the
+    history what became of it.
+
+    Args:
+        request: what is asked for.
+        now: the time of the decision, with its time zone; by the clock when left out.
+        show: is told about what is measured.
+
+    Raises:
+        RegistryError: the version can't be read, or MLflow refused something.
+        PromotionError: another process is moving the alias, and does not come to an end.
+        LedgerError: the ledger can't be written; nothing was moved.
+        BreadcrumbsError: another of its kinds; the alias was not moved.
+    """
+    registry.check_alias(request.alias)
+    resolved = _resolve(request.uri)
+    ledger.check()
+    seen = registry.alias_version(str(resolved.name), request.alias)
+    expected = seen if isinstance(request.expected, aliases.Anywhere) else request.expected
+    with jobs.project():
+        known, verdict = _judge(request, resolved, seen, now, show)
+        if request.dry_run:
+            result, sentence = _foresee(verdict, resolved, request.alias, seen, expected)
+            run_id = None
+        else:
+            result, sentence, run_id = _decide(request, resolved, expected, known, verdict)
+    return Decision(
+        name=str(resolved.name),
+        alias=request.alias,
+        version=str(resolved.version),
+        result=result,
+        before=seen,
+        verdict=verdict,
+        policy_digest=request.rules.digest,
+        weights_digest=known.weights_digest,
+        sentence=sentence,
+        run_id=run_id,
+    )
+
+
+def _resolve(uri: str) -> registry.ResolvedVersion:
+    """The version, pinned: what its alias does meanwhile changes nothing."""
+    resolved = registry.resolve(uri)
+    if resolved.name is None:
+        raise errors.PromotionError(
+            f"{resolved.uri} is not registered, and only a version can have an alias; register it"
+        )
+    return resolved
+
+
+def _judge(
+    request: Request,
+    resolved: registry.ResolvedVersion,
+    champion: str | None,
+    now: datetime.datetime | None,
+    show: progress.Progress,
+) -> tuple[facts.Facts, verdicts.Verdict]:
+    """The facts and the verdict; where a measurement could change it, measured and judged again."""
+    known = gathering.gather(resolved, request.rules, champion)
+    verdict = gates.judge(request.rules, known, now or _now())
+    whole = known.recorded_digest in (None, known.weights_digest)
+    if request.tasks and whole and not request.dry_run and verdict.wants_measurements:
+        how = measuring.Settings(request.device, request.batch_size, request.cache)
+        measuring.measure(how, request.tasks, resolved, request.rules, known, show)
+        known = gathering.gather(resolved, request.rules, champion)
+        verdict = gates.judge(request.rules, known, now or _now())
+    return known, verdict
+
+
+def _decide(
+    request: Request,
+    resolved: registry.ResolvedVersion,
+    expected: str | None,
+    known: facts.Facts,
+    verdict: verdicts.Verdict,
+) -> tuple[Result, str, str]:
+    """Write the decision, act on it, write what came of it; result, sentence and run."""
+    name = str(resolved.name)
+    said = {
+        "alias": request.alias,
+        "version": resolved.version,
+        "policy_digest": request.rules.digest,
+        "weights_digest": known.weights_digest,
+    }
+    title = f"promote {resolved.uri} to {request.alias}"
+    experiment = jobs.experiment_named(request.experiment)
+    with (
+        jobs.run(title, "promotion", nested=True, experiment=experiment) as run_id,
+        ledger.recording(
+            "promotion", name, run_id=run_id, subject=resolved.uri, details=said
+        ) as job,
+    ):
+        _log(run_id, request, resolved, expected, known, verdict)
+        if verdict.passed:
+            result, sentence = _move(request, resolved, expected, run_id, job)
+        else:
+            result, sentence = "refused", _refusal(resolved, request.alias, verdict)
+        job.add(**said, verdict=result, decision=run_id)
+        _say(run_id, result)
+    return result, sentence, run_id
+
+
+def _say(run_id: str, result: Result) -> None:
+    """Tag the run with what came of the decision. It is done: that this fails is logged."""
+    try:
+        mlflow.MlflowClient().set_tag(run_id, decisions.TAG_DECISION, result)
+    except (MlflowException, requests.RequestException) as error:
+        _logger.warning("the run %s has no tag %s: %s", run_id, decisions.TAG_DECISION, error)
+
+
+def _move(
+    request: Request,
+    resolved: registry.ResolvedVersion,
+    expected: str | None,
+    run_id: str,
+    job: journal.Recording,
+) -> tuple[Result, str]:
+    """Move the alias, if it is where it is expected."""
+    name, version, alias = str(resolved.name), str(resolved.version), request.alias
+    if expected == version and registry.alias_version(name, alias) == version:
+        if standing.tag(alias) not in resolved.tags:  # a promotion was stopped before its end
+            standing.mark(name, alias, version, run_id)
+        return "promoted", f"{resolved.uri} is {alias} already"
+    try:
+        with job.deciding():
+            before = ledger.move(
+                name,
+                alias,
+                version,
+                because="promote",
+                expected=expected,
+                details={
+                    "decision": run_id,
+                    "policy_digest": request.rules.digest,
+                    "cause": job.intent,
+                },
+                run_id=run_id,
+            )
+    except errors.RaceError as error:
+        return "lost", f"{resolved.uri} passed, but came too late: {error}"
+    standing.mark(name, alias, version, run_id)
+    instead = "" if before is None else f", in place of version {before}"
+    return "promoted", f"{resolved.uri} is {alias} now{instead}"
+
+
+def _foresee(
+    verdict: verdicts.Verdict,
+    resolved: registry.ResolvedVersion,
+    alias: str,
+    seen: str | None,
+    expected: str | None,
+) -> tuple[Result, str]:
+    """What would come of it, if it were meant."""
+    if not verdict.passed:
+        return "refused", _refusal(resolved, alias, verdict)
+    if seen != expected:
+        found, wanted = (f"version {at}" if at else "no version" for at in (seen, expected))
+        return "lost", f"{alias} is at {found}, and was expected at {wanted}"
+    return "promoted", f"{resolved.uri} would become {alias}"
+
+
+def _refusal(resolved: registry.ResolvedVersion, alias: str, verdict: verdicts.Verdict) -> str:
+    names = ", ".join(rule.name for rule in verdict.objections)
+    return (
+        f"{resolved.uri} does not become {alias}: {len(verdict.objections)} of "
+        f"{len(verdict.rules)} rules have not passed ({names})"
+    )
+
+
+def _log(
+    run_id: str,
+    request: Request,
+    resolved: registry.ResolvedVersion,
+    expected: str | None,
+    known: facts.Facts,
+    verdict: verdicts.Verdict,
+) -> None:
+    """The decision, for people with MLflow alone, before anything is moved."""
+    values = {
+        "name": resolved.name,
+        "version": resolved.version,
+        "alias": request.alias,
+        "expected": expected or "none",
+        "policy_digest": request.rules.digest,
+        "weights_digest": known.weights_digest,
+    }
+    counts = {
+        f"rules_{kind}": float(sum(rule.verdict == kind for rule in verdict.rules))
+        for kind in ("passed", "failed", "unknown")
+    }
+    numbers = {
+        rule.name: float(rule.value)
+        for rule in verdict.rules
+        if isinstance(rule.value, int | float)
+    }
+    decisions.log(
+        run_id,
+        resolved,
+        request.alias,
+        request.rules,
+        verdict,
+        params=values,
+        metrics=counts | numbers,
+        tags={decisions.TAG_POLICY: request.rules.digest},
+        facts={"facts": known.to_dict()},
+    )
+    if resolved.model_id is not None:
+        models = [LoggedModelInput(resolved.model_id)]
+        mlflow.MlflowClient().log_inputs(run_id, models=models)
+
+
+def _now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC)

@@ -1,0 +1,216 @@
+"""Does what was promoted still hold? The live version, measured anew and held against its policy.
+
+Made for a scheduler: it measures on images that were collected since, logs how far the accuracy
+has drifted, and says no where a rule does not hold any more.
+"""
+
+import dataclasses
+import datetime
+from collections.abc import Sequence
+from typing import Any
+
+from mlflow_breadcrumbs import charts, errors, jobs, ledger, logbook, progress, registry, tables
+from mlflow_breadcrumbs.promotion import (
+    decisions,
+    drift,
+    facts,
+    gates,
+    gathering,
+    measuring,
+    policy,
+    rollback,
+    standing,
+    verdicts,
+)
+
+KIND = "recheck"
+HELD, BROKEN = "held", "broken"
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What a user asks for."""
+
+    name: str
+    alias: str
+    tasks: str
+    """A task file with the images to measure on."""
+    rules: policy.Policy | None = None
+    """The policy that the version was promoted by when left out."""
+    roll_back: bool = False
+    """Go back to the version before, if a rule has failed."""
+    experiment: str = decisions.EXPERIMENT
+    device: str = "auto"
+    batch_size: int = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Recheck:
+    """What came of it."""
+
+    uri: str
+    """Of the version that had the alias, pinned."""
+    alias: str
+    verdict: verdicts.Verdict
+    drifts: tuple[drift.Drift, ...]
+    run_id: str
+    rollback: rollback.Rollback | None
+    """What the rollback did, where one was due."""
+    sentence: str
+
+    @property
+    def held(self) -> bool:
+        """Whether every rule holds."""
+        return self.verdict.passed
+
+    def to_dict(self) -> dict[str, Any]:
+        """For `--json`."""
+        return {
+            "uri": self.uri,
+            "alias": self.alias,
+            "held": self.held,
+            "sentence": self.sentence,
+            "run_id": self.run_id,
+            "rules": self.verdict.rows(),
+            "drift": [entry.to_dict() for entry in self.drifts],
+            "rollback": self.rollback.to_dict() if self.rollback else None,
+        }
+
+
+def recheck(request: Request, *, show: progress.Progress = progress.silent) -> Recheck:
+    """Measure the version that has an alias, judge it by the fresh measurements, and act on that.
+
+    Raises:
+        PromotionError: no version has the alias, or nothing says by which policy it got it.
+        TaskError: the task file, or its images, are unusable.
+        LedgerError: the ledger can't be written; nothing was measured.
+        BreadcrumbsError: another of its kinds.
+    """
+    registry.check_alias(request.alias)
+    number = registry.alias_version(request.name, request.alias)
+    if number is None:
+        raise errors.PromotionError(
+            f"no version of {request.name!r} has the alias {request.alias!r}, so there is nothing "
+            "to recheck; see `mlflow-breadcrumbs history` for what it was"
+        )
+    resolved = registry.resolve(f"models:/{request.name}/{number}")
+    ledger.check()
+    promoted = standing.promoted(resolved, request.alias)
+    rules = lasting(request.rules or _policy_of(resolved, request.alias, promoted))
+    experiment = jobs.experiment_named(request.experiment)
+    said = {"alias": request.alias, "version": number, "policy_digest": rules.digest}
+    with (
+        jobs.project(),
+        jobs.run(f"recheck {resolved.uri}", KIND, nested=True, experiment=experiment) as run_id,
+        ledger.recording(
+            KIND, request.name, run_id=run_id, subject=resolved.uri, details=said
+        ) as job,
+    ):
+        known, fresh = _measure(request, resolved, rules, number, show)
+        verdict = gates.judge(rules, fresh, datetime.datetime.now(datetime.UTC))
+        same = [e for e in known.measurements if e.split == rules.evidence.split]
+        since = promoted.time if promoted else None
+        found = tuple(drift.drifts(same, fresh.measurements, since))
+        _log(run_id, request, resolved, rules, fresh, verdict, found, same)
+        job.add(
+            **said,
+            weights_digest=known.weights_digest,
+            verdict=HELD if verdict.passed else BROKEN,
+            metrics={f"accuracy/{e.task}": e.accuracy for e in fresh.measurements},
+        )
+    back = None
+    if request.roll_back and any(rule.verdict == "failed" for rule in verdict.rules):
+        back = rollback.rollback(request.name, request.alias)
+    sentence = _sentence(resolved, request.alias, verdict)
+    if back is not None:
+        sentence += f"; {back.sentence}"
+    return Recheck(resolved.uri, request.alias, verdict, found, run_id, back, sentence)
+
+
+def lasting(rules: policy.Policy) -> policy.Policy:
+    """The rules of a policy that a live version must go on to keep.
+
+    Left out are those about the moment of the promotion (`freeze`), about the version that had the
+    alias before (`no_regression`), and the digests of the images: fresh ones are others.
+    """
+    evidence = rules.evidence.model_copy(update={"data": {}})
+    return rules.model_copy(update={"freeze": (), "no_regression": None, "evidence": evidence})
+
+
+def _policy_of(
+    resolved: registry.ResolvedVersion, alias: str, promoted: standing.Promoted | None
+) -> policy.Policy:
+    """The policy that a version got its alias by."""
+    text = logbook.read_text(promoted.decision, "policy.yaml") if promoted else None
+    if text is None:
+        raise errors.PromotionError(
+            f"nothing says by which policy {resolved.uri} became {alias!r}: it was not promoted "
+            "by this package, or the run of the decision is gone; give --policy FILE"
+        )
+    return policy.parse(text, f"the policy of {resolved.uri}'s promotion")
+
+
+def _measure(
+    request: Request,
+    resolved: registry.ResolvedVersion,
+    rules: policy.Policy,
+    number: str,
+    show: progress.Progress,
+) -> tuple[facts.Facts, facts.Facts]:
+    """All facts, and the facts with the fresh measurements alone."""
+    how = measuring.Settings(request.device, request.batch_size, cache=False)
+    known = gathering.gather(resolved, rules.on_accuracy(), number)
+    origins = {
+        f"run {run_id}"
+        for run_id in measuring.measure(how, request.tasks, resolved, rules, known, show)
+    }
+    known = gathering.gather(resolved, rules, number)
+    fresh = tuple(entry for entry in known.measurements if entry.origin in origins)
+    return known, dataclasses.replace(known, measurements=fresh)
+
+
+def _sentence(resolved: registry.ResolvedVersion, alias: str, verdict: verdicts.Verdict) -> str:
+    if verdict.passed:
+        return f"{resolved.uri} keeps every rule that it became {alias} by"
+    names = ", ".join(rule.name for rule in verdict.objections)
+    return (
+        f"{resolved.uri} is {alias}, and {len(verdict.objections)} of {len(verdict.rules)} rules "
+        f"do not hold ({names})"
+    )
+
+
+def _log(
+    run_id: str,
+    request: Request,
+    resolved: registry.ResolvedVersion,
+    rules: policy.Policy,
+    fresh: facts.Facts,
+    verdict: verdicts.Verdict,
+    found: Sequence[drift.Drift],
+    everything: Sequence[facts.Measurement],
+) -> None:
+    """Metrics per task, the rules, the drift as a table, and all measurements as a picture."""
+    rows = [entry.to_dict() for entry in found]
+    floors = {entry.task: _floor(rules, entry.task) for entry in fresh.measurements}
+    metrics = {f"accuracy/{entry.task}": entry.accuracy for entry in fresh.measurements}
+    metrics |= {f"drift/{entry.task}": entry.change for entry in found}
+    decisions.log(
+        run_id,
+        resolved,
+        request.alias,
+        rules,
+        verdict,
+        params={"name": request.name, "alias": request.alias, "policy_digest": rules.digest},
+        metrics=metrics,
+        tags={decisions.TAG_DECISION: HELD if verdict.passed else BROKEN},
+        facts={"drift": rows},
+        files={
+            "drift.csv": tables.to_csv(rows).encode(),
+            "drift.png": charts.over_time(drift.points(everything), floors),
+        },
+    )
+
+
+def _floor(rules: policy.Policy, task: str) -> float | None:
+    floor = rules.floor(task)
+    return floor.accuracy if floor else None

@@ -1,0 +1,178 @@
+"""Back to the last version that had an alias, in one step and on nothing but its bytes.
+
+No evaluation is looked at, and no run: a rollback must work when these are gone. The version must
+exist, and its weights must be those that were registered and, where the ledger knows, promoted.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+from mlflow_breadcrumbs import errors, ledger, registry
+from mlflow_breadcrumbs.ledger import events, journal
+from mlflow_breadcrumbs.promotion import approvals, contents, standing
+
+
+@dataclasses.dataclass(frozen=True)
+class Rollback:
+    """What came of it."""
+
+    name: str
+    alias: str
+    before: str | None
+    """The version that had the alias."""
+    after: str | None
+    """The version that has it now; `None` where the alias was not moved."""
+    skipped: tuple[str, ...]
+    """Versions that would have been next, and why each is not fit."""
+    sentence: str
+
+    @property
+    def moved(self) -> bool:
+        """Whether the alias was moved."""
+        return self.after is not None
+
+    def to_dict(self) -> dict[str, Any]:
+        """For `--json`."""
+        return dataclasses.asdict(self) | {"moved": self.moved}
+
+
+def rollback(name: str, alias: str, to: str | None = None) -> Rollback:
+    """Move an alias back.
+
+    Args:
+        name: the registered model.
+        alias: of it.
+        to: a version that had the alias before; the last one that still verifies when left out.
+
+    Raises:
+        PromotionError: nothing says which version had the alias before, or `to` never had it.
+        RegistryError: the registry can't be read, or refused.
+        LedgerError: the ledger can't be used; nothing was moved.
+    """
+    registry.check_alias(alias)
+    stopped = _stopped(name, alias)
+    if stopped is not None and to in (None, stopped.after):
+        return stopped
+    current = registry.alias_version(name, alias)
+    candidates = _candidates(name, alias, current, to)
+    skipped: list[str] = []
+    for version in candidates:
+        fault = _fault(name, version)
+        if fault is None:
+            return _move(name, alias, current, version, tuple(skipped))
+        skipped.append(fault)
+    return Rollback(
+        name,
+        alias,
+        current,
+        None,
+        tuple(skipped),
+        f"{name}@{alias} stays at {_shown(current)}: no earlier version is fit to go back to",
+    )
+
+
+def _stopped(name: str, alias: str) -> Rollback | None:
+    """A rollback that was stopped after it had moved the alias, so that none is due; if there is.
+
+    It is the one whose outcome is found out now. Without that, the same call again would go back
+    one version too far.
+    """
+    known = ledger.head().sequence
+    journal.settle()
+    for event in ledger.history(name):
+        said = event.details
+        if (
+            event.sequence > known
+            and (event.kind, event.phase, said.get("alias")) == ("rollback", events.DONE, alias)
+            and registry.alias_version(name, alias) == said.get("after")
+        ):
+            before, after = said.get("before"), str(said["after"])
+            if before is not None:
+                standing.unmark(name, alias, before)
+            sentence = (
+                f"{name}@{alias} is back at version {after}, from {_shown(before)}: a rollback "
+                "that was stopped had moved it already"
+            )
+            return Rollback(name, alias, before, after, (), sentence)
+    return None
+
+
+def _candidates(name: str, alias: str, current: str | None, to: str | None) -> list[str]:
+    """The versions to go back to, the one to try first at the front."""
+    if to is not None and to == current:
+        raise errors.PromotionError(f"{name}@{alias} is at version {to} already")
+    found = standing.earlier(name, alias, current)
+    if to is not None:
+        had = {move.after for move in ledger.moves(name, alias)} | set(found)
+        if to not in had:
+            listed = ", ".join(found) or "none that is known"
+            raise errors.PromotionError(
+                f"version {to} of {name!r} never was {alias}, so that there is no going back to "
+                f"it (earlier ones: {listed}); use `mlflow-breadcrumbs promote`"
+            )
+        return [to]
+    if not found:
+        raise errors.PromotionError(
+            f"nothing says which version of {name!r} was {alias} before {_shown(current)}: the "
+            "ledger has no earlier move, and no version is tagged as promoted. Check --ledger-uri, "
+            "or use `mlflow-breadcrumbs promote`"
+        )
+    return found
+
+
+def _fault(name: str, version: str) -> str | None:
+    """Why a version is not fit to go back to; `None` if it is."""
+    uri = f"models:/{name}/{version}"
+    try:
+        resolved = registry.resolve(uri)
+        found = contents.digest_of(resolved)
+    except errors.UnreachableError:
+        raise
+    except errors.BreadcrumbsError as error:
+        return f"{uri} is skipped: {error}"
+    recorded = [digest for digest in (resolved.recorded_digest, *_digests(name, uri)) if digest]
+    if not recorded:
+        return f"{uri} is skipped: nothing says which weights it was registered with"
+    other = next((digest for digest in recorded if digest != found), None)
+    if other is not None:
+        return f"{uri} is skipped: its weights are {found}, and were {other} when it was registered"
+    return None
+
+
+def _digests(name: str, uri: str) -> Iterator[str | None]:
+    """The weights that a version was made and promoted with, by the ledger's events."""
+    for event in ledger.history(name):
+        promoted = event.kind == "promotion" and event.details.get("verdict") == "promoted"
+        if event.subject == uri and (promoted or event.kind in approvals.MADE):
+            yield event.details.get("weights_digest")
+
+
+def _move(
+    name: str, alias: str, current: str | None, version: str, skipped: tuple[str, ...]
+) -> Rollback:
+    details = {"alias": alias, "before": current, "after": version}
+    uri = f"models:/{name}/{version}"
+    with ledger.recording("rollback", name, subject=uri, details=details) as job:
+        job.add(**details, skipped=list(skipped), verdict="rolled_back")
+        try:
+            with job.deciding():
+                ledger.move(
+                    name,
+                    alias,
+                    version,
+                    because="rollback",
+                    expected=current,
+                    details={"cause": job.intent},
+                )
+        except errors.RaceError as error:
+            job.add(after=None, verdict="lost")
+            return Rollback(name, alias, current, None, skipped, f"not rolled back: {error}")
+    if current is not None:
+        standing.unmark(name, alias, current)
+    sentence = f"{name}@{alias} is back at version {version}, from {_shown(current)}"
+    return Rollback(name, alias, current, version, skipped, sentence)
+
+
+def _shown(version: str | None) -> str:
+    return "no version" if version is None else f"version {version}"

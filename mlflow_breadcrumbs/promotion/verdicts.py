@@ -1,0 +1,88 @@
+"""What a judgement says: a rule held against the facts, and all of them together."""
+
+import dataclasses
+from typing import Any, Literal
+
+Outcome = Literal["passed", "failed", "unknown"]
+
+RENEWED = ("evidence", "images")
+"""The kinds of rules that a new measurement may turn from failed to passed."""
+MEASURED = (
+    "average_accuracy",
+    "average_normalized_accuracy",
+    "accuracy",
+    "accuracy_low",
+    "normalized_accuracy",
+    "no_regression",
+    *RENEWED,
+)
+"""The kinds of rules that rest on measurements."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """One rule of a policy, held against the facts."""
+
+    name: str
+    value: float | int | str | None
+    """What was found; `None` where nothing was."""
+    limit: float | int | str | None
+    """What the policy asks for."""
+    verdict: Outcome
+    sentence: str
+    """Why, in words."""
+
+    @property
+    def kind(self) -> str:
+        """The name without the task."""
+        return self.name.partition("/")[0]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields by name, for `--json` and tables."""
+        return dataclasses.asdict(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """All rules, in the order of the policy."""
+
+    rules: tuple[Rule, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every rule has passed."""
+        return not self.objections
+
+    @property
+    def objections(self) -> tuple[Rule, ...]:
+        """The rules that have not passed."""
+        return tuple(rule for rule in self.rules if rule.verdict != "passed")
+
+    @property
+    def wants_measurements(self) -> bool:
+        """Whether measuring anew could change it."""
+        return any(
+            rule.kind in MEASURED and (rule.verdict == "unknown" or rule.kind in RENEWED)
+            for rule in self.objections
+        )
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The table, one row per rule."""
+        return [rule.to_dict() for rule in self.rules]
+
+    def to_dict(self) -> dict[str, Any]:
+        """For `--json` and `verdict.json`."""
+        return {"passed": self.passed, "rules": self.rows()}
+
+    def to_markdown(self) -> str:
+        """The table, for people who open it in MLflow."""
+        lines = ["| rule | value | limit | verdict | why |", "|---|---|---|---|---|"]
+        for rule in self.rules:
+            cells = (rule.name, rule.value, rule.limit, rule.verdict, rule.sentence)
+            texts = ("" if cell is None else _number(cell) for cell in cells)
+            lines.append("| " + " | ".join(text.replace("|", "\\|") for text in texts) + " |")
+        return "\n".join(lines) + "\n"
+
+
+def _number(cell: float | int | str) -> str:
+    return f"{cell:.4g}" if isinstance(cell, float) else str(cell)

@@ -1,0 +1,35 @@
+"""How large the quickstart's zoo is, and how long it is trained."""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """The defaults take less than three minutes on two processors."""
+
+    seed: int = 0
+    """Of everything that is drawn: images, first weights, order of the training."""
+    architecture: str = "test_convnext"
+    """timm's name of the image tower; 0.2 M parameters."""
+    image_size: int = 32
+    """Pixels on a side."""
+    embed_dim: int = 64
+    """Length of an image's and of a text's features."""
+    corpus_images: int = 60
+    """Images per word in the pretraining."""
+    pretrain_steps: int = 300
+    """Optimizer steps of the pretraining."""
+    pretrain_batch: int = 128
+    """Images per step of the pretraining."""
+    pretrain_rate: float = 3e-3
+    """Highest learning rate of the pretraining."""
+    task_images: int = 160
+    """Images per class of a task, over all splits."""
+    finetune_steps: int = 100
+    """Optimizer steps of each fine-tuning."""
+    finetune_batch: int = 64
+    """Images per step of a fine-tuning."""
+    finetune_rate: float = 3e-4
+    """Highest learning rate of a fine-tuning."""
+    alphas: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.25, 1.5)
+    """Scales that are tried on the validation images, for every method that has one."""

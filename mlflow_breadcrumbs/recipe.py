@@ -1,0 +1,253 @@
+"""What a merge computes: the recipe, its presets, its one canonical form and digest."""
+
+import dataclasses
+import fnmatch
+import json
+import math
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import yaml
+
+from mlflow_breadcrumbs import canonical, errors
+
+UNITS = ("tensor", "row", "model")
+CONSENSUS = ("none", "mass")
+COMBINE = ("sum", "mean", "tsv", "iso")
+DECOMPOSING = ("tsv", "iso")
+"""Ways to combine the sources that need singular value decompositions."""
+DTYPES = ("base", "float64", "float32", "bfloat16", "float16")
+
+FLOAT32_MAX = 3.4028234663852886e38
+
+PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "breadcrumbs": {"density": 0.14, "gamma": 0.01, "alpha": 0.3},
+        "breadcrumbs_signed": {"density": 0.14, "gamma": 0.01, "alpha": 0.3, "consensus": "mass"},
+        "task_arithmetic": {"density": 1.0, "gamma": 0.0, "alpha": 0.3},
+        "ties": {
+            "density": 0.2,
+            "gamma": 0.0,
+            "alpha": 1.0,
+            "unit": "model",
+            "consensus": "mass",
+            "combine": "mean",
+        },
+        # alpha is 1/T for T sources; see `MergeRecipe.from_method`.
+        "weight_average": {"density": 1.0, "gamma": 0.0},
+        "tsv_m": {"density": 1.0, "gamma": 0.0, "alpha": 1.0, "combine": "tsv"},
+        "iso_c": {"density": 1.0, "gamma": 0.0, "alpha": 1.0, "combine": "iso"},
+    }
+)
+"""The methods by name; each only fills in fields of the recipe."""
+
+
+@dataclasses.dataclass(frozen=True)
+class MergeRecipe:
+    """The hyperparameters of one merge, validated when made.
+
+    Raises:
+        RecipeError: a field is out of its range; the message names field, value and range.
+    """
+
+    density: float
+    """Fraction of each masking unit that is kept, 0 < density ≤ 1."""
+
+    gamma: float = 0.0
+    """Fraction of each unit, the largest magnitudes, that is dropped, 0 ≤ gamma ≤ 1 − density."""
+
+    alpha: float = 1.0
+    """Factor on the sum of the masked task vectors; finite in float32, may be negative or zero."""
+
+    weights: tuple[float, ...] = ()
+    """One factor per source, in source order; empty means 1 for every source."""
+
+    unit: str = "tensor"
+    """What is masked as one vector: `tensor`, `row` (last dimension) or `model`."""
+
+    consensus: str = "none"
+    """`mass` drops contributions whose sign differs from the weighted sum's; `none` keeps all."""
+
+    combine: str = "sum"
+    """`sum`, or `mean` over the contributions that remain at an element; or, of matrices, `tsv`
+    (task singular vectors) or `iso` (isotropic sum), see docs/methods.md."""
+
+    include: tuple[str, ...] = ("*",)
+    """Shell-style patterns of tensor names that are merged; the others are the base's."""
+
+    exclude: tuple[str, ...] = ()
+    """Shell-style patterns taken out of `include`."""
+
+    dtype: str = "base"
+    """Of the merged tensors in the output: `base` (the base's, per tensor) or a dtype's name."""
+
+    def __post_init__(self) -> None:
+        """Normalize the fields and hold each against its range."""
+        for field in ("density", "gamma", "alpha"):
+            object.__setattr__(self, field, _number(field, getattr(self, field)))
+        object.__setattr__(self, "weights", tuple(_number("weight", w) for w in self.weights))
+        for field in ("include", "exclude"):
+            object.__setattr__(self, field, _patterns(field, getattr(self, field)))
+        if not 0 < self.density <= 1:
+            raise errors.RecipeError(f"density is {self.density}; it must be in 0 < density ≤ 1")
+        if not 0 <= self.gamma <= 1:
+            raise errors.RecipeError(f"gamma is {self.gamma}; it must be in 0 ≤ gamma ≤ 1")
+        if exact(self.density) + exact(self.gamma) > 1:
+            raise errors.RecipeError(
+                f"density {self.density} + gamma {self.gamma} is more than 1: "
+                "the kept and the dropped largest changes can't overlap; lower one of them"
+            )
+        for field, allowed in (
+            ("unit", UNITS),
+            ("consensus", CONSENSUS),
+            ("combine", COMBINE),
+            ("dtype", DTYPES),
+        ):
+            if getattr(self, field) not in allowed:
+                raise errors.RecipeError(
+                    f"{field} is {getattr(self, field)!r}; it must be one of {', '.join(allowed)}"
+                )
+
+    @classmethod
+    def from_method(cls, method: str, *, sources: int, **overrides: Any) -> "MergeRecipe":
+        """The preset `method` for a number of sources, with any field overridden.
+
+        Args:
+            method: a key of `PRESETS`.
+            sources: T, the number of sources (`weight_average` scales by 1/T).
+            overrides: fields of the recipe; `None` means 'not given', zero is a value.
+        """
+        if method not in PRESETS:
+            raise errors.RecipeError(
+                f"method is {method!r}; it must be one of {', '.join(PRESETS)}"
+            )
+        fields = dict(PRESETS[method])
+        if method == "weight_average" and sources > 0:
+            fields["alpha"] = 1 / sources
+        fields |= {field: value for field, value in overrides.items() if value is not None}
+        return cls.from_dict(fields)
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> "MergeRecipe":
+        """A recipe from its fields by name; an unknown name is an error."""
+        known = [field.name for field in dataclasses.fields(cls)]
+        unknown = sorted(set(fields) - set(known))
+        if unknown:
+            raise errors.RecipeError(
+                f"a recipe has no field {', '.join(map(repr, unknown))}; "
+                f"its fields are {', '.join(known)}"
+            )
+        if "density" not in fields:
+            raise errors.RecipeError("a recipe needs density, or a method that fills it in")
+        return cls(**fields)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every field with its value, tuples as lists."""
+        return {
+            field: list(value) if isinstance(value, tuple) else value
+            for field, value in dataclasses.asdict(self).items()
+        }
+
+    def to_json(self) -> str:
+        """The canonical JSON form (RFC 8785)."""
+        return canonical.dumps(self.to_dict()).decode()
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the canonical JSON form, `sha256:…`."""
+        return canonical.digest(self.to_dict())
+
+    def weight_of(self, sources: int) -> tuple[float, ...]:
+        """One weight per source; `RecipeError` if the recipe names another number of them."""
+        if self.weights and len(self.weights) != sources:
+            raise errors.RecipeError(
+                f"the recipe has {len(self.weights)} weights for {sources} sources; "
+                "give one per source, or none"
+            )
+        return self.weights or (1.0,) * sources
+
+    @property
+    def bit_exact(self) -> bool:
+        """Whether every machine and backend gives the same bits.
+
+        Singular value decompositions don't: see `agreement`.
+        """
+        return self.combine not in DECOMPOSING
+
+    def decomposes(self, shape: Sequence[int]) -> bool:
+        """Whether a merged tensor of this shape goes through singular value decompositions."""
+        return not self.bit_exact and len(shape) == 2
+
+    def merges(self, name: str) -> bool:
+        """Whether the patterns choose the tensor `name` to be merged."""
+        return any(fnmatch.fnmatchcase(name, pattern) for pattern in self.include) and not any(
+            fnmatch.fnmatchcase(name, pattern) for pattern in self.exclude
+        )
+
+
+def load_fields(path: str | Path) -> dict[str, Any]:
+    """The fields in a recipe file (YAML or JSON); it may name a `method` and override fields.
+
+    Raises:
+        RecipeError: the file can't be read or is not a mapping.
+    """
+    try:
+        fields = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise errors.RecipeError(f"cannot read the recipe file {path}: {error}") from error
+    if not isinstance(fields, dict):
+        raise errors.RecipeError(
+            f"the recipe file {path} holds {json.dumps(fields, default=str)}; "
+            "it must be a mapping of fields, as `density: 0.14`"
+        )
+    return fields
+
+
+def make(
+    *,
+    sources: int,
+    method: str | None = None,
+    file: str | Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> MergeRecipe:
+    """The recipe of a command: a method's preset, then a recipe file, then single fields.
+
+    A file that gives `density` itself and names no method starts from the bare recipe, so that a
+    recipe written by a sweep means the same whatever the default method is.
+    """
+    given: dict[str, Any] = {k: v for k, v in (overrides or {}).items() if v is not None}
+    fields = load_fields(file) if file is not None else {}
+    named = fields.pop("method", None)
+    if method is None and named is None and "density" in fields:
+        return MergeRecipe.from_dict(fields | given)
+    return MergeRecipe.from_method(
+        method or named or "breadcrumbs", sources=sources, **(fields | given)
+    )
+
+
+def exact(value: float) -> Fraction:
+    """The decimal number as written: `exact(0.29)` is 29/100, not the binary 0.28999…."""
+    return Fraction(repr(value))
+
+
+def _number(field: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise errors.RecipeError(f"{field} is {value!r}; it must be a number")
+    number = float(value) + 0.0  # −0 becomes 0, so that one recipe has one digest
+    if not math.isfinite(number) or abs(number) > FLOAT32_MAX:
+        raise errors.RecipeError(f"{field} is {value}; it must be finite in float32")
+    return number
+
+
+def _patterns(field: str, value: Any) -> tuple[str, ...]:
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise errors.RecipeError(f"{field} is {value!r}; it must be a list of name patterns")
+    for pattern in value:
+        if not isinstance(pattern, str) or not pattern:
+            raise errors.RecipeError(
+                f"{field} has the pattern {pattern!r}; a pattern is a non-empty string"
+            )
+    return tuple(value)

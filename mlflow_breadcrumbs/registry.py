@@ -1,0 +1,420 @@
+"""The model registry: resolve a URI once, open a version's weights, check names, set aliases.
+
+What is resolved stays pinned: an alias that moves later, or a version that is deleted, changes
+nothing in a job that has started with it.
+"""
+
+import contextlib
+import dataclasses
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import requests
+import yaml
+from mlflow.entities import LoggedModelStatus
+from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+from mlflow.utils.validation import MAX_MODEL_REGISTRY_TAG_VALUE_LENGTH
+
+from mlflow_breadcrumbs import artifacts, checkpoints, errors, failures, records, scratch, stores
+
+TAG_TASK = "breadcrumbs.task"
+TAG_RECIPE_DIGEST = "breadcrumbs.recipe_digest"
+TAG_WEIGHTS_DIGEST = "breadcrumbs.weights_digest"
+TAG_BASE = "breadcrumbs.base"
+TAG_SOURCES = "breadcrumbs.sources"
+TAG_LINEAGE_DIGEST = "breadcrumbs.lineage_digest"
+TAG_MERGE_DIGEST = "breadcrumbs.merge_digest"
+TAG_REQUEST_DIGEST = "breadcrumbs.request_digest"
+"""On runs and logged models: all that makes two calls the same; so a stopped call is found."""
+TAG_FORCED = "breadcrumbs.forced"
+"""On versions that were made though the same merge existed."""
+TAG_KIND = "breadcrumbs.kind"
+TAGS_LICENCE = ("license", "licence")
+
+URI_FORMS = "models:/NAME/VERSION, models:/NAME@ALIAS or models:/m-…"
+
+
+@dataclasses.dataclass(frozen=True)
+class ResolvedVersion:
+    """A version as it was when its URI was resolved."""
+
+    given: str
+    """The URI that the user gave."""
+    uri: str
+    """The URI pinned to the version, `models:/NAME/VERSION` or `models:/m-…`."""
+    name: str | None
+    version: str | None
+    model_id: str | None
+    """The logged model, `m-…`; `None` for versions that were registered from elsewhere."""
+    run_id: str | None
+    location: str
+    """Where the artifacts are stored."""
+    tags: Mapping[str, str]
+
+    @property
+    def recorded_digest(self) -> str | None:
+        """The weights digest that was recorded when the version was registered."""
+        return self.tags.get(TAG_WEIGHTS_DIGEST)
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The tasks that the version was fine-tuned for."""
+        return tuple(task for task in self.tags.get(TAG_TASK, "").split(",") if task)
+
+    @property
+    def registered(self) -> records.RegisteredVersion:
+        """The same as a job's result; only of a version with a name."""
+        if self.name is None or self.version is None:
+            raise ValueError(f"{self.uri} is not a registered version")
+        return records.RegisteredVersion(
+            name=self.name,
+            version=self.version,
+            uri=self.uri,
+            run_id=self.run_id or "",
+            model_id=self.model_id or "",
+            weights_digest=self.recorded_digest or "",
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class OpenedVersion:
+    """A resolved version whose files can be read on this machine."""
+
+    resolved: ResolvedVersion
+    weights: Path
+    """The checkpoint: a `.safetensors` file or the index of shards."""
+    flavor: str
+    """`breadcrumbs`, or the MLflow flavor whose safetensors these are."""
+    folder: Path
+    """Holds the version's small files (configuration, heads, MLmodel)."""
+
+
+def resolve(uri: str) -> ResolvedVersion:
+    """The version behind a URI, pinned.
+
+    Raises:
+        RegistryError: the URI is malformed, or names an unknown name, version, alias or model, or
+            a version that is not ready or whose model was deleted.
+    """
+    stores.prepare()
+    client = mlflow.MlflowClient()
+    if match := re.fullmatch(r"models:/(m-[0-9a-zA-Z]+)", uri):
+        return _resolve_logged_model(client, uri, match[1])
+    try:
+        if match := re.fullmatch(r"models:/([^/]+)/(\d+)", uri):
+            found = client.get_model_version(match[1], match[2])
+        elif match := re.fullmatch(r"models:/([^/]+)@([^/@]+)", uri):
+            found = client.get_model_version_by_alias(match[1], match[2])
+        elif match := re.fullmatch(r"models:/([^/]+)/([^/]+)", uri):
+            found = _latest(client, match[1], match[2])
+        else:
+            raise errors.RegistryError(f"{uri!r} is not a version's URI; write {URI_FORMS}")
+        if found.status != "READY":
+            raise errors.RegistryError(
+                f"{uri} is version {found.version} of {found.name!r}, whose status is "
+                f"{found.status}; wait until it is READY, or register it again"
+            )
+        location = client.get_model_version_download_uri(found.name, found.version)
+        model_id = _model_id(client, found.source)
+    except (MlflowException, requests.RequestException) as error:
+        known = "" if failures.is_servers(error) else _known(client, uri)
+        raise failures.explain(error, f"cannot resolve {uri}", known) from error
+    return ResolvedVersion(
+        given=uri,
+        uri=f"models:/{found.name}/{found.version}",
+        name=found.name,
+        version=str(found.version),
+        model_id=model_id,
+        run_id=found.run_id or None,
+        location=location,
+        tags=dict(found.tags),
+    )
+
+
+def _resolve_logged_model(client: Any, uri: str, model_id: str) -> ResolvedVersion:
+    try:
+        model = client.get_logged_model(model_id)
+    except (MlflowException, requests.RequestException) as error:
+        raise failures.explain(error, f"cannot resolve {uri}", "check the model id") from error
+    if model.status != LoggedModelStatus.READY:
+        raise errors.RegistryError(
+            f"{uri} has the status {model.status}; a job was stopped while it was logged. "
+            "Log it again"
+        )
+    return ResolvedVersion(
+        given=uri,
+        uri=uri,
+        name=None,
+        version=None,
+        model_id=model_id,
+        run_id=model.source_run_id,
+        location=model.artifact_location,
+        tags=dict(model.tags),
+    )
+
+
+def _latest(client: Any, name: str, suffix: str) -> Any:
+    """The newest version of a name, or of a name in a stage."""
+    versions = [
+        version
+        for version in client.search_model_versions(f"name = {quoted(name)}")
+        if suffix == "latest" or version.current_stage.lower() == suffix.lower()
+    ]
+    if not versions:
+        raise errors.RegistryError(
+            f"{name!r} has no version at {suffix!r}; write {URI_FORMS}. {_known(client, name)}"
+        )
+    return max(versions, key=lambda version: int(version.version))
+
+
+def _model_id(client: Any, source: str | None) -> str | None:
+    """The logged model behind a version's source, through `models:/name/version` chains."""
+    for _ in range(100):
+        if match := re.fullmatch(r"models:/(m-[0-9a-zA-Z]+)", source or ""):
+            return match[1]
+        if not (match := re.fullmatch(r"models:/([^/]+)/(\d+)", source or "")):
+            return None
+        source = client.get_model_version(match[1], match[2]).source
+    return None
+
+
+@contextlib.contextmanager
+def workspace() -> Iterator[Path]:
+    """A temporary folder for downloads and for the merged weights; removed at the end.
+
+    Raises:
+        RegistryError: none can be made.
+    """
+    with contextlib.ExitStack() as stack:
+        with failures.explained(
+            "cannot make a temporary folder", "set TMPDIR to one that can be written"
+        ):
+            folder = stack.enter_context(scratch.folder())
+        yield folder
+
+
+def open_version(resolved: ResolvedVersion, folder: Path, *, whole: bool = False) -> OpenedVersion:
+    """Make a version's weights and small files readable here.
+
+    On a store that this machine mounts nothing is copied; otherwise the files are downloaded into
+    `folder`. No pickle is read: a version that only has one is refused. This package's code, which
+    lies beside the models of its flavor for those who serve them, is only downloaded if `whole`:
+    it is more than a hundred files.
+
+    Raises:
+        RegistryError: the files are gone, or the flavor keeps no safetensors.
+        IntegrityError: the MLmodel file is damaged.
+    """
+    fetch = _artifacts(resolved, folder)
+    paths = fetch.list()
+    if "MLmodel" not in paths:
+        raise errors.RegistryError(
+            f"{resolved.uri} has no MLmodel file at {resolved.location}: its artifacts were "
+            "deleted or moved. Restore them or register the model again"
+        )
+    flavors = _flavors(resolved, fetch.file("MLmodel").read_bytes())
+    flavor = next((name for name in flavors if name != "python_function"), "python_function")
+    candidates = [
+        path
+        for path in paths
+        if path.endswith((".safetensors", checkpoints.INDEX_SUFFIX))
+        and not path.startswith("tasks/")
+    ]
+    indexes = [path for path in candidates if path.endswith(checkpoints.INDEX_SUFFIX)]
+    chosen = indexes or candidates
+    if len(chosen) != 1:
+        found = ", ".join(candidates) or "no safetensors"
+        raise errors.RegistryError(
+            f"{resolved.uri} was logged by the flavor {flavor!r} and holds {found}; a merge reads "
+            "one safetensors checkpoint and never a pickle. Save the model's state_dict as "
+            "safetensors, or as a .pt of plain tensors, and register it with "
+            "`mlflow-breadcrumbs import CHECKPOINT --architecture … --registered-model …`"
+        )
+    for path in paths:
+        unread = flavor == "breadcrumbs" and path.startswith("code/") and not whole
+        if path not in candidates and not unread:
+            fetch.file(path)
+    if indexes:
+        for path in candidates:
+            fetch.file(path)
+    weights = fetch.file(chosen[0])
+    return OpenedVersion(resolved, weights, flavor, fetch.root())
+
+
+def _flavors(resolved: ResolvedVersion, content: bytes) -> dict[str, Any]:
+    """The flavors of an MLmodel file, by name."""
+    try:
+        found = yaml.safe_load(content.decode())
+        return dict(found["flavors"])
+    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
+        raise errors.IntegrityError(
+            f"the MLmodel file of {resolved.uri} at {resolved.location} is damaged: it does not "
+            "say which flavors the version has. Restore it, or register the model again"
+        ) from error
+
+
+def read_file(resolved: ResolvedVersion, path: str) -> bytes:
+    """One small file of a version.
+
+    Raises:
+        RegistryError: it is not there.
+    """
+    with workspace() as folder:
+        fetch = _artifacts(resolved, folder)
+        if path not in fetch.list():
+            raise errors.RegistryError(f"{resolved.uri} has no {path} at {resolved.location}")
+        return fetch.file(path).read_bytes()
+
+
+def add_file(resolved: ResolvedVersion, file: Path) -> None:
+    """Put a file into a version's artifacts, beside MLmodel, in place of one of that name."""
+    what = f"cannot add {file.name} to {resolved.uri}"
+    with failures.explained(what, "check that it can be written to"):
+        get_artifact_repository(resolved.location).log_artifact(str(file))
+
+
+def stored_bytes(resolved: ResolvedVersion) -> int:
+    """The size of a version's checkpoint, all shards together, without downloading it.
+
+    Raises:
+        RegistryError: its files are gone.
+    """
+    with workspace() as folder:
+        sizes = _artifacts(resolved, folder).sizes()
+    return sum(
+        size
+        for path, size in sizes.items()
+        if path.endswith(".safetensors") and not path.startswith("tasks/")
+    )
+
+
+def _artifacts(resolved: ResolvedVersion, folder: Path) -> artifacts.Artifacts:
+    return artifacts.Artifacts(
+        resolved.uri,
+        resolved.location,
+        folder / (resolved.model_id or f"{resolved.name}-{resolved.version}"),
+    )
+
+
+def check_digest(resolved: ResolvedVersion, found: str) -> None:
+    """Raise `IntegrityError` unless a version's bytes are those that were registered."""
+    if resolved.recorded_digest not in (None, found):
+        raise errors.IntegrityError(
+            f"the weights of {resolved.uri} were changed after they were registered: recorded "
+            f"{resolved.recorded_digest}, found {found}. Register the new weights as a version of "
+            "their own, or restore the old ones"
+        )
+
+
+def check_name(name: str) -> None:
+    """Raise `RegistryError` for a registered model's name that MLflow would not take."""
+    if not name.strip() or len(name) > 256 or re.search(r"[/:]", name):
+        raise errors.RegistryError(
+            f"{name!r} can't name a registered model: 1 to 256 characters, without '/' and ':'"
+        )
+
+
+def check_tags(tags: Mapping[str, str]) -> None:
+    """Raise `RegistryError` for a tag that is longer than MLflow keeps."""
+    for key, value in tags.items():
+        if len(value) > MAX_MODEL_REGISTRY_TAG_VALUE_LENGTH:
+            raise errors.RegistryError(
+                f"the version's tag {key} would have {len(value)} characters, and MLflow keeps "
+                f"{MAX_MODEL_REGISTRY_TAG_VALUE_LENGTH}; merge fewer sources, in several steps"
+            )
+
+
+def check_alias(alias: str) -> None:
+    """Raise `RegistryError` for an alias that MLflow would not take."""
+    if not re.fullmatch(r"[A-Za-z0-9_\-]{1,255}", alias) or re.fullmatch(
+        r"latest|v\d+", alias, re.IGNORECASE
+    ):
+        raise errors.RegistryError(
+            f"{alias!r} can't be an alias: letters, digits, '_' and '-', and not 'latest' or 'v1'"
+        )
+
+
+def metrics_of(run_id: str | None) -> dict[str, float]:
+    """The metrics of a run; empty when the run is gone."""
+    try:
+        return dict(mlflow.MlflowClient().get_run(run_id).data.metrics) if run_id else {}
+    except MlflowException:
+        return {}
+
+
+def licence_of(resolved: ResolvedVersion) -> str | None:
+    """What a version's tag `license` or `licence` says, or else its registered model's."""
+    found = [resolved.tags]
+    if resolved.name is not None:
+        with failures.explained(f"cannot read the tags of {resolved.name!r}", "try again"):
+            found.append(mlflow.MlflowClient().get_registered_model(resolved.name).tags)
+    return next((tags[key] for tags in found for key in TAGS_LICENCE if tags.get(key)), None)
+
+
+def source_tag(weights_digest: str) -> str:
+    """The tag key by which the merges of a source are found; its value is the source's URI."""
+    return f"breadcrumbs.source/{weights_digest.removeprefix('sha256:')}"
+
+
+def set_alias(name: str, alias: str, version: str) -> None:
+    """Point an alias at a version.
+
+    Of several jobs that create an alias at once, PostgreSQL lets one insert it and tells the
+    others that it exists; when they ask again, they change it.
+    """
+    client = mlflow.MlflowClient()
+    with failures.explained(
+        f"models:/{name}/{version} is registered, but {name}@{alias} cannot be set"
+    ):
+        try:
+            client.set_registered_model_alias(name, alias, version)
+        except MlflowException as error:
+            if "unique" not in str(error).lower():
+                raise
+            client.set_registered_model_alias(name, alias, version)
+
+
+def remove_alias(name: str, alias: str) -> None:
+    """Take an alias away; one that is not there is none to take."""
+    with failures.explained(f"{name}@{alias} cannot be removed"):
+        mlflow.MlflowClient().delete_registered_model_alias(name, alias)
+
+
+def alias_version(name: str, alias: str) -> str | None:
+    """The version that an alias points at; `None` where there is no such alias.
+
+    Raises:
+        RegistryError: the registry can't be asked.
+    """
+    with failures.explained(f"cannot read {name}@{alias}"):
+        try:
+            return str(mlflow.MlflowClient().get_model_version_by_alias(name, alias).version)
+        except MlflowException as error:
+            if error.error_code not in ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST"):
+                raise
+            return None
+
+
+def quoted(name: str) -> str:
+    """A name in a filter string, which has two kinds of quotes and no escapes."""
+    return f'"{name}"' if "'" in name else f"'{name}'"
+
+
+def _known(client: Any, uri: str) -> str:
+    """What exists near a URI that was not found, as the remedy of a message."""
+    name = re.sub(r"^models:/|[/@][^/@]*$", "", uri)
+    try:
+        versions = client.search_model_versions(f"name = {quoted(name)}")
+        if versions:
+            numbers = sorted({int(version.version) for version in versions})
+            aliases = sorted(client.get_registered_model(name).aliases)
+            listed = f"; its aliases are {', '.join(aliases)}" if aliases else ""
+            return f"{name!r} has the versions {', '.join(map(str, numbers))}{listed}"
+        names = [model.name for model in client.search_registered_models(max_results=20)]
+    except (MlflowException, requests.RequestException):
+        return "check the tracking server"
+    return f"the registry has {', '.join(map(repr, names)) or 'no registered models'}"

@@ -1,0 +1,342 @@
+"""Many merges of the same sources, each measured on the same images: what sweeps are made of.
+
+```python
+with study.opened(study.Materials(base, sources, "tasks.yaml")) as bench:
+    bench.prepare(recipes)                      # the masks of all, in one pass over the sources
+    cards = [bench.measure(settings) for settings in recipes]
+```
+
+A merged model stays in memory, the images stay decoded, and the accuracies of the base and of the
+sources are measured once. A measurement gives the numbers that `merge --tasks` gives.
+"""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+
+from mlflow_breadcrumbs import (
+    backends,
+    bench,
+    canonical,
+    checkpoints,
+    evaluate,
+    flavor,
+    heads,
+    image_sets,
+    inputs,
+    progress,
+    recipe,
+    registry,
+    scorecard,
+    tasks,
+    writing,
+)
+from mlflow_breadcrumbs import device as devices
+from mlflow_breadcrumbs import merge as engine
+from mlflow_breadcrumbs.backends import cpu, decomposing, grid
+from mlflow_breadcrumbs.backends.masking import Masks
+
+KEPT_UPDATES = 1 << 30
+"""Bytes of decomposed matrices that are kept, so that another alpha need not decompose again."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Materials:
+    """What a study works with."""
+
+    base: str
+    """Registry URI of the version that every source was fine-tuned from."""
+    sources: tuple[str, ...]
+    """Registry URIs, in the order of the sum."""
+    tasks: str
+    """A task file, or an artifact URI of one."""
+    device: str = "auto"
+    """Where models run: `auto`, `cpu`, `cuda` or `cuda:N`."""
+    batch_size: int = 64
+    """Images at a time."""
+    threads: int | None = None
+    """Of the merges; all processors when `None`."""
+    max_norm_ratio: float | None = engine.MAX_NORM_RATIO
+    """Refuse a source whose task vector is longer than so many times the base."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Merged:
+    """A merge in memory, until the next one."""
+
+    tensors: Mapping[str, torch.Tensor]
+    weights_digest: str
+
+
+@contextlib.contextmanager
+def opened(materials: Materials, show: progress.Progress = progress.silent) -> Iterator["Study"]:
+    """Resolve and open everything; the weights are held against their recorded digests.
+
+    Raises:
+        BreadcrumbsError: one of its kinds; nothing was measured.
+    """
+    device = devices.choose_device(materials.device)
+    resolved = inputs.resolve(materials.base, materials.sources)
+    with registry.workspace() as folder, contextlib.ExitStack() as stack:
+        taken = inputs.open_all(resolved, folder)
+        pairs = inputs.plan_evaluation(taken, materials.tasks)
+        files = [
+            stack.enter_context(checkpoints.Checkpoint.open(version.weights))
+            for version in taken.everything
+        ]
+        with show("check digests", total=len(files), unit="versions") as advance:
+            for version, file in zip(taken.everything, files, strict=True):
+                registry.check_digest(version.resolved, checkpoints.weights_digest(file))
+                advance(1)
+        yield Study(materials, device, taken, pairs, files, show)
+
+
+class Study:
+    """The base and the sources, open; made by `opened`.
+
+    Args:
+        materials: what was asked for.
+        device: what `device.choose_device` gave.
+        taken: the versions.
+        pairs: which task is measured with which source.
+        files: the base's checkpoint, then the sources'.
+        show: is told about the decoding and the masks.
+    """
+
+    def __init__(
+        self,
+        materials: Materials,
+        device: str,
+        taken: inputs.Inputs,
+        pairs: Sequence[tuple[int, tasks.Task]],
+        files: Sequence[checkpoints.Checkpoint],
+        show: progress.Progress,
+    ) -> None:
+        self.taken = taken
+        self.pairs = tuple(pairs)
+        self._materials, self._device, self._show = materials, device, show
+        self._base, *self._sources = files
+        self._threads = materials.threads or backends.processors()
+        self._images: dict[tasks.Split, dict[str, image_sets.ImageSet]] = {}
+        self._benches: dict[tasks.Split, bench.Bench] = {}
+        self._masks: dict[_Mask, Masks] = {}
+        self._before: dict[tuple[tasks.Split, str], _Before] = {}
+        self._writers: dict[str, writing.MemoryWriter] = {}
+        self._updates: dict[_Decomposed, decomposing.Updates] = {}
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The sources' pinned URIs."""
+        return tuple(source.resolved.uri for source in self.taken.sources)
+
+    @property
+    def owned(self) -> dict[str, heads.Head]:
+        """The head of each task."""
+        return {task.name: self.taken.heads[number][task.name] for number, task in self.pairs}
+
+    def images(self, split: tasks.Split) -> dict[str, image_sets.ImageSet]:
+        """The images of a split by task, not decoded."""
+        if split not in self._images:
+            self._images[split] = {task.name: task.images(split) for _, task in self.pairs}
+        return self._images[split]
+
+    def digest(self, split: tasks.Split) -> str:
+        """What the numbers of this study depend on, besides recipes: weights, heads and images."""
+        return canonical.digest(
+            {
+                "weights": list(self.taken.digests),
+                "images": {task: images.digest for task, images in self.images(split).items()},
+                "heads": {
+                    task: checkpoints.tensor_digest(head.weight)
+                    for task, head in self.owned.items()
+                },
+            }
+        )
+
+    def bench(self, split: tasks.Split) -> bench.Bench:
+        """The images of a split; decoded at the first call."""
+        if split not in self._benches:
+            self._benches[split] = bench.Bench(
+                flavor.load_config(self.taken.base.folder),
+                self.images(split),
+                self.owned,
+                device=self._device,
+                batch_size=self._materials.batch_size,
+                report=self._show,
+            )
+        return self._benches[split]
+
+    def tasks_of(self, members: Sequence[int]) -> tuple[str, ...]:
+        """The tasks of some of the sources, by their positions."""
+        return tuple(task.name for number, task in self.pairs if number in members)
+
+    def prepare(self, recipes: Sequence[recipe.MergeRecipe]) -> None:
+        """Find the masks that the recipes need; one pass serves all densities and gammas.
+
+        Raises:
+            RecipeError: a recipe has another number of weights than there are sources.
+            MergeError: the sources' tensors are not the base's.
+        """
+        jobs = {settings: self._plan(settings) for settings in recipes}  # every one is checked
+        if any(self._base.info(name).dtype.itemsize == 8 for name in self._base.names):
+            return  # float64 has no shared masks; each merge finds its own
+        groups: dict[_Units, dict[_Point, recipe.MergeRecipe]] = {}
+        for settings in recipes:
+            if _mask(settings) not in self._masks:
+                units, point = _mask(settings)
+                groups.setdefault(units, {})[point] = settings
+        with self._show("masks", total=len(groups) or 1, unit="passes") as advance:
+            for units, points in groups.items():
+                job = jobs[next(iter(points.values()))]
+                found = grid.thresholds(job, list(points), threads=self._threads)
+                for point, masks in zip(points, found, strict=True):
+                    self._masks[units, point] = masks
+                advance(1)
+
+    def merge(self, settings: recipe.MergeRecipe, members: Sequence[int] | None = None) -> Merged:
+        """Merge in memory; the next merge overwrites the tensors.
+
+        Args:
+            settings: the recipe; its weights are those of all sources.
+            members: positions of the sources to merge, ascending; all when not given.
+
+        Raises:
+            MergeError: a value is not finite, or a source is too far from the base.
+        """
+        chosen = range(len(self._sources)) if members is None else members
+        job = self._plan(settings, chosen)
+        known = self._masks.get(_mask(settings))
+        own = known and {
+            (name, new): known[name, old] for new, old in enumerate(chosen) for name in job.merged
+        }
+        if settings.dtype not in self._writers:
+            self._writers = {settings.dtype: writing.MemoryWriter(engine.output_infos(job))}
+        writer = self._writers[settings.dtype]
+        backend = cpu.Cpu(self._threads, known=own, updates=self._updates_of(settings, chosen))
+        ratio = self._materials.max_norm_ratio
+        engine.merge_into(writer, job, backend=backend, max_norm_ratio=ratio)
+        return Merged(writer.tensors, writer.weights_digest)
+
+    def measure(
+        self,
+        settings: recipe.MergeRecipe,
+        members: Sequence[int] | None = None,
+        *,
+        split: tasks.Split = "validation",
+        limit: int | None = None,
+    ) -> scorecard.Scorecard:
+        """Merge some of the sources and measure the result on their tasks.
+
+        Args:
+            settings: the recipe.
+            members: see `merge`.
+            split: of the images.
+            limit: images per task at most, for the merged model; what it is divided by, the
+                accuracy of a task's own source, is measured once, on all images.
+
+        Raises:
+            MergeError: see `merge`.
+            TaskError: images are missing, or a source gets none right on its own task.
+        """
+        chosen = range(len(self._sources)) if members is None else members
+        return self.score(self.merge(settings, members), chosen, split=split, limit=limit)
+
+    def score(
+        self,
+        merged: Merged,
+        members: Sequence[int],
+        *,
+        split: tasks.Split = "validation",
+        limit: int | None = None,
+    ) -> scorecard.Scorecard:
+        """Measure a merge on the tasks of some of the sources; see `measure`."""
+        names = self.tasks_of(members)
+        before = self._measure_before(names, split)
+        after = self.bench(split).accuracies(merged.tensors, names, limit)
+        return scorecard.Scorecard(
+            tuple(
+                scorecard.TaskScore(
+                    task=name,
+                    source=before[name].source,
+                    zero_shot=before[name].zero_shot,
+                    finetuned=before[name].finetuned,
+                    merged=after[name],
+                )
+                for name in names
+            ),
+            tuple(self.bench(split).images(name, limit) for name in names),
+        )
+
+    def base_tensors(self) -> dict[str, torch.Tensor]:
+        """The base's tensors by name; they share its file's memory map."""
+        return {name: self._base.tensor(name) for name in self._base.names}
+
+    def _plan(
+        self, settings: recipe.MergeRecipe, members: Sequence[int] | None = None
+    ) -> backends.Job:
+        chosen = range(len(self._sources)) if members is None else members
+        weights = settings.weight_of(len(self._sources))
+        own = tuple(weights[i] for i in chosen) if settings.weights else ()
+        return engine.plan(
+            self._base,
+            [self._sources[i] for i in chosen],
+            dataclasses.replace(settings, weights=own),
+            [self.labels[i] for i in chosen],
+        )
+
+    def _updates_of(
+        self, settings: recipe.MergeRecipe, chosen: Sequence[int]
+    ) -> decomposing.Updates | None:
+        """Where the decomposed matrices of a recipe are kept, whatever its alpha and dtype."""
+        if settings.bit_exact:
+            return None
+        key = (dataclasses.replace(settings, alpha=1.0, dtype="base"), tuple(chosen))
+        own = self._updates.pop(key, {})
+        while self._updates and sum(map(_nbytes, self._updates.values())) > KEPT_UPDATES:
+            self._updates.pop(next(iter(self._updates)))
+        self._updates[key] = own  # the last one is used last
+        return own
+
+    def _measure_before(self, names: Sequence[str], split: tasks.Split) -> dict[str, "_Before"]:
+        """The base and each task's own source; what is known already is not measured again."""
+        images = self.bench(split)
+        new = [name for name in names if (split, name) not in self._before]
+        if new:
+            zero_shot = images.accuracies(self.taken.base.weights, new)
+        for number, source in enumerate(self.taken.candidates):
+            own = [name for name in self.tasks_of([number]) if name in new]
+            finetuned = images.accuracies(source.weights, own) if own else {}
+            for name, accuracy in finetuned.items():
+                if accuracy.correct == 0:
+                    raise scorecard.no_denominator(accuracy)
+                found = _Before(source.label, zero_shot[name], accuracy)
+                self._before[split, name] = found
+        return {name: self._before[split, name] for name in names}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Before:
+    """What a task's merged accuracy is compared with."""
+
+    source: str
+    zero_shot: evaluate.Accuracy
+    finetuned: evaluate.Accuracy
+
+
+_Units = tuple[str, tuple[str, ...], tuple[str, ...]]
+_Point = tuple[float, float]
+_Mask = tuple[_Units, _Point]
+_Decomposed = tuple[recipe.MergeRecipe, tuple[int, ...]]
+"""A recipe but for its alpha and dtype, and the positions of the sources."""
+
+
+def _nbytes(updates: decomposing.Updates) -> int:
+    return sum(update.nbytes for update in updates.values())
+
+
+def _mask(settings: recipe.MergeRecipe) -> _Mask:
+    """What the masks of a recipe depend on."""
+    units = (settings.unit, settings.include, settings.exclude)
+    return units, (settings.density, settings.gamma)

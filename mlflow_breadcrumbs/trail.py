@@ -1,0 +1,44 @@
+"""The trail of audits: that a version was verified or exported is in the history, too.
+
+Who audits only reads, so nothing is written to the registry, not even the ledger's head, and a
+ledger that can't be written is a warning.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from mlflow_breadcrumbs import canonical, errors, ledger, registry, verify
+
+_logger = logging.getLogger(__name__)
+
+
+def verified(reports: Sequence[verify.Report]) -> None:
+    """Keep what `verify` found of each version."""
+
+    def write() -> None:
+        for report in reports:
+            failed = {check.name: check.status for check in report.failures}
+            _note("verify", report.uri, ok=report.ok, counts=report.counts, failed=failed)
+
+    _try(write)
+
+
+def exported(uri: str, form: str, content: str) -> None:
+    """Keep that a version's lineage was exported, and the digest of what was handed out."""
+    pinned = registry.resolve(uri).uri
+    digest = canonical.sha256(content.encode())
+    _try(lambda: _note("export", pinned, format=form, content_digest=digest))
+
+
+def _note(kind: str, uri: str, **details: Any) -> None:
+    name, slash, _ = uri.removeprefix("models:/").rpartition("/")
+    if slash:  # a logged model has no history
+        ledger.note(kind, name, subject=uri, details=details, anchored=False)
+
+
+def _try(write: Callable[[], None]) -> None:
+    try:
+        write()
+    except errors.LedgerError as error:
+        _logger.warning("this is not in the history: %s", error)

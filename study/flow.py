@@ -1,0 +1,173 @@
+"""The study from the registered base to the last measurement; every step can be stopped.
+
+Read `run` from top to bottom. Stages follow each other, since each chooses from what the ones
+before it measured; within a stage the seeds follow each other.
+"""
+
+import contextlib
+import dataclasses
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from mlflow_breadcrumbs import recipe, tasks, training
+from study import choices, descriptions, measuring, plan, zoo
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """A base, its tasks, and how it is fine-tuned."""
+
+    name: str
+    checkpoint: str
+    """Of the base: a file, or a tag of open_clip's weights."""
+    architecture: str
+    """open_clip's name, or a JSON configuration."""
+    head: str
+    """`probe` or `zero-shot`."""
+    task_file: Path
+    heads_file: Path
+    """The tasks with the images that heads are fitted on."""
+    training: training.Settings
+
+
+@dataclasses.dataclass
+class Chosen:
+    """What the validation images chose, by method; empty where measurements are missing."""
+
+    largest: Mapping[str, recipe.MergeRecipe] = dataclasses.field(default_factory=dict)
+    """Best on all tasks."""
+    smallest: Mapping[str, recipe.MergeRecipe] = dataclasses.field(default_factory=dict)
+    """Best on the thirds."""
+    defaults: Mapping[str, recipe.MergeRecipe] = dataclasses.field(default_factory=dict)
+    """By the rule."""
+
+
+def run(
+    setting: Setting,
+    folder: Path,
+    results_folder: Path,
+    seeds: tuple[int, ...],
+    on_time: Callable[[], bool],
+    device: str = "auto",
+) -> bool:
+    """Fine-tune and measure what is missing, while there is time.
+
+    Args:
+        setting: See above.
+        folder: Of the MLflow store and of half-done trainings.
+        results_folder: Of the setting's measurements, known and new.
+        seeds: Of fine-tuning; a seed counts when all its sources are there.
+        on_time: Says whether to go on.
+        device: See `mlflow_breadcrumbs.device`.
+
+    Returns:
+        Whether everything is done.
+    """
+    zoo.use_store(folder / "store")
+    heads = tasks.load_tasks(setting.heads_file)
+    task_list = tasks.load_tasks(setting.task_file)
+    descriptions.write_tasks(task_list, results_folder)
+    results = measuring.Results(results_folder / measuring.FILE)
+    base = zoo.base(setting.checkpoint, setting.architecture, heads, setting.head, device)
+    done = True
+    for number, _ in enumerate(seeds):
+        some = seeds[: number + 1]
+        states = folder / "states"
+        missing = zoo.train(base, task_list, some, setting.training, states, on_time, device)
+        if missing:
+            _logger.info("%d sources are missing still", missing)
+            return False
+        own = zoo.opened(setting.task_file, tuple(task.name for task in task_list), seeds[number])
+        if own is not None:
+            descriptions.write_geometry(own, seeds[number], results_folder)
+        done = measure(setting, results, some, on_time, device)
+    return done
+
+
+def measure(
+    setting: Setting,
+    results: measuring.Results,
+    seeds: tuple[int, ...],
+    on_time: Callable[[], bool],
+    device: str = "auto",
+) -> bool:
+    """Measure with the sources of some seeds, which must be there; gives whether all is done."""
+    names = tuple(task.name for task in tasks.load_tasks(setting.task_file))
+    evidence = choices.Evidence(results, names, seeds)
+    with contextlib.ExitStack() as stack:
+        gauges = [
+            stack.enter_context(measuring.Gauge(own, seed, results, device))
+            for seed in seeds
+            if (own := zoo.opened(setting.task_file, names, seed)) is not None
+        ]
+
+        def take(points: Sequence[measuring.Point]) -> bool:
+            return sum(gauge.take(points, on_time) for gauge in gauges) == 0
+
+        return all(take(points) for points in _stages(evidence, choices.Candidates(), Chosen()))
+
+
+def chosen(evidence: choices.Evidence) -> tuple[choices.Candidates, Chosen]:
+    """What was planned and chosen, as far as the measurements go.
+
+    In the middle of a study `largest` is the best of what is known, if every method has its scales.
+    """
+    candidates, found = choices.Candidates(), Chosen()
+    for points in _stages(evidence, candidates, found):
+        if points and points[0].split == "validation" and not _known(evidence, points):
+            break
+    if not found.largest and _known(evidence, plan.coarse(evidence.names)):
+        found.largest = choices.bests(evidence, candidates, [evidence.names])
+    return candidates, found
+
+
+def _known(evidence: choices.Evidence, points: Sequence[measuring.Point]) -> bool:
+    return all(
+        evidence.results.find(seed, point) is not None
+        for seed in evidence.seeds
+        for point in points
+    )
+
+
+def _stages(
+    evidence: choices.Evidence, candidates: choices.Candidates, chosen: Chosen
+) -> Iterator[Sequence[measuring.Point]]:
+    """Give what is to be measured, stage by stage; the next is planned when it is known.
+
+    Args:
+        evidence: What the choices are made from.
+        candidates: Takes the recipes that are planned.
+        chosen: Takes the choices.
+    """
+    everything, thirds = evidence.names, plan.thirds(evidence.names)
+    choices.begin(candidates, len(everything))
+    yield plan.coarse(everything)
+    best = choices.bests(evidence, candidates, [everything])
+    for method in plan.METHODS:
+        if method != "weight_average":
+            candidates.add(method, plan.refined(best[method]))
+    candidates.add("breadcrumbs", plan.fine(best["breadcrumbs"]))
+    yield candidates.on(everything)
+    best = choices.bests(evidence, candidates, [everything])
+    for method, recipes in plan.variants(best["breadcrumbs"]).items():
+        candidates.add(method, recipes)
+    yield candidates.on(everything)
+    chosen.largest = choices.bests(evidence, candidates, [everything])
+    yield plan.final(chosen.largest, [everything])
+    for group in thirds:
+        yield [*plan.coarse(group), *plan.on(chosen.largest, group)]
+    chosen.smallest = choices.bests(evidence, candidates, thirds)
+    chosen.defaults = {
+        method: evidence.default(method, candidates.of(method), [everything, *thirds])
+        for method in plan.METHODS
+    }
+    yield plan.final(chosen.smallest, thirds)
+    yield plan.final(chosen.smallest, [everything])
+    for method in plan.OFF:
+        others = [settings for _, _, settings in plan.off(chosen.largest[method])]
+        yield [plan.validation(settings, everything) for settings in others]
+    yield plan.final(chosen.defaults, [everything, *thirds])
+    yield plan.final(chosen.smallest, plan.pairs(evidence.names))

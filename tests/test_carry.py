@@ -1,0 +1,76 @@
+"""Versions of another flavor: a transformers model merges, and stays a transformers model."""
+
+import json
+
+import mlflow
+import pytest
+import torch
+
+from mlflow_breadcrumbs import attest, errors, pipeline, recipe, registry, reproduce, verify
+
+transformers = pytest.importorskip("transformers")
+
+pytestmark = pytest.mark.slow
+
+
+def register(name, seed, base=None):
+    torch.manual_seed(seed)
+    config = transformers.ViTConfig(
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        image_size=16,
+        patch_size=8,
+        num_labels=3,
+    )
+    model = transformers.ViTForImageClassification(config)
+    if base is not None:
+        state = base.state_dict()
+        noise = {key: 0.01 * torch.randn_like(value) for key, value in state.items()}
+        model.load_state_dict({key: value + noise[key] for key, value in state.items()})
+    processor = transformers.ViTImageProcessor(size={"height": 16, "width": 16})
+    with mlflow.start_run():
+        mlflow.transformers.log_model(
+            {"model": model, "image_processor": processor},
+            name="model",
+            task="image-classification",
+            registered_model_name=name,
+            pip_requirements=["torch", "transformers"],
+        )
+    return model
+
+
+def test_transformers_versions_are_merged_from_their_safetensors(store):
+    base = register("vit", 0)
+    tuned = [register(f"vit-{i}", i, base) for i in (1, 2)]
+    request = pipeline.MergeRequest(
+        base="models:/vit/1",
+        sources=("models:/vit-1/1", "models:/vit-2/1"),
+        registered_model="merged",
+        recipe=recipe.MergeRecipe.from_method("task_arithmetic", sources=2, alpha=1),
+        device="cpu",
+    )
+    result = pipeline.merge(request)
+    loaded = mlflow.transformers.load_model("models:/merged/1", return_type="components")["model"]
+    for name, tensor in loaded.state_dict().items():
+        first, *others = (model.state_dict()[name] for model in (base, *tuned))
+        expected = first + sum(other - first for other in others)
+        torch.testing.assert_close(tensor, expected, atol=1e-6, rtol=0)
+    resolved = registry.resolve("models:/merged/1")
+    with registry.workspace() as folder:
+        opened = registry.open_version(resolved, folder)
+        assert opened.flavor == "transformers"
+        lineage = json.loads((opened.folder / "lineage.json").read_bytes())
+        assert lineage["subject"][0]["name"] == str(opened.weights.relative_to(opened.folder))
+    assert pipeline.merge(request).version == result.version
+    report = verify.verify("models:/merged/1")
+    assert report.ok, report.failures
+    assert reproduce.reproduce("models:/merged/1").identical
+    assert "library_name" not in attest.export("models:/merged/1", "model-card")
+    again = pipeline.MergeRequest(**{**vars(request), "force": True})
+    assert pipeline.merge(again).version.weights_digest == result.version.weights_digest
+    with pytest.raises(errors.TaskError, match="was logged by the flavor 'transformers'"):
+        pipeline.merge(
+            pipeline.MergeRequest(**{**vars(request), "force": True, "tasks": "tasks.yaml"})
+        )

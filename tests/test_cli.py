@@ -1,0 +1,209 @@
+"""The command line: parsing, printing, exit codes, and that every command explains itself."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+import torch
+from click.testing import CliRunner
+from safetensors.torch import load_file, save_file
+
+from mlflow_breadcrumbs import backends, cli, options, recipe
+
+README = Path(__file__).parent.parent / "README.md"
+
+
+def run(*arguments):
+    return CliRunner().invoke(cli.main, [str(argument) for argument in arguments])
+
+
+def test_the_backends_in_the_help_are_those_there_are():
+    assert options.BACKENDS == backends.NAMES
+
+
+def test_a_source_from_another_base_is_refused_unless_told_otherwise(checkpoints, tmp_path):
+    base, one, _ = checkpoints
+    far = tmp_path / "far.safetensors"
+    save_file({"x": load_file(one)["x"] * 100}, far)
+    arguments = ["merge-files", "--base", base, "--source", far]
+    arguments += ["--output", tmp_path / "out.safetensors"]
+    result = run(*arguments)
+    assert result.exit_code == 1
+    assert "is farther from the base than fine-tuning goes" in result.stderr
+    assert run(*arguments, "--max-norm-ratio", "1000").exit_code == 0
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA is here")
+@pytest.mark.parametrize("option", [("--device", "cuda"), ("--backend", "gpu")])
+def test_merging_on_a_gpu_that_is_absent(checkpoints, tmp_path, option):
+    base, one, _ = checkpoints
+    output = tmp_path / "out.safetensors"
+    arguments = ("--base", base, "--source", one, "--output", output)
+    result = run("merge-files", *arguments, *option)
+    assert result.exit_code == 1
+    assert "finds no CUDA device. Use '--device auto' or '--device cpu'" in result.stderr
+    assert not output.exists()
+
+
+@pytest.fixture
+def checkpoints(tmp_path):
+    """A base and two sources as files."""
+    paths = []
+    base = torch.randn(50, generator=torch.Generator().manual_seed(0))
+    for seed in range(3):
+        state = {
+            "x": base + seed * 0.1 * torch.randn(50, generator=torch.Generator().manual_seed(seed))
+        }
+        paths.append(tmp_path / f"{seed}.safetensors")
+        save_file(state, paths[-1])
+    return paths
+
+
+@pytest.mark.parametrize("name", sorted(cli.main.commands))
+def test_every_command_explains_itself_and_is_in_the_readme(name):
+    result = run(name, "--help")
+    assert result.exit_code == 0
+    assert "\\b" not in result.output
+    command = cli.main.commands[name]
+    assert command.get_short_help_str()
+    described = [p for p in command.params if isinstance(p, click.Option)]
+    assert all(option.help for option in described)
+    assert f"mlflow-breadcrumbs {name} " in README.read_text(encoding="utf-8")
+
+
+def test_merge_files_prints_json(checkpoints, tmp_path):
+    base, one, two = checkpoints
+    output = tmp_path / "out.safetensors"
+    result = run(
+        *("merge-files", "--base", base, "--source", one, "--source", f"{two}=0.5"),
+        *("--output", output, "--density", "0.5", "--gamma", "0", "--json"),
+    )
+    assert result.exit_code == 0, result.output
+    made = json.loads(result.stdout)
+    assert made["output"] == str(output)
+    assert made["recipe"]["weights"] == [1.0, 0.5]
+    assert made["recipe"]["gamma"] == 0
+    assert set(load_file(output)) == {"x"}
+
+
+def test_merge_files_prints_a_table(checkpoints, tmp_path):
+    base, one, two = checkpoints
+    result = run(
+        *("merge-files", "--base", base, "--source", one, "--source", two),
+        *("--output", tmp_path / "out.safetensors", "--max-shard-size", "1GB"),
+    )
+    assert result.exit_code == 0, result.output
+    assert "energy kept" in result.output
+    assert re.search(r"sha256:[0-9a-f]{64}", result.output)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["--density", "2"], 1, "Error: density is 2.0; it must be in 0 < density ≤ 1"),
+        (["--density", "0.9", "--gamma", "0.2"], 1, "density 0.9 + gamma 0.2 is more than 1"),
+        (["--density", "much"], 2, "'much' is not a valid float"),
+        (["--method", "magic"], 2, "'magic' is not one of 'breadcrumbs'"),
+        (["--max-shard-size", "big"], 2, "'big' is not a size; write 5GB"),
+        (["--recipe", "none.yaml"], 1, "cannot read the recipe file none.yaml"),
+    ],
+)
+def test_bad_input_is_one_message_and_its_exit_code(checkpoints, tmp_path, arguments, code, words):
+    base, one, _ = checkpoints
+    output = tmp_path / "out.safetensors"
+    result = run("merge-files", "--base", base, "--source", one, "--output", output, *arguments)
+    assert result.exit_code == code
+    assert words in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not output.exists()
+
+
+def test_the_same_file_twice_is_refused(checkpoints, tmp_path):
+    base, one, _ = checkpoints
+    output = tmp_path / "out.safetensors"
+    result = run(
+        "merge-files", "--base", base, "--source", one, "--source", one, "--output", output
+    )
+    assert result.exit_code == 1
+    assert "is given twice" in result.stderr
+    assert "=2" in result.stderr
+
+
+def test_a_weight_that_is_no_number_is_refused(checkpoints, tmp_path):
+    base, one, _ = checkpoints
+    result = run("merge-files", "--base", base, "--source", f"{one}=half", "--output", "out")
+    assert result.exit_code == 2
+    assert "'half'" in result.stderr
+
+
+def test_empty_options_are_unset_as_mlflow_run_passes_them(checkpoints, tmp_path):
+    base, one, _ = checkpoints
+    empty = [f"--{name}" for name in ("method", "density", "gamma", "alpha", "unit", "dtype")]
+    result = run(
+        *("merge-files", "--base", base, "--source", one, "--json"),
+        *("--output", tmp_path / "out.safetensors"),
+        *(part for name in empty for part in (name, "")),
+        *("--include", "", "--recipe", ""),
+    )
+    assert result.exit_code == 0, result.output
+    preset = recipe.MergeRecipe.from_method("breadcrumbs", sources=1)
+    assert json.loads(result.stdout)["recipe_digest"] == preset.digest
+
+
+def test_merge_evaluate_and_lineage_over_the_command_line(zoo):
+    merged = run(
+        *("merge", "--base", zoo.base, "--sources", ",".join(zoo.sources) + "=0.5"),
+        *("--registered-model", "merged", "--tasks", zoo.tasks, "--alias", "candidate"),
+    )
+    assert merged.exit_code == 0, merged.output
+    assert "models:/merged/1 registered, alias candidate" in merged.output
+    assert "average" in merged.output
+    again = run(
+        *("merge", "--base", zoo.base, "--sources", ",".join(zoo.sources) + "=0.5"),
+        *("--registered-model", "merged"),
+    )
+    assert "models:/merged/1 exists already, nothing was merged" in again.output
+
+    evaluated = run(
+        "evaluate", "models:/merged@candidate", "--tasks", zoo.tasks, "--task", "tints", "--json"
+    )
+    assert evaluated.exit_code == 0, evaluated.output
+    found = json.loads(evaluated.stdout)
+    assert list(found["metrics"]) == [
+        "accuracy/tints",
+        "accuracy_low/tints",
+        "accuracy_high/tints",
+        "average_accuracy",
+    ]
+
+    tree = run("lineage", "models:/merged@candidate")
+    assert tree.exit_code == 0
+    for uri in (zoo.base, *zoo.sources):
+        assert uri in tree.output
+    parents = json.loads(run("lineage", "models:/merged/1", "--json").stdout)["parents"]
+    assert [parent["uri"] for parent in parents] == [zoo.base, *zoo.sources]
+
+
+def test_an_unknown_version_is_exit_code_1(zoo):
+    result = run("lineage", "models:/none/1")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("Error: cannot resolve models:/none/1")
+
+
+def test_the_module_runs_uninstalled(tmp_path):
+    """`mlflow run` starts it from the project's folder, without an installation."""
+    root = Path(cli.__file__).parent.parent
+    done = subprocess.run(
+        [sys.executable, "-m", "mlflow_breadcrumbs", "--help"],
+        cwd=root,
+        env={"PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "mlflow-breadcrumbs" in done.stdout

@@ -1,0 +1,148 @@
+"""Where the ledger is, its tables, and several writers at once, on SQLite and PostgreSQL."""
+
+import multiprocessing
+import sqlite3
+
+import pytest
+import sqlalchemy as sql
+
+from mlflow_breadcrumbs import errors, ledger
+from mlflow_breadcrumbs.ledger import chain, events, migrations, schema, store
+
+
+def draft(number=0, **changes):
+    fields = {"actor": "ann@here", "kind": "import", "phase": "done", "name": f"model-{number}"}
+    return events.Draft(**(fields | changes))
+
+
+def write(uri, count, gate):
+    """What each process of the tests does."""
+    gate.wait()
+    for number in range(count):
+        with store.opened(uri) as opened, opened.writing() as connection:
+            events.append(connection, draft(number))
+
+
+def run_together(target, arguments, count):
+    # Forked, since four processes that each import torch would wait longer than they write.
+    fork = multiprocessing.get_context("fork")
+    gate = fork.Barrier(count)
+    workers = [fork.Process(target=target, args=(*arguments, gate)) for _ in range(count)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert [worker.exitcode for worker in workers] == [0] * count
+
+
+def test_writers_at_once_make_one_ledger_with_one_chain(ledger_uri):
+    run_together(write, (ledger_uri, 15), 4)
+    with store.opened() as opened, opened.reading() as connection:
+        verdict = chain.verify(connection)
+        assert connection.scalar(sql.select(sql.func.count()).select_from(schema.Ledger)) == 1
+        assert connection.scalar(sql.select(sql.func.count()).select_from(schema.Migration)) == len(
+            migrations.STEPS
+        )
+    assert (verdict.problem, verdict.head.sequence) == (None, 60)
+
+
+def test_the_migrations_make_the_tables_that_the_schema_declares(ledger_uri, tmp_path):
+    with store.opened() as opened, opened.reading() as connection:
+        made = sql.inspect(connection)
+        assert set(made.get_table_names()) == set(schema.Base.metadata.tables)
+        for name, declared in schema.Base.metadata.tables.items():
+            columns = {column["name"]: column for column in made.get_columns(name)}
+            assert set(columns) == set(declared.columns.keys())
+            for column in declared.columns:
+                kind = columns[column.name]["type"].compile(connection.dialect)
+                assert kind == column.type.compile(connection.dialect)
+            keys = made.get_pk_constraint(name)["constrained_columns"]
+            assert set(keys) == set(declared.primary_key.columns.keys())
+            assert {index["name"] for index in made.get_indexes(name)} >= {
+                index.name for index in declared.indexes
+            }
+
+
+def test_a_migration_that_fails_leaves_nothing_behind(ledger_uri, monkeypatch):
+    with store.opened():
+        pass
+    broken = migrations.Step("broken", ("CREATE TABLE half (id INTEGER)", "CREATE NONSENSE"))
+    monkeypatch.setattr(migrations, "STEPS", (*migrations.STEPS, broken))
+    with pytest.raises(errors.LedgerError, match="can't be used"), store.opened():
+        pass
+    monkeypatch.undo()
+    monkeypatch.setenv(store.VARIABLE, ledger_uri)
+    with store.opened() as opened, opened.reading() as connection:
+        assert not sql.inspect(connection).has_table("half")
+        assert migrations.pending(connection) == 0
+
+
+def test_a_ledger_of_a_newer_release_is_left_alone(ledger_uri):
+    with store.opened() as opened, opened.writing() as connection:
+        connection.execute(
+            sql.insert(schema.Migration).values(number=99, name="later", applied="2030-01-01")
+        )
+    with pytest.raises(errors.LedgerError, match=r"newer release.*migration 99.*Upgrade"):
+        ledger.check()
+
+
+def test_it_lies_beside_a_registry_in_sqlite(zoo, monkeypatch, tmp_path):
+    monkeypatch.delenv(store.VARIABLE, raising=False)
+    assert store.location() == f"sqlite:///{tmp_path}/{store.FILE}"
+    monkeypatch.setenv(store.VARIABLE, "sqlite:///env.db")
+    assert store.location() == "sqlite:///env.db"
+    with ledger.using("sqlite:///given.db"):
+        assert store.location() == "sqlite:///given.db"
+
+
+def test_behind_a_server_it_is_the_users(monkeypatch, tmp_path):
+    monkeypatch.delenv(store.VARIABLE, raising=False)
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    monkeypatch.setattr("mlflow.get_registry_uri", lambda: "http://tracking:5000")
+    one = store.location()
+    assert one.startswith(f"sqlite:///{tmp_path}/mlflow-breadcrumbs/ledger-")
+    monkeypatch.setattr("mlflow.get_registry_uri", lambda: "http://other:5000")
+    assert store.location() != one
+    ledger.check()
+
+
+@pytest.mark.parametrize(
+    ("uri", "words"),
+    [
+        ("nonsense", "'nonsense' is no ledger's URI; write sqlite:///FILE"),
+        ("mysql://root@localhost/x", "a ledger can't be kept in 'mysql'"),
+        ("sqlite://", "must outlive its process"),
+        ("sqlite:////proc/none/ledger.db", r"the folder of the ledger /proc/none/ledger.db can't"),
+        (
+            "postgresql://ann:secret@127.0.0.1:9/x",
+            r"postgresql\+psycopg://ann:\*\*\*@127.0.0.1:9/x can't be used: .*Check --ledger-uri",
+        ),
+    ],
+)
+def test_a_ledger_that_cannot_be_reached_is_explained(uri, words):
+    with ledger.using(uri), pytest.raises(errors.LedgerError, match=words) as caught:
+        ledger.check()
+    assert "secret" not in str(caught.value)
+
+
+def test_a_file_that_is_no_ledger_is_explained(tmp_path):
+    (tmp_path / "ledger.db").write_bytes(b"no database at all, only text" * 100)
+    with (
+        ledger.using(f"sqlite:///{tmp_path}/ledger.db"),
+        pytest.raises(errors.LedgerError, match="file is not a database"),
+    ):
+        ledger.check()
+
+
+def test_the_database_itself_refuses_a_fork(tmp_path):
+    uri = f"sqlite:///{tmp_path}/ledger.db"
+    with store.opened(uri) as opened, opened.writing() as connection:
+        events.append(connection, draft())
+    with sqlite3.connect(tmp_path / "ledger.db") as connection:
+        (previous,) = connection.execute("SELECT previous FROM events").fetchone()
+        with pytest.raises(sqlite3.IntegrityError):
+            connection.execute(
+                "INSERT INTO events (sequence, previous, hash, name, body) "
+                "VALUES (2, ?, 'x', 'x', 'x')",
+                (previous,),
+            )

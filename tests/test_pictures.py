@@ -1,0 +1,65 @@
+"""Pictures of few and of many: that each is drawn, whole and of a size to look at."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mlflow_breadcrumbs import advice, compare, evaluate, pictures, recipe
+from mlflow_breadcrumbs.backends import geometry
+
+
+def opened(png):
+    picture = Image.open(io.BytesIO(png))
+    assert picture.format == "PNG"
+    values = np.asarray(picture.convert("L"))
+    assert values.std() > 5  # something is drawn
+    edge = np.concatenate([values[0], values[-1], values[:, 0], values[:, -1]])
+    assert (edge > 200).mean() > 0.9  # and nothing runs over the edge
+    return picture
+
+
+def comparison(sources):
+    generator = np.random.default_rng(0)
+    layers = {}
+    for number in range(6):
+        tau = generator.normal(size=(sources, 50)) * number
+        layers[f"blocks.{number}"] = geometry.Geometry(
+            50, 10.0, tau @ tau.T, (tau**2).sum(1) / 2, np.eye(sources, dtype=int) * 9,
+            np.zeros((sources, sources), int),
+        )  # fmt: skip
+    return compare.Comparison(
+        base="models:/base/1",
+        sources=tuple(f"models:/a-name-that-goes-on-and-on-{i}/1" for i in range(sources)),
+        recipe=recipe.MergeRecipe(density=0.5),
+        layers=layers,
+        total=geometry.total(layers.values(), sources),
+        stored=(1,) * sources,
+        model_parameters=300,
+        findings=(advice.Finding("none", (), ""),),
+    )
+
+
+@pytest.mark.parametrize("sources", [1, 2, 8, 40])
+def test_heat_maps(sources):
+    assert opened(pictures.heat_map(comparison(sources))).width < 6000
+
+
+@pytest.mark.parametrize("classes", [1, 3, 30, 200])
+def test_confusion_matrices(classes):
+    names = tuple(f"class {number}" for number in range(classes))
+    outcomes = tuple((label, label, 3) for label in range(classes))
+    found = evaluate.Accuracy(
+        "t", "t/test", 3 * classes, 3 * classes, "file", "sha256:0", 1, 0.0, names, outcomes
+    )
+    assert opened(pictures.confusion(found)).width < 2500
+
+
+@pytest.mark.parametrize("tasks", [1, 12])
+def test_bars(tasks):
+    kinds = ("accuracy", "finetuned_accuracy", "zero_shot_accuracy")
+    row = {key: value for kind in kinds for key, value in (
+        (kind, 1.0), (f"{kind}_low", 0.7), (f"{kind}_high", 1.0))}  # fmt: skip
+    rows = [row | {"task": f"task {i}", "normalized_accuracy": 1.0} for i in range(tasks)]
+    assert opened(pictures.bars(rows)).width > 500

@@ -1,0 +1,227 @@
+"""The study's plan, rule, figures and tables, on measurements made up here."""
+
+import dataclasses
+import json
+import math
+
+import pytest
+
+from mlflow_breadcrumbs import evaluate, recipe, scorecard
+from study import choices, descriptions, flow, intervals, measuring, plan, summary
+
+NAMES = tuple("abcdefghi")
+BREADCRUMBS = recipe.MergeRecipe.from_method("breadcrumbs", sources=9)
+
+
+def test_every_task_counts_alike_at_every_number_of_tasks():
+    thirds, pairs = plan.thirds(NAMES), plan.pairs(NAMES)
+    assert sorted(name for group in thirds for name in group) == sorted(NAMES)
+    assert all(sum(name in group for group in pairs) == 2 for name in NAMES)
+    assert [len(group) for group in (*thirds, *pairs)] == [3, 3, 3, 6, 6, 6]
+    assert [len(group) for group in plan.thirds(NAMES[:8])] == [3, 3, 2]
+
+
+def test_a_recipe_within_one_standard_error_that_is_nearer_to_the_published_is_taken():
+    near, far = (dataclasses.replace(BREADCRUMBS, alpha=alpha) for alpha in (0.5, 2.0))
+    level = {0.5: [0.80, 0.73, 0.86, 0.74], 2.0: [0.81, 0.73, 0.85, 0.75]}
+    assert plan.choose([far, near], lambda settings: level[settings.alpha]) == near
+    apart = {0.5: [0.70, 0.61, 0.75, 0.64], 2.0: [0.81, 0.73, 0.85, 0.75]}
+    assert plan.choose([far, near], lambda settings: apart[settings.alpha]) == far
+
+
+def test_one_score_alone_has_no_error_and_decides():
+    near, far = (dataclasses.replace(BREADCRUMBS, alpha=alpha) for alpha in (0.3, 2.0))
+    assert plan.choose([near, far], lambda settings: [settings.alpha]) == far
+
+
+def test_small_densities_get_larger_scales():
+    found = plan.fine(dataclasses.replace(BREADCRUMBS, alpha=0.4))
+    scales = {(s.density, s.gamma): s.alpha for s in reversed(found)}
+    assert scales[0.14, 0.01] == 0.4
+    assert scales[0.02, 0.01] == float(f"{0.4 * math.sqrt(7):.2g}")
+    assert scales[0.9, 0.01] < scales[0.3, 0.01] < 0.4
+    assert {s.density for s in found} == set(plan.DENSITIES)
+    assert {s.gamma for s in found} == set(plan.GAMMAS)
+
+
+def test_one_field_is_off_where_it_can_be():
+    assert [(field, factor) for field, factor, _ in plan.off(BREADCRUMBS)] == [
+        (field, factor) for field in ("density", "gamma", "alpha") for factor in (0.5, 1.5)
+    ]
+    arithmetic = recipe.MergeRecipe.from_method("task_arithmetic", sources=9)
+    assert [(field, other.alpha) for field, _, other in plan.off(arithmetic)] == [
+        ("alpha", 0.15),
+        ("alpha", 0.45),
+    ]
+    wide = dataclasses.replace(BREADCRUMBS, density=0.8)
+    assert ("density", 1.5) not in [(field, factor) for field, factor, _ in plan.off(wide)]
+
+
+def accuracy(task, correct, total=100):
+    return evaluate.Accuracy(
+        task, f"{task}/test", correct, total, "probe", "sha256:0", 64, 0.0, ("x", "y"), ()
+    )
+
+
+def card(members, merged, total=100):
+    """Base 40, sources 80 of 100; the merge has `merged` of `total` right on each task."""
+    return scorecard.Scorecard(
+        tuple(
+            scorecard.TaskScore(
+                name, "s", accuracy(name, 40), accuracy(name, 80), accuracy(name, merged, total)
+            )
+            for name in members
+        ),
+        (),
+    )
+
+
+def test_a_measurement_is_found_again_and_only_itself(tmp_path):
+    path = tmp_path / measuring.FILE
+    results = measuring.Results(path)
+    point = plan.validation(BREADCRUMBS, NAMES)
+    assert results.find(0, point) is None
+    results.add(0, point, card(NAMES, 60))
+    again = measuring.Results(path)
+    found = again.find(0, point)
+    assert found is not None
+    assert found.average == pytest.approx(0.75)
+    assert found.base["a"] == (40, 100)
+    assert len(again) == 1
+    assert again.find(1, point) is None
+    assert again.find(0, dataclasses.replace(point, split="test")) is None
+    assert again.find(0, dataclasses.replace(point, members=NAMES[:3])) is None
+    other = dataclasses.replace(BREADCRUMBS, gamma=0.0)
+    assert again.find(0, dataclasses.replace(point, recipe=other)) is None
+    again.add(0, dataclasses.replace(point, members=NAMES[:3]), card(NAMES[:3], 70))
+    kinds = [json.loads(line)["kind"] for line in path.read_text().splitlines()]
+    assert kinds == ["base", "source", "merge", "merge"]  # base and sources only once
+
+
+def test_a_line_that_was_cut_off_is_measured_again(tmp_path):
+    path = tmp_path / measuring.FILE
+    results = measuring.Results(path)
+    first, second = (
+        plan.validation(dataclasses.replace(BREADCRUMBS, alpha=alpha), NAMES)
+        for alpha in (0.2, 0.4)
+    )
+    results.add(0, first, card(NAMES, 60))
+    before = path.read_text()
+    results.add(0, second, card(NAMES, 70))
+    path.write_text(path.read_text()[:-9])
+    again = measuring.Results(path)
+    assert again.find(0, first) == results.find(0, first)
+    assert again.find(0, second) is None
+    assert path.read_text() == before
+    again.add(0, second, card(NAMES, 70))
+    assert measuring.Results(path).find(0, second) == results.find(0, second)
+
+
+def measured(merged, total=100):
+    each = dict.fromkeys(NAMES, (80, total))
+    return measuring.Measured(dict.fromkeys(NAMES, merged), dict.fromkeys(NAMES, total), each, each)
+
+
+def test_an_interval_is_of_the_images_and_of_the_seeds_where_these_vary_more():
+    one = intervals.average([[measured(60)]])
+    assert one.mean == pytest.approx(0.75)
+    # sqrt((0.6·0.4/100/0.8² + 0.6²·0.8·0.2/100/0.8⁴) / 9) · 1.96
+    assert one.half == pytest.approx(1.96 * math.sqrt((0.00375 + 0.00140625) / 9), rel=1e-3)
+    alike = intervals.average([[measured(60)]] * 3)
+    assert alike.half == pytest.approx(one.half / math.sqrt(3))
+    apart = intervals.average([[measured(40)], [measured(60)], [measured(80)]])
+    assert apart.half == pytest.approx(4.303 * 0.25 / math.sqrt(3), rel=1e-3)
+    assert str(intervals.Figure(0.75, 0.0123)) == "0.750 ± 0.012"
+
+
+def quality(settings, size, method):
+    """A made-up world: breadcrumbs are best at alpha 0.5, all others at 0.3."""
+    top = 0.5 if method.startswith("breadcrumbs") else 0.3
+    off = abs(math.log(settings.alpha / top)) + abs(math.log(settings.density / 0.14)) / 4
+    return round((90 if method == "breadcrumbs" else 80) - 20 * off / 3 - size)
+
+
+@pytest.fixture
+def world(tmp_path):
+    """A setting's results, everything measured with one seed."""
+    results = measuring.Results(tmp_path / measuring.FILE)
+    evidence = choices.Evidence(results, NAMES, (0,))
+    candidates, chosen = choices.Candidates(), flow.Chosen()
+    for points in flow._stages(evidence, candidates, chosen):
+        for point in points:
+            if results.find(0, point) is None:
+                size = len(point.members)
+                method = plan.method_of(point.recipe, size)
+                right = max(1, quality(point.recipe, size, method))
+                results.add(0, point, card(point.members, right))
+    about = {name: {"classes": 2, "train": 9, "validation": 9, "test": 9} for name in NAMES}
+    (tmp_path / descriptions.TASKS).write_text(json.dumps(about))
+    rows = {
+        name: {"relative_norm": 0.1 + n, "cosine": 0.2, "sign_conflict": 0.5, "overlap": 0.2}
+        for n, name in enumerate(NAMES)
+    }
+    (tmp_path / descriptions.GEOMETRY).write_text(json.dumps({"0": rows}))
+    return tmp_path
+
+
+def test_the_stages_find_what_is_best(world):
+    found = summary.Summary(world, (0,))
+    assert found.chosen.largest["breadcrumbs"].alpha == 0.5
+    assert found.chosen.largest["breadcrumbs"].density == 0.14
+    assert found.chosen.largest["task_arithmetic"].alpha == 0.3
+    assert found.chosen.largest["breadcrumbs_row"].unit == "row"
+    assert found.chosen.defaults["breadcrumbs"].alpha == 0.5
+    assert set(found.chosen.smallest) == set(plan.METHODS)
+
+
+def test_tables_are_written_between_their_marks_and_the_rest_is_left(world):
+    page = world / "page.md"
+    page.write_text("# Mine\n\n<!-- table: main -->\nold\n<!-- end -->\nafter\n")
+    told = summary.write(world, page, (0, 1))  # seed 1 was never measured
+    text = page.read_text()
+    assert told["seeds"] == [0]
+    assert text.startswith("# Mine\n\n<!-- table: main -->\n|  | density |")
+    assert text.endswith("<!-- end -->\nafter\n")
+    assert "old" not in text
+    assert "| breadcrumbs | 0.14 | 0.01 | 0.5 | 1.012 ± " in text
+    assert "| base |  |  |  | 0.500 ± " in text
+    assert set(told["pictures"]) == {
+        "heat_map.png",
+        "lines.png",
+        "robustness.png",
+        "task_counts.png",
+    }
+    assert (world / "heat_map.png").read_bytes().startswith(b"\x89PNG")
+    summary.write(world, page, (0, 1))
+    assert page.read_text() == text
+
+
+def test_every_table_of_a_page_that_is_not_there_yet(world):
+    page = world / "new.md"
+    summary.write(world, page, (0,))
+    text = page.read_text()
+    for cells in (
+        "| a | 2 | 9 | 9 | 0.400 (0.309–0.498) | 0.800 (0.711–0.867) |",
+        "| | T = 3 | T = 6 | T = 9 | T = 9, chosen there |",
+        "| breadcrumbs | alpha | ",
+        "| source | ‖τ‖ / ‖θ‖ | mean cosine | sign conflict | normalized accuracy |",
+    ):
+        assert cells.replace("| |", "|  |") in text
+
+
+def test_the_middle_of_a_study_shows_what_is_best_so_far(world):
+    lines = (world / measuring.FILE).read_text().splitlines(keepends=True)
+    coarse = len(dict.fromkeys(plan.coarse(NAMES)))
+    (world / measuring.FILE).write_text("".join(lines[: 2 + coarse]))
+    told = summary.write(world, world / "page.md", (0,))
+    assert told["measurements"] == coarse
+    assert told["pictures"] == ["lines.png", "robustness.png"]  # one density, no heat map
+    text = (world / "page.md").read_text()
+    assert "| breadcrumbs | 0.14 | 0.01 | 0.5 | 1.012 ± 0.046 |  |  |" in text
+
+
+def test_half_a_study_has_no_choice_yet(world):
+    lines = (world / measuring.FILE).read_text().splitlines(keepends=True)
+    (world / measuring.FILE).write_text("".join(lines[:10]))
+    assert summary.write(world, world / "page.md", (0,)) == {"measurements": 8}
+    assert not (world / "page.md").exists()

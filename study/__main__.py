@@ -8,9 +8,10 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from mlflow_breadcrumbs import errors
-from study import flow, settings, summary
+from study import flow, page, settings
 
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "study.md"
@@ -19,7 +20,12 @@ PAGE = HERE.parent / "docs" / "study.md"
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     made = argparse.ArgumentParser(prog="python -m study", description=__doc__.splitlines()[0])
-    made.add_argument("--setting", choices=settings.NAMES, default="small")
+    made.add_argument(
+        "--setting",
+        choices=settings.NAMES,
+        action="append",
+        help=f"can be repeated; {', '.join(settings.PACKAGED)} when not given",
+    )
     made.add_argument("--folder", type=Path, help="for what is fetched and made")
     made.add_argument("--results", type=Path, default=HERE / "results")
     made.add_argument("--seeds", default="0,1,2", help="of fine-tuning, in this order")
@@ -47,35 +53,44 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     os.environ.setdefault("MLFLOW_DISABLE_AUTO_LOGGING", "true")
-    folder = given.folder or HERE / ("work" if given.setting == "small" else "work-clip")
     seeds = tuple(int(seed) for seed in given.seeds.split(","))
-    try:
-        done, absent, setting = _run(given, folder, seeds)
-    except errors.BreadcrumbsError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 1
-    for task, why in absent.items():
-        print(f"left out: the task {task} ({why})", file=sys.stderr)
-    page = PAGE if given.setting == "small" else given.results / f"{setting}.md"
-    report = summary.write(given.results / setting, page, seeds)
-    print(json.dumps({"done": done, "left_out": absent, **report}, indent=2))
-    return 3 if done is False else 0
+    on_time = clock(given.minutes)
+    every = []
+    for name in given.setting or settings.PACKAGED:
+        try:
+            report = _run(name, given, seeds, on_time)
+        except errors.BreadcrumbsError as error:
+            print(f"Error: {error}", file=sys.stderr)
+            return 1
+        print(json.dumps(report, indent=2))
+        every.append(report["done"])
+    return 3 if False in every else 0
 
 
 def _run(
-    given: argparse.Namespace, folder: Path, seeds: tuple[int, ...]
-) -> tuple[bool | None, dict[str, str], str]:
-    """Whether all is done (not asked: `None`), what was left out, and the setting's name."""
+    name: str, given: argparse.Namespace, seeds: tuple[int, ...], on_time: Callable[[], bool]
+) -> dict[str, Any]:
+    """Run one setting and write its page; gives what came of it."""
+    done: bool | None = None
     absent: dict[str, str] = {}
-    if given.tables:
-        return None, absent, given.setting
-    if given.setting == "small":
-        setting, absent = settings.small(folder)
+    if name in settings.PACKAGED:
+        folder, page_file = given.folder or HERE / "work", PAGE
+        results, smaller = given.results / "small", given.results / "shallow"
+        if not given.tables:
+            setting, absent = settings.PACKAGED[name](folder)
+            folder = folder if name == "small" else folder / name
     else:
+        folder = given.folder or HERE / "work-clip"
         setting = settings.clip(given.architecture, given.checkpoint, given.tasks)
-    results = given.results / setting.name
-    done = flow.run(setting, folder, results, seeds, clock(given.minutes), given.device)
-    return done, absent, setting.name
+        results, smaller = given.results / setting.name, None
+        page_file = given.results / f"{setting.name}.md"
+    if not given.tables:
+        own = given.results / setting.name
+        done = flow.run(setting, folder, own, seeds, on_time, given.device)
+    for task, why in absent.items():
+        print(f"left out: the task {task} ({why})", file=sys.stderr)
+    told = page.write(results, page_file, seeds, smaller)
+    return {"setting": name, "done": done, "left_out": absent, **told}
 
 
 if __name__ == "__main__":

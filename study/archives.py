@@ -94,6 +94,26 @@ def mnist(archive: Path) -> Images:
         )
 
 
+def scrambled(images: Images) -> Images:
+    """The images with their pixels in another order, the same for all: shapes are gone.
+
+    The permuted digits of continual learning (Goodfellow et al. 2013, arXiv 1312.6211).
+    """
+    orders: dict[int, npt.NDArray[np.int64]] = {}
+
+    def mixed(content: bytes) -> bytes:
+        pixels = np.asarray(Image.open(io.BytesIO(content)))
+        order = orders.setdefault(
+            pixels.size, np.random.Generator(np.random.PCG64(0)).permutation(pixels.size)
+        )
+        return png(pixels.reshape(-1)[order].reshape(pixels.shape))
+
+    return {
+        part: [dataclasses.replace(image, content=mixed(image.content)) for image in own]
+        for part, own in images.items()
+    }
+
+
 def fashion(archive: Path) -> Images:
     """Of Debian's `dataset-fashion-mnist`."""
     with tempfile.TemporaryDirectory() as folder:

@@ -51,7 +51,9 @@ class Evidence:
         """The recipe that the rule takes."""
         scores = {settings.digest: own for settings, own in self._known(method, candidates, groups)}
         known = [settings for settings in candidates if settings.digest in scores]
-        return plan.choose(known, lambda settings: scores[settings.digest])
+        return plan.choose(
+            plan.METHODS[method].published, known, lambda settings: scores[settings.digest]
+        )
 
     def _known(
         self,

@@ -45,12 +45,13 @@ class Check:
     largest_value: float
 
 
-def write_config(path: Path, image_size: int) -> architecture.ModelConfig:
+def write_config(path: Path, image_size: int, layers: int = LAYERS) -> architecture.ModelConfig:
     """Write the architecture as open_clip's JSON configuration, and read it.
 
     Args:
         path: Of the JSON file.
         image_size: Pixels on a side, a multiple of 14.
+        layers: Of the tower.
     """
     content = {
         "model_cfg": {
@@ -59,7 +60,7 @@ def write_config(path: Path, image_size: int) -> architecture.ModelConfig:
                 "image_size": image_size,
                 "patch_size": PATCH,
                 "width": WIDTH,
-                "layers": LAYERS,
+                "layers": layers,
                 "head_width": 64,
                 "mlp_ratio": 4.0,
                 "ls_init_value": 1.0,

@@ -1,7 +1,7 @@
 """What the tasks and the sources are, for the tables: sizes, and the geometry of task vectors."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,11 @@ from study import zoo as zoos
 TASKS, GEOMETRY = "tasks.json", "geometry.json"
 
 
-def write_tasks(task_list: Sequence[tasks.Task], folder: Path) -> None:
-    """Write each task's number of classes and of images."""
+def write_tasks(task_list: Sequence[tasks.Task], fitting: Collection[str], folder: Path) -> None:
+    """Write each task's number of classes and of images, and whether it fits the others."""
     content = {
         task.name: {
+            "fits": task.name in fitting,
             "classes": len(task.classes),
             **{split: len(task.images(split)) for split in tasks.SPLITS},
         }

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from mlflow_breadcrumbs import recipe, tasks, training
+from mlflow_breadcrumbs import errors, recipe, tasks, training
 from study import choices, descriptions, measuring, plan, zoo
 
 _logger = logging.getLogger(__name__)
@@ -31,6 +31,10 @@ class Setting:
     heads_file: Path
     """The tasks with the images that heads are fitted on."""
     training: training.Settings
+    misfit_file: Path | None = None
+    """The tasks with one more that does not fit them."""
+    whole: bool = True
+    """Measure everything; else only what compares the methods on all tasks."""
 
 
 @dataclasses.dataclass
@@ -68,23 +72,21 @@ def run(
     """
     zoo.use_store(folder / "store")
     heads = tasks.load_tasks(setting.heads_file)
-    task_list = tasks.load_tasks(setting.task_file)
-    descriptions.write_tasks(task_list, results_folder)
+    task_list = tasks.load_tasks(setting.misfit_file or setting.task_file)
+    names = _names(setting.task_file)
+    descriptions.write_tasks(task_list, names, results_folder)
     results = measuring.Results(results_folder / measuring.FILE)
     base = zoo.base(setting.checkpoint, setting.architecture, heads, setting.head, device)
-    done = True
-    for number, _ in enumerate(seeds):
-        some = seeds[: number + 1]
-        states = folder / "states"
-        missing = zoo.train(base, task_list, some, setting.training, states, on_time, device)
-        if missing:
-            _logger.info("%d sources are missing still", missing)
-            return False
-        own = zoo.opened(setting.task_file, tuple(task.name for task in task_list), seeds[number])
-        if own is not None:
-            descriptions.write_geometry(own, seeds[number], results_folder)
-        done = measure(setting, results, some, on_time, device)
-    return done
+    missing = zoo.train(
+        base, task_list, seeds, setting.training, folder / "states", on_time, device
+    )
+    if missing:
+        _logger.info("%d sources are missing still", missing)
+        return False
+    for seed in seeds:
+        own = _zoo(setting.misfit_file or setting.task_file, seed)
+        descriptions.write_geometry(own, seed, results_folder)
+    return measure(setting, results, seeds, on_time, device)
 
 
 def measure(
@@ -95,19 +97,46 @@ def measure(
     device: str = "auto",
 ) -> bool:
     """Measure with the sources of some seeds, which must be there; gives whether all is done."""
-    names = tuple(task.name for task in tasks.load_tasks(setting.task_file))
-    evidence = choices.Evidence(results, names, seeds)
+    names = _names(setting.task_file)
+    evidence, found = choices.Evidence(results, names, seeds), Chosen()
+    with _gauges(setting.task_file, seeds, results, device) as gauges:
+        stages = _stages(evidence, choices.Candidates(), found, whole=setting.whole)
+        done = all(_take(gauges, points, on_time) for points in stages)
+    if setting.misfit_file is None or not done:
+        return done
+    everyone = _names(setting.misfit_file)
+    with _gauges(setting.misfit_file, seeds, results, device) as gauges:
+        return _take(gauges, plan.final(found.largest, [everyone]), on_time)
+
+
+@contextlib.contextmanager
+def _gauges(
+    task_file: Path, seeds: Sequence[int], results: measuring.Results, device: str
+) -> Iterator[list[measuring.Gauge]]:
     with contextlib.ExitStack() as stack:
-        gauges = [
-            stack.enter_context(measuring.Gauge(own, seed, results, device))
+        yield [
+            stack.enter_context(measuring.Gauge(_zoo(task_file, seed), seed, results, device))
             for seed in seeds
-            if (own := zoo.opened(setting.task_file, names, seed)) is not None
         ]
 
-        def take(points: Sequence[measuring.Point]) -> bool:
-            return sum(gauge.take(points, on_time) for gauge in gauges) == 0
 
-        return all(take(points) for points in _stages(evidence, choices.Candidates(), Chosen()))
+def _take(
+    gauges: Sequence[measuring.Gauge],
+    points: Sequence[measuring.Point],
+    on_time: Callable[[], bool],
+) -> bool:
+    return sum(gauge.take(points, on_time) for gauge in gauges) == 0
+
+
+def _zoo(task_file: Path, seed: int) -> zoo.Zoo:
+    own = zoo.opened(task_file, _names(task_file), seed)
+    if own is None:
+        raise errors.RegistryError(f"Sources of seed {seed} are missing in the study's store.")
+    return own
+
+
+def _names(task_file: Path) -> tuple[str, ...]:
+    return tuple(task.name for task in tasks.load_tasks(task_file))
 
 
 def chosen(evidence: choices.Evidence) -> tuple[choices.Candidates, Chosen]:
@@ -133,7 +162,11 @@ def _known(evidence: choices.Evidence, points: Sequence[measuring.Point]) -> boo
 
 
 def _stages(
-    evidence: choices.Evidence, candidates: choices.Candidates, chosen: Chosen
+    evidence: choices.Evidence,
+    candidates: choices.Candidates,
+    chosen: Chosen,
+    *,
+    whole: bool = True,
 ) -> Iterator[Sequence[measuring.Point]]:
     """Give what is to be measured, stage by stage; the next is planned when it is known.
 
@@ -141,6 +174,7 @@ def _stages(
         evidence: What the choices are made from.
         candidates: Takes the recipes that are planned.
         chosen: Takes the choices.
+        whole: See `Setting`.
     """
     everything, thirds = evidence.names, plan.thirds(evidence.names)
     choices.begin(candidates, len(everything))
@@ -157,6 +191,9 @@ def _stages(
     yield candidates.on(everything)
     chosen.largest = choices.bests(evidence, candidates, [everything])
     yield plan.final(chosen.largest, [everything])
+    yield plan.final(plan.untuned(), [everything])
+    if not whole:
+        return
     for group in thirds:
         yield [*plan.coarse(group), *plan.on(chosen.largest, group)]
     chosen.smallest = choices.bests(evidence, candidates, thirds)

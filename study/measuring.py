@@ -51,6 +51,15 @@ class Measured:
         right, images = self.source[task]
         return self.correct[task] / self.total[task] / (right / images)
 
+    def without(self, task: str) -> "Measured":
+        """The same, but for one task."""
+        return Measured(
+            {name: right for name, right in self.correct.items() if name != task},
+            self.total,
+            self.base,
+            self.source,
+        )
+
     @property
     def average(self) -> float:
         """The mean of the normalized accuracies of the tasks."""

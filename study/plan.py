@@ -1,26 +1,29 @@
 """What is measured, and the rule that chooses: both written down before a test image is looked at.
 
-A method is a preset of the package with values to choose from. The number of tasks that are merged
+A method is a recipe with values to choose from. The number of tasks that are merged
 is T; the tasks are divided into thirds, and the merges of every third (T = N/3), of every two
 thirds, and of all of them (T = N) are measured, so that every task counts alike at every T.
 
 The rule (`choose`): over the seeds and the groups of tasks that are looked at, the mean of the
 average normalized accuracy on validation images. Recipes within one standard error of the best are
-level with it, and among these the one nearest to the published values is taken.
+level with it, and among these the one nearest to the method's published values is taken.
 """
 
 import dataclasses
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from mlflow_breadcrumbs import recipe
 from study import measuring
 
 VALIDATION_IMAGES = 150
 """Per task, for everything that is chosen."""
+TEST_IMAGES = 500
+"""Per task, for merges; the base and the sources are measured on all test images."""
 
-OFF = ("task_arithmetic", "ties", "breadcrumbs")
+OFF = ("task_arithmetic", "ties", "breadcrumbs", "tsv_m", "iso_c")
 """Methods whose robustness is measured."""
 
 Group = tuple[str, ...]
@@ -29,41 +32,48 @@ Group = tuple[str, ...]
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """A preset, with the values of each field that are tried."""
+    """A way of merging, with the values that are tried."""
 
-    preset: str
-    fixed: Mapping[str, object]
-    """Fields that differ from the preset's in all recipes of this method."""
-    coarse: tuple[float, ...]
-    """Scales alpha, tried with the preset's own density and gamma."""
+    published: recipe.MergeRecipe
+    """As its authors use it; what a choice is held near to."""
+    scales: tuple[float, ...] = ()
+    """Values of alpha; none for the average, whose alpha is 1/T."""
 
     def recipes(self, sources: int) -> tuple[recipe.MergeRecipe, ...]:
         """One recipe per scale."""
-        scales = self.coarse if self.preset != "weight_average" else (None,)
         return tuple(
-            recipe.MergeRecipe.from_method(
-                self.preset, sources=sources, **dict(self.fixed), alpha=scale
-            )
-            for scale in scales
+            dataclasses.replace(self.published, alpha=scale)
+            for scale in self.scales or (1 / sources,)
         )
+
+
+def _recipe(density: float, gamma: float, alpha: float, **fields: Any) -> recipe.MergeRecipe:
+    return recipe.MergeRecipe(density=density, gamma=gamma, alpha=alpha, **fields)
 
 
 SUM_SCALES = (0.1, 0.2, 0.3, 0.5)
 MASKED_SCALES = (0.2, 0.3, 0.5, 0.75, 1.0)
+MATRIX_SCALES = (0.5, 0.75, 1.0, 1.5)
+MASKED_MATRIX_SCALES = (0.75, 1.0, 1.5, 2.0, 3.0)
 METHODS: Mapping[str, Method] = {
-    "weight_average": Method("weight_average", {}, ()),
-    "task_arithmetic": Method("task_arithmetic", {}, SUM_SCALES),
-    "ties": Method("ties", {}, (0.3, 0.5, 1.0, 1.5)),
-    "breadcrumbs": Method("breadcrumbs", {}, MASKED_SCALES),
-    "breadcrumbs_row": Method("breadcrumbs", {"unit": "row"}, MASKED_SCALES),
-    "breadcrumbs_signed": Method("breadcrumbs_signed", {}, MASKED_SCALES),
+    "weight_average": Method(_recipe(1, 0, 1)),
+    "task_arithmetic": Method(_recipe(1, 0, 0.3), SUM_SCALES),
+    "ties": Method(
+        _recipe(0.2, 0, 1, unit="model", consensus="mass", combine="mean"), (0.3, 0.5, 1.0, 1.5)
+    ),
+    "breadcrumbs": Method(_recipe(0.14, 0.01, 0.3), MASKED_SCALES),
+    "breadcrumbs_row": Method(_recipe(0.14, 0.01, 0.3, unit="row"), MASKED_SCALES),
+    "breadcrumbs_signed": Method(_recipe(0.14, 0.01, 0.3, consensus="mass"), MASKED_SCALES),
+    "tsv_m": Method(_recipe(1, 0, 1, combine="tsv"), MATRIX_SCALES),
+    "iso_c": Method(_recipe(1, 0, 1, combine="iso"), MATRIX_SCALES),
+    "tsv_m_masked": Method(_recipe(0.14, 0.01, 1, combine="tsv"), MASKED_MATRIX_SCALES),
+    "iso_c_masked": Method(_recipe(0.14, 0.01, 1, combine="iso"), MASKED_MATRIX_SCALES),
 }
-"""By the names of the tables; more methods join by a line here."""
+"""By the names of the tables; more methods join by a line here. The recipes stand here, not the
+package's presets, since those are what the study is to choose."""
 
 DENSITIES = (0.02, 0.05, 0.14, 0.3, 0.6, 0.9)
 GAMMAS = (0.0, 0.01, 0.03, 0.1)
-PUBLISHED = {"density": 0.14, "gamma": 0.01, "alpha": 0.3}
-"""Of Davari & Belilovsky 2024 for ViT-B-32; what a choice is held near to."""
 
 
 def thirds(names: Sequence[str]) -> tuple[Group, ...]:
@@ -102,12 +112,17 @@ def on(recipes: Mapping[str, recipe.MergeRecipe], group: Group) -> list[measurin
 def final(
     recipes: Mapping[str, recipe.MergeRecipe], where: Sequence[Group]
 ) -> list[measuring.Point]:
-    """Recipes by method on the test images of some groups, all of them."""
+    """Recipes by method on the test images of some groups."""
     return [
-        measuring.Point(at(settings, method, len(group)), group, "test", None)
+        measuring.Point(at(settings, method, len(group)), group, "test", TEST_IMAGES)
         for group in where
         for method, settings in recipes.items()
     ]
+
+
+def untuned() -> dict[str, recipe.MergeRecipe]:
+    """Each method as its authors use it."""
+    return {method: how.published for method, how in METHODS.items()}
 
 
 def refined(best: recipe.MergeRecipe) -> list[recipe.MergeRecipe]:
@@ -172,26 +187,16 @@ def scaled(settings: recipe.MergeRecipe, alpha: float) -> recipe.MergeRecipe:
     return dataclasses.replace(settings, alpha=float(f"{alpha:.2g}"))
 
 
-def method_of(settings: recipe.MergeRecipe, size: int) -> str:
-    """By which name of `METHODS` a recipe goes."""
-    if settings.combine == "mean":
-        return "ties"
-    if settings.density == 1 and settings.gamma == 0:
-        average = math.isclose(settings.alpha, 1 / size)
-        return "weight_average" if average else "task_arithmetic"
-    if settings.consensus == "mass":
-        return "breadcrumbs_signed"
-    return "breadcrumbs_row" if settings.unit == "row" else "breadcrumbs"
-
-
 def choose(
+    published: recipe.MergeRecipe,
     candidates: Sequence[recipe.MergeRecipe],
     score: Callable[[recipe.MergeRecipe], Sequence[float]],
 ) -> recipe.MergeRecipe:
     """The rule of the module's first words.
 
     Args:
-        candidates: The recipes of one method.
+        published: The method's own recipe.
+        candidates: The recipes of the method.
         score: Normalized accuracies of a recipe, one per seed, group and task, always in the same
             order, so that recipes can be compared in pairs.
     """
@@ -206,17 +211,17 @@ def choose(
         error = statistics.stdev(falls) / math.sqrt(len(falls))
         return statistics.fmean(falls) <= error
 
-    return min(filter(level, candidates), key=_distance)
+    return min(filter(level, candidates), key=lambda settings: _distance(settings, published))
 
 
-def _distance(settings: recipe.MergeRecipe) -> float:
-    """How far a recipe is from the published values, in factors of e, summed over the fields."""
-    distance = abs(math.log(settings.alpha / PUBLISHED["alpha"]))
-    if settings.density < 1:
-        distance += abs(math.log(settings.density / PUBLISHED["density"]))
-        # Shifted, since a gamma of 0 has no logarithm.
-        distance += abs(math.log((settings.gamma + 0.01) / (PUBLISHED["gamma"] + 0.01)))
-    return distance
+def _distance(one: recipe.MergeRecipe, other: recipe.MergeRecipe) -> float:
+    """How far two recipes are apart, in factors of e, summed over the fields."""
+    factors = (
+        one.alpha / other.alpha,
+        one.density / other.density,
+        (one.gamma + 0.01) / (other.gamma + 0.01),  # shifted, since 0 has no logarithm
+    )
+    return sum(abs(math.log(factor)) for factor in factors)
 
 
 def validation(settings: recipe.MergeRecipe, group: Group) -> measuring.Point:

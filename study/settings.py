@@ -1,14 +1,18 @@
-"""The two settings of the study: `small`, from packages alone, and the paper's own, `clip`."""
+"""The settings of the study.
 
+`small` and `shallow`, the same with half the depth, are made from packages alone; `clip` is the
+paper's own.
+"""
+
+import dataclasses
 import logging
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from mlflow_breadcrumbs import errors, training
-from study import conversion, flow, materials, task_files
+from mlflow_breadcrumbs import errors, tasks, training
+from study import conversion, distilling, flow, materials, task_files
 
-NAMES = ("small", "clip")
 IMAGE_SIZE = 56
 """Pixels on a side; 28 is the size of most of the images, 14 that of a patch."""
 SMALL = training.Settings(steps=100, batch_size=32, learning_rate=5e-5, precision="bfloat16")
@@ -48,8 +52,41 @@ def small(folder: Path, image_size: int = IMAGE_SIZE) -> tuple[flow.Setting, dic
         task_file=prepared / task_files.TASK_FILE,
         heads_file=prepared / task_files.HEADS_FILE,
         training=SMALL,
+        misfit_file=prepared / task_files.MISFIT_FILE,
     )
     return setting, absent
+
+
+def shallow(
+    folder: Path, how: training.Settings = distilling.HOW
+) -> tuple[flow.Setting, dict[str, str]]:
+    """The setting `small` with a base of half its depth, distilled from its base.
+
+    Args:
+        folder: See `small`.
+        how: The distillation.
+
+    Returns:
+        The setting, and why a task is left out, by its name.
+    """
+    deep, absent = small(folder)
+    config, checkpoint = folder / "shallow.json", folder / "shallow.safetensors"
+    if not checkpoint.exists():
+        conversion.write_config(config, IMAGE_SIZE, conversion.LAYERS // 2)
+        images = [task.images("train") for task in tasks.load_tasks(deep.task_file)]
+        target = checkpoint.with_suffix(".half")
+        cosine = distilling.distil(config, Path(deep.checkpoint), images, target, how)
+        target.rename(checkpoint)
+        _logger.info("distilled: mean cosine with the deep base's features %.4f", cosine)
+    made = dataclasses.replace(
+        deep,
+        name="shallow",
+        checkpoint=str(checkpoint),
+        architecture=str(config),
+        misfit_file=None,
+        whole=False,
+    )
+    return made, absent
 
 
 def _convert(
@@ -101,3 +138,11 @@ def clip(
         heads_file=task_file,
         training=how,
     )
+
+
+PACKAGED: Mapping[str, Callable[[Path], tuple[flow.Setting, dict[str, str]]]] = {
+    "small": small,
+    "shallow": shallow,
+}
+"""The settings that packages alone make."""
+NAMES = (*PACKAGED, "clip")

@@ -18,7 +18,9 @@ from study import archives, materials
 SIZES = {"train": 4000, "validation": 500, "test": 1000}
 FRACTIONS = {"test": 0.2, "validation": 0.1}
 """Of the images of a data set that has no splits, or no validation split."""
-TASK_FILE, HEADS_FILE = "tasks.yaml", "heads.yaml"
+TASK_FILE, HEADS_FILE, MISFIT_FILE = "tasks.yaml", "heads.yaml", "misfit.yaml"
+MISFIT = "scrambled_digits"
+"""The task that does not fit the others: nothing that the base knows of pictures helps with it."""
 HEAD_IMAGES = 10
 """Training images per class that a head is fitted on. Few, so that fine-tuning has much to gain, as
 it has over the zero-shot heads of the paper; what a head on all images knows is hard to improve."""
@@ -83,8 +85,9 @@ SOURCES: Mapping[str, Source] = {
     "drawn_household": Source(
         ("quickdraw",), lambda found: archives.quickdraw(found["quickdraw"], HOUSEHOLD)
     ),
+    MISFIT: Source(("mnist",), lambda found: archives.scrambled(archives.mnist(found["mnist"]))),
 }
-"""The tasks, in the order in which they are fine-tuned and merged."""
+"""The tasks, in the order in which they are fine-tuned and merged, and the misfit."""
 
 
 def make(downloads: Path, folder: Path, missing: Mapping[str, str]) -> dict[str, str]:
@@ -92,8 +95,8 @@ def make(downloads: Path, folder: Path, missing: Mapping[str, str]) -> dict[str,
 
     Args:
         downloads: The packages' archives.
-        folder: Gets `<task>/<split>.parquet`, `tasks.yaml`, and `heads.yaml`, the same tasks with
-            only the few training images that heads are fitted on.
+        folder: Gets `<task>/<split>.parquet`; `tasks.yaml` without the misfit; `misfit.yaml` with
+            it; and `heads.yaml`, all with only the few training images that heads are fitted on.
         missing: What `materials.fetch` gave.
 
     Returns:
@@ -111,8 +114,13 @@ def make(downloads: Path, folder: Path, missing: Mapping[str, str]) -> dict[str,
         if not (folder / task / "heads.parquet").exists():
             found = {key: materials.archive(each, downloads) for key, each in packages.items()}
             write(folder / task, divide(source.read(found)))
-    for name, train in ((TASK_FILE, "train"), (HEADS_FILE, "heads")):
-        entries = [_entry(task, train) for task in written]
+    fitting = [task for task in written if task != MISFIT]
+    for name, listed, train in (
+        (TASK_FILE, fitting, "train"),
+        (MISFIT_FILE, written, "train"),
+        (HEADS_FILE, written, "heads"),
+    ):
+        entries = [_entry(task, train) for task in listed]
         text = yaml.safe_dump({"tasks": entries}, sort_keys=False)
         (folder / name).write_text(text, encoding="utf-8")
     return absent

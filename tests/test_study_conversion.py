@@ -1,11 +1,15 @@
 """The pretrained tower's conversion, on a small graph with the same names."""
 
+import dataclasses
+
 import pytest
+import tiny
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
-from mlflow_breadcrumbs import architecture, errors
-from study import conversion
+from mlflow_breadcrumbs import architecture, errors, image_sets, training
+from study import conversion, distilling
 
 WIDTH, HEADS, LAYERS, PATCH = 8, 2, 2, 14
 
@@ -104,6 +108,54 @@ def test_the_converted_tower_computes_what_the_graph_does(tmp_path):
     with torch.inference_mode():
         # float32 sums in another order
         torch.testing.assert_close(model.visual(pixels), forward(tensors, pixels))
+
+
+@pytest.fixture
+def deep(tmp_path):
+    """A converted tower of two layers, and the configuration of one of half the depth."""
+    path = tmp_path / "vit.json"
+    conversion.write_config(path, 3 * PATCH, layers=1)
+    text = path.read_text().replace("384", str(WIDTH))
+    path.write_text(text.replace('"head_width": 64', f'"head_width": {WIDTH // HEADS}'))
+    tensors = conversion.convert(graph(side=3), 3 * PATCH)
+    conversion.write(tmp_path / "deep.safetensors", tensors)
+    return path, tmp_path / "deep.safetensors"
+
+
+def test_a_shallow_base_comes_nearer_to_the_deep_one(deep, tmp_path):
+    config, checkpoint = deep
+    images = [
+        image_sets.from_arrays(colour, ["any"], tiny.pixels(colour, 12), [0] * 12)
+        for colour in tiny.COLOURS
+    ]
+    target = tmp_path / "shallow.safetensors"
+    how = training.Settings(steps=1, batch_size=8, learning_rate=1e-3, precision="float32")
+    before = distilling.distil(config, checkpoint, images, target, how)
+    after = distilling.distil(
+        config, checkpoint, images, target, dataclasses.replace(how, steps=120)
+    )
+    assert before < after
+    model = architecture.build(architecture.load_config(str(config)))
+    state = load_file(target)
+    model.visual.load_state_dict({n.removeprefix("visual."): t for n, t in state.items()})
+
+
+def test_every_second_block_is_kept_the_last_among_them():
+    names = [f"visual.transformer.resblocks.{layer}.ln_1.weight" for layer in range(4)]
+    tensors = {name: torch.full((1,), float(n)) for n, name in enumerate(names)}
+    kept = distilling.halved({**tensors, "visual.proj": torch.zeros(1)})
+    assert {name: tensor.item() for name, tensor in kept.items()} == {
+        names[0]: 1.0,
+        names[1]: 3.0,
+        "visual.proj": 0.0,
+    }
+
+
+def test_a_deep_base_of_another_depth_is_refused(deep, tmp_path):
+    config, checkpoint = deep
+    config.write_text(config.read_text().replace('"layers": 1', '"layers": 3'))
+    with pytest.raises(errors.CheckpointError, match="has not 6 layers"):
+        distilling.distil(config, checkpoint, [], tmp_path / "none.safetensors")
 
 
 def test_a_position_table_is_resampled_as_a_picture():

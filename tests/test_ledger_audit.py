@@ -52,6 +52,19 @@ def test_a_version_that_the_ledger_never_saw_is_unknown(versions, zoo):
     assert "head of another ledger" in head.message
 
 
+def test_a_decision_about_a_version_that_mlflow_alone_registered_asks_for_no_more(versions):
+    made = register("plain", mlflow.start_run().info.run_id)
+    mlflow.end_run()
+    journal.note("approve", "plain", subject=made.uri)
+    check, chain, head = ledger.check_version(made.uri, DIGEST)
+    assert (check.status, chain.status, head.status) == ("unknown", "ok", "ok")
+    assert "it may have been made elsewhere" in check.message
+    # The event of an own version that was taken out is missed, whatever was decided since.
+    journal.note("approve", "m", subject="models:/m/3")
+    execute(sql.delete(schema.Event).where(schema.Event.sequence == 6))
+    assert statuses("models:/m/3")["ledger event"] == "missing"
+
+
 def test_a_cut_tail_is_found_by_the_heads_in_mlflow(versions):
     execute(sql.delete(schema.Event).where(schema.Event.sequence > 4))
     verdict = ledger.verify()

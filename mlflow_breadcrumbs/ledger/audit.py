@@ -80,9 +80,11 @@ def check_version(
         walked = verdict or chain.verify(connection)
         tag = tags.get(journal.TAG_HEAD)
         against = chain.held(connection, {uri: tag}) if tag else None
-    ours = against is not None and not against.foreign
+    seen = against is not None and not against.foreign
+    # Nothing is lost from a chain that holds up to the head that the version carries.
+    lost = seen and bool(walked.problem or (against and against.problem))
     return (
-        _check_event(uri, weights_digest, about, seen=ours),
+        _check_event(uri, weights_digest, about, lost=lost),
         Check("event chain", "changed", walked.problem)
         if walked.problem
         else Check("event chain", "ok", f"{walked.head.sequence} events, each follows the last"),
@@ -102,16 +104,16 @@ def _making(about: Sequence[events.Event]) -> list[events.Event]:
 
 
 def _check_event(
-    uri: str, weights_digest: str, about: Sequence[events.Event], *, seen: bool
+    uri: str, weights_digest: str, about: Sequence[events.Event], *, lost: bool
 ) -> Check:
-    """The event that made a version; one is sure to have been if the version was `seen` here."""
+    """The event that made a version; `lost`: the ledger knew the version, and lacks events."""
     made = _making(about)
     if not made:
         return Check(
             "ledger event",
-            "missing" if seen else "unknown",
+            "missing" if lost else "unknown",
             f"no event says that {uri} was made"
-            + ("" if seen else "; it may have been made elsewhere, or with another ledger"),
+            + ("" if lost else "; it may have been made elsewhere, or with another ledger"),
         )
     event = made[-1]
     recorded = event.details.get("weights_digest")

@@ -79,7 +79,7 @@ def state():
     verdict = ledger.verify()
     return {
         "at": registry.alias_version(NAME, ALIAS),
-        "moves": [[move.before, move.after, move.because] for move in ledger.moves(NAME, ALIAS)],
+        "moves": [[m.before, m.after, m.cause] for m in ledger.alias_changes(NAME, ALIAS)],
         "decisions": [
             [event.kind, event.phase, event.details.get("verdict")]
             for event in told

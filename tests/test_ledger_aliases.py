@@ -65,7 +65,7 @@ def test_an_alias_can_be_removed(three):
         None,
     )
     ledger.move(three, "champion", None, because="user")  # it is not there, and stays so
-    assert [move.after for move in ledger.moves(three)] == ["1", None, None]
+    assert [move.after for move in ledger.alias_changes(three)] == ["1", None]
 
 
 def test_a_lost_race_names_the_winner_and_its_event(three):
@@ -99,7 +99,7 @@ def test_a_change_in_mlflow_while_it_is_moved_is_no_success(three, monkeypatch):
         ledger.move(three, "champion", "2", because="promote", expected=None)
     phase, details = told()[-1]
     assert (phase, details["found"]) == ("failed", "3")
-    assert ledger.moves(three) == []
+    assert ledger.alias_changes(three) == []
 
 
 def test_other_aliases_and_other_models_are_not_in_the_way(three):
@@ -173,7 +173,7 @@ def test_killed_before_and_after_it_moved(three, before, phase):
     assert at() == expected
     ledger.move(three, "champion", "2", because="promote", expected=expected)
     assert [said for said, _ in told()] == ["intent", phase, "intent", "done"]
-    assert [move.after for move in ledger.moves(three)] == (["2"] if before else ["1", "2"])
+    assert [move.after for move in ledger.alias_changes(three)] == (["2"] if before else ["1", "2"])
     assert ledger.verify(in_mlflow=False).holds
 
 
@@ -214,7 +214,7 @@ def test_an_interruption_leaves_the_outcome_to_be_found_out(three, monkeypatch):
     assert [said for said, _ in told()] == ["intent"]
     monkeypatch.setattr(journal, "ALIAS_TIMEOUT", datetime.timedelta())
     assert journal.settle() == 1
-    assert [move.after for move in ledger.moves(three)] == ["1"]
+    assert [move.after for move in ledger.alias_changes(three)] == ["1"]
 
 
 def test_a_server_that_is_gone_is_asked_again_later(three, monkeypatch):
@@ -242,10 +242,10 @@ def test_older_events_that_have_no_after_are_read(three):
         said = {"weights_digest": "sha256:1", "settled": True}
         settled = events.Draft(**done, subject="models:/m/2", intent=3, details=said)
         events.append(connection, settled)
-    first, second = ledger.moves(three, "champion")
-    assert (first.before, first.after, first.because) == ("3", "1", None)
+    first, second = ledger.alias_changes(three, "champion")
+    assert (first.before, first.after, first.cause) == ("3", "1", "set")
     assert (second.alias, second.after) == ("champion", "2")
-    assert ledger.moves(three, "other") == []
+    assert ledger.alias_changes(three, "other") == []
 
 
 def promoter(number, results):
@@ -267,6 +267,6 @@ def test_of_several_at_once_one_wins_and_the_others_are_told(three):
     (winner,) = [number for number, what in told_them if what == "won"]
     assert at() == str(winner)
     assert all(f"at version {winner}, and was" in what for _, what in told_them if what != "won")
-    (move,) = ledger.moves(three)
+    (move,) = ledger.alias_changes(three)
     assert move.after == str(winner)
     assert ledger.verify(in_mlflow=False).holds

@@ -30,12 +30,12 @@ def three(family):
     return family
 
 
-def at():
-    return registry.alias_version("merged", "champion")
+def at(alias="champion"):
+    return registry.alias_version("merged", alias)
 
 
-def run(*arguments):
-    return CliRunner().invoke(cli.main, ["rollback", "merged", "--alias", "champion", *arguments])
+def run(*arguments, alias="champion"):
+    return CliRunner().invoke(cli.main, ["rollback", "merged", "--alias", alias, *arguments])
 
 
 def delete(number):
@@ -68,7 +68,7 @@ def test_back_and_back_again_and_then_there_is_nothing(three):
         "skipped": [],
         "verdict": "rolled_back",
     }
-    assert ledger.moves("merged", "champion")[-1].because == "rollback"
+    assert ledger.alias_changes("merged", "champion")[-1].cause == "rollback"
     assert ledger.verify().holds
 
 
@@ -78,6 +78,18 @@ def test_what_is_promoted_again_can_be_gone_back_to_again(three):
     assert promote.promote(request).result == "promoted"
     assert run("--json").exit_code == 0
     assert at() == "2"
+
+
+def test_back_to_a_version_that_was_put_there_past_the_gates(three):
+    client = mlflow.MlflowClient()
+    client.set_registered_model_alias("merged", "live", "3")
+    ledger.move("merged", "live", "2", because="promote", expected="3")
+    assert run(alias="live").exit_code == 0
+    assert at("live") == "3"  # the ledger knows of it from the promotion alone
+    client.set_registered_model_alias("merged", "live", "1")
+    ledger.look(["merged"])
+    assert run(alias="live").exit_code == 0
+    assert at("live") == "3"
 
 
 def test_to_a_version_that_had_the_alias(three):

@@ -20,7 +20,7 @@ ledger.verify()  # does the chain hold, and what MLflow keeps of it?
 ```
 """
 
-from mlflow_breadcrumbs.ledger.aliases import Move, move, moves, set_alias
+from mlflow_breadcrumbs.ledger.aliases import move, set_alias
 from mlflow_breadcrumbs.ledger.audit import Check, check_version, is_made, verify
 from mlflow_breadcrumbs.ledger.chain import Verdict
 from mlflow_breadcrumbs.ledger.chronicle import Change, Standing
@@ -47,7 +47,6 @@ __all__ = [
     "Delivery",
     "Event",
     "Head",
-    "Move",
     "Receiver",
     "Standing",
     "Synced",
@@ -66,7 +65,6 @@ __all__ = [
     "is_made",
     "look",
     "move",
-    "moves",
     "note",
     "now",
     "recording",

@@ -10,7 +10,6 @@ alias is read, before and after; a change in the few milliseconds between that r
 moving is overwritten, and nothing in MLflow would tell.
 """
 
-import dataclasses
 import random
 import time
 from collections.abc import Mapping
@@ -19,7 +18,7 @@ from typing import Any, Literal
 import sqlalchemy as sql
 
 from mlflow_breadcrumbs import errors, failures, registry
-from mlflow_breadcrumbs.ledger import events, journal, store, whereabouts
+from mlflow_breadcrumbs.ledger import chronicle, events, journal
 
 Because = Literal["merge", "promote", "rollback", "recheck", "user"]
 
@@ -32,28 +31,6 @@ class Anywhere:
 
 
 ANYWHERE = Anywhere()
-
-
-@dataclasses.dataclass(frozen=True)
-class Move:
-    """An alias was moved: one event of the history."""
-
-    event: int
-    """Its sequence."""
-    time: str
-    """UTC."""
-    actor: str
-    name: str
-    alias: str
-    before: str | None
-    """The version where it was; `None` where it was not set."""
-    after: str | None
-    """The version that it was moved to; `None` where it was removed."""
-    because: str | None
-    """A `Because`; `None` in older events."""
-    decision: str | None = None
-    """The MLflow run of the decision."""
-    policy_digest: str | None = None
 
 
 def set_alias(name: str, alias: str, version: str, because: Because = "merge") -> None:
@@ -106,16 +83,6 @@ def move(
                     "it; try again when that process is done or gone"
                 ) from busy
             time.sleep(random.uniform(0.05, 0.2))
-
-
-def moves(name: str, alias: str | None = None) -> list[Move]:
-    """What was done to the aliases of a registered model, or to one of them, in order.
-
-    Raises:
-        LedgerError: The ledger can't be used.
-    """
-    with store.opened() as ledger, ledger.reading() as connection:
-        return _moves(connection, name, alias)
 
 
 class _BusyError(Exception):
@@ -201,41 +168,12 @@ def _elsewhere(
 ) -> str:
     """Where an alias is instead, and who moved it there."""
     said = f"{name}@{alias} is at {_version(found)}, and was expected at {_version(expected)}: "
-    past = _moves(connection, name, alias)
-    if past and past[-1].after == found:
+    past = chronicle.read(events.of_name(connection, name), alias)
+    if past and past[-1].after == found and past[-1].actor is not None:
         last = past[-1]
-        return f"{said}{last.actor} moved it at {last.time} (event {last.event})"
+        return f"{said}{last.actor} moved it at {last.latest} (event {last.event})"
     return f"{said}no event says who moved it, so it was changed in MLflow itself"
 
 
 def _version(number: str | None) -> str:
     return "no version" if number is None else f"version {number}"
-
-
-def _moves(connection: sql.Connection, name: str, alias: str | None) -> list[Move]:
-    found, intents = [], {}
-    for event in events.of_name(connection, name):
-        if event.kind != "alias":
-            continue
-        if event.phase == events.INTENT:
-            intents[event.sequence] = event.details
-        elif event.phase == events.DONE:
-            # What older releases settled has the alias in its intent alone.
-            said = {**intents.get(event.intent or 0, {}), **event.details}
-            if (about := whereabouts.target(said, event.subject)) is None:
-                continue
-            found.append(
-                Move(
-                    event=event.sequence,
-                    time=event.time,
-                    actor=event.actor,
-                    name=name,
-                    alias=about[0],
-                    before=said.get("before"),
-                    after=about[1],
-                    because=said.get("because"),
-                    decision=said.get("decision"),
-                    policy_digest=said.get("policy_digest"),
-                )
-            )
-    return [entry for entry in found if alias in (None, entry.alias)]

@@ -104,7 +104,7 @@ def _candidates(name: str, alias: str, current: str | None, to: str | None) -> l
         raise errors.PromotionError(f"{name}@{alias} is at version {to} already")
     found = standing.earlier(name, alias, current)
     if to is not None:
-        had = {move.after for move in ledger.moves(name, alias)} | set(found)
+        had = {move.after for move in ledger.alias_changes(name, alias)} | set(found)
         if to not in had:
             listed = ", ".join(found) or "none that is known"
             raise errors.PromotionError(

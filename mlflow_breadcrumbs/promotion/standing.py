@@ -67,18 +67,19 @@ def unmark(name: str, alias: str, version: str) -> None:
 def earlier(name: str, alias: str, current: str | None) -> list[str]:
     """The versions that had the alias before, the last one first; without the current one.
 
-    What was rolled back from is not among them, until it is promoted again.
+    What was rolled back from is not among them, until it is promoted again. A version that was put
+    there past the gates, in MLflow itself, is: it had the alias.
 
     Raises:
         LedgerError: the ledger can't be read.
         RegistryError: the registry can't be read.
     """
-    past = ledger.moves(name, alias)
+    past = ledger.alias_changes(name, alias)
     if not past:
         return [version for version in _tagged(name, alias) if version != current]
-    stack: list[str] = []
+    stack = [past[0].before] if past[0].before is not None else []
     for move in past:
-        if move.because == "rollback" and move.after in stack:
+        if move.cause == "rollback" and move.after in stack:
             del stack[stack.index(move.after) + 1 :]
         elif move.after is not None:
             stack = [version for version in stack if version != move.after] + [move.after]

@@ -191,32 +191,6 @@ def find(
     return (model if isinstance(model, registry.ResolvedVersion) else version), True
 
 
-def read_lineage(resolved: registry.ResolvedVersion) -> tuple[bytes, statement.Statement]:
-    """The `lineage.json` of a version and what it says, held against the version's digest tag.
-
-    Raises:
-        RegistryError: the version has none.
-        StatementError: it is not a statement of ours.
-        IntegrityError: it was changed after the version was registered.
-    """
-    try:
-        content = registry.read_file(resolved, statement.FILE)
-    except errors.UnreachableError:
-        raise
-    except errors.RegistryError as error:
-        raise errors.RegistryError(
-            f"{error}; only a version that `mlflow-breadcrumbs merge` made has one"
-        ) from error
-    recorded = resolved.tags.get(registry.TAG_LINEAGE_DIGEST)
-    if recorded not in (None, canonical.sha256(content)):
-        raise errors.IntegrityError(
-            f"the {statement.FILE} of {resolved.uri} was changed after it was registered: recorded "
-            f"{recorded}, found {canonical.sha256(content)}. See `mlflow-breadcrumbs verify "
-            f"{resolved.uri}`, and restore it"
-        )
-    return content, statement.parse(content)
-
-
 def versions() -> list[str]:
     """The URIs of all versions in the registry, sorted by name and number.
 

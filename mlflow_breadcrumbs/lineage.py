@@ -7,7 +7,7 @@ import dataclasses
 import re
 from typing import Any, Literal
 
-from mlflow_breadcrumbs import catalog, errors, graph, ledger, registry
+from mlflow_breadcrumbs import canonical, catalog, errors, graph, ledger, registry, statement
 
 Where = Literal["mlflow", "ledger"]
 
@@ -58,6 +58,32 @@ class Affected:
     def to_dict(self) -> dict[str, Any]:
         """For `--json`."""
         return dataclasses.asdict(self)
+
+
+def read_statement(resolved: registry.ResolvedVersion) -> tuple[bytes, statement.Statement]:
+    """The `lineage.json` of a version and what it says, held against the version's digest tag.
+
+    Raises:
+        RegistryError: the version has none.
+        StatementError: it is not a statement of ours.
+        IntegrityError: it was changed after the version was registered.
+    """
+    try:
+        content = registry.read_file(resolved, statement.FILE)
+    except errors.UnreachableError:
+        raise
+    except errors.RegistryError as error:
+        raise errors.RegistryError(
+            f"{error}; only a version that `mlflow-breadcrumbs merge` made has one"
+        ) from error
+    recorded = resolved.tags.get(registry.TAG_LINEAGE_DIGEST)
+    if recorded not in (None, canonical.sha256(content)):
+        raise errors.IntegrityError(
+            f"{resolved.uri}: {statement.FILE} was changed after it was registered: recorded "
+            f"{recorded}, found {canonical.sha256(content)}. See `mlflow-breadcrumbs verify "
+            f"{resolved.uri}`, and restore it"
+        )
+    return content, statement.parse(content)
 
 
 def tree(uri: str, where: Where = "mlflow") -> Ancestor:

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mlflow_breadcrumbs import (
-    canonical,
     compare,
     errors,
     lineage,
@@ -14,7 +13,6 @@ from mlflow_breadcrumbs import (
     progress,
     recipe,
     registry,
-    statement,
 )
 
 STUDIES = ("sweep", "scaling", "blame")
@@ -150,14 +148,8 @@ def _predicate(resolved: registry.ResolvedVersion) -> dict[str, Any]:
             f"{resolved.uri} was not merged by this package, so there is nothing to report on; "
             "`evaluate` measures any version and `lineage` shows where it comes from"
         )
-    content = registry.read_file(resolved, statement.FILE)
-    recorded = resolved.tags.get(registry.TAG_LINEAGE_DIGEST)
-    if recorded not in (None, canonical.sha256(content)):
-        raise errors.IntegrityError(
-            f"{statement.FILE} of {resolved.uri} was changed after it was registered: recorded "
-            f"{recorded}, found {canonical.sha256(content)}. Restore it before you rely on it"
-        )
-    return dict(statement.parse(content).content["predicate"])
+    _, stated = lineage.read_statement(resolved)
+    return dict(stated.content["predicate"])
 
 
 def _sources(dependencies: Sequence[Mapping[str, Any]]) -> list[Source]:

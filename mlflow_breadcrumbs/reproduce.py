@@ -18,6 +18,7 @@ from mlflow_breadcrumbs import (
     checkpoints,
     errors,
     evidence,
+    lineage,
     merge,
     progress,
     registry,
@@ -85,7 +86,7 @@ def reproduce(
     """
     resolved = registry.resolve(uri)
     with registry.workspace() as folder, contextlib.ExitStack() as stack:
-        _, stated = evidence.read_lineage(resolved)
+        _, stated = lineage.read_statement(resolved)
         base, *sources = (
             stack.enter_context(checkpoints.Checkpoint.open(_find(entry, folder)))
             for entry in stated.inputs

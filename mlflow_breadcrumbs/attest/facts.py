@@ -4,7 +4,7 @@ import dataclasses
 import re
 from collections.abc import Iterator
 
-from mlflow_breadcrumbs import canonical, evidence, lineage, registry, statement
+from mlflow_breadcrumbs import canonical, lineage, registry, statement
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +49,7 @@ def gather(uri: str) -> Facts:
         IntegrityError: its `lineage.json` was changed after it was registered.
     """
     resolved = registry.resolve(uri)
-    content, stated = evidence.read_lineage(resolved)
+    content, stated = lineage.read_statement(resolved)
     return Facts(resolved, content, stated, lineage.tree(resolved.uri))
 
 

@@ -5,7 +5,7 @@ import requests
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
-from mlflow_breadcrumbs import canonical, checkpoints, errors, failures, registry, statement
+from mlflow_breadcrumbs import checkpoints, errors, failures, lineage, registry, statement
 
 
 def digest_of(resolved: registry.ResolvedVersion) -> str:
@@ -28,14 +28,10 @@ def lineage_of(
         UnreachableError: the tracking server does not answer.
     """
     try:
-        content = registry.read_file(resolved, statement.FILE)
-        recorded = resolved.tags.get(registry.TAG_LINEAGE_DIGEST)
-        if recorded not in (None, canonical.sha256(content)):
-            return errors.StatementError(f"{statement.FILE} was changed after it was registered")
-        return statement.parse(content)
+        return lineage.read_statement(resolved)[1]
     except errors.UnreachableError:
         raise
-    except (errors.RegistryError, errors.StatementError) as error:
+    except (errors.RegistryError, errors.StatementError, errors.IntegrityError) as error:
         return error
 
 

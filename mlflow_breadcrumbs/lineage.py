@@ -79,7 +79,7 @@ def read_statement(resolved: registry.ResolvedVersion) -> tuple[bytes, statement
     recorded = resolved.tags.get(registry.TAG_LINEAGE_DIGEST)
     if recorded not in (None, canonical.sha256(content)):
         raise errors.IntegrityError(
-            f"{resolved.uri}: {statement.FILE} was changed after it was registered: recorded "
+            f"the {statement.FILE} of {resolved.uri} was changed after it was registered: recorded "
             f"{recorded}, found {canonical.sha256(content)}. See `mlflow-breadcrumbs verify "
             f"{resolved.uri}`, and restore it"
         )

@@ -267,7 +267,7 @@ def test_an_evaluation_that_cannot_be_read_is_set_aside(measured):
 def test_a_lineage_that_was_changed_is_no_evidence(family):
     path = family.file(family.merged, "lineage.json")
     path.write_bytes(path.read_bytes().replace(b'"accuracy":', b'"accuracy": '))
-    assert "lineage.json was changed after it was registered" in str(
+    assert f"the lineage.json of {family.merged} was changed after it was registered" in str(
         gathering.gather(registry.resolve(family.merged), policy.parse(LET_THROUGH), None).set_aside
     )
     assert decide(family.merged, LET_THROUGH).result == "refused"

@@ -19,6 +19,7 @@ NAMES = {
     "tsv_m_masked": "TSV-M, masked",
     "iso_c_masked": "Iso-C, masked",
 }
+REFERENCE = "task_arithmetic"
 FIELDS = ("density", "gamma", "alpha")
 
 Table = list[list[str]]
@@ -38,30 +39,40 @@ def tasks(found: Summary) -> Table:
 
 def main(found: Summary) -> Table:
     """All tasks merged, each method with its best recipe."""
-    rows = [["", *FIELDS, "validation", "test", "accuracy, test"]]
+    head, *rows = _against(found, found.chosen.largest)
     seen, tested = found.base("validation"), found.base("test")
-    rows.append(["base", "", "", "", _average(seen), _average(tested), _plain(found, tested)])
-    for method, settings in found.chosen.largest.items():
-        rows.append(
-            [
-                *(NAMES[method], *_fields(method, settings)),
-                _cell(found.figure(method, settings, [found.names], "validation")),
-                _cell(found.figure(method, settings, [found.names])),
-                _plain(found, found.measured(method, settings, found.names)),
-            ]
-        )
-    return rows
+    base = ["base", "", "", "", _average(seen), _average(tested), ""]
+    known = [
+        found.measured(method, settings, found.names)
+        for method, settings in found.chosen.largest.items()
+    ]
+    plain = [_plain(found, each) for each in (tested, *known)]
+    whole = zip((base, *rows), plain, strict=True)
+    return [[*head, "accuracy, test"], *([*row, cell] for row, cell in whole)]
 
 
 def untuned(found: Summary) -> Table:
     """All tasks merged, each method as its authors use it."""
-    rows = [["", *FIELDS, "validation", "test"]]
-    for method, settings in plan.untuned().items():
-        cells = [
-            _cell(found.figure(method, settings, [found.names], split))
-            for split in ("validation", "test")
-        ]
-        rows.append([NAMES[method], *_fields(method, settings), *cells])
+    return _against(found, plan.untuned())
+
+
+def _against(found: Summary, recipes: Mapping[str, recipe.MergeRecipe]) -> Table:
+    """Recipes by method, on all tasks; and by how much each is better than task arithmetic."""
+    rows = [["", *FIELDS, "validation", "test", f"less {NAMES[REFERENCE]}"]]
+    theirs = found.measured(REFERENCE, recipes[REFERENCE], found.names)
+    for method, settings in recipes.items():
+        ours = found.measured(method, settings, found.names)
+        better = ""
+        if method != REFERENCE and ours and theirs:
+            better = intervals.difference(ours, theirs).signed()
+        rows.append(
+            [
+                *(NAMES[method], *_fields(method, settings)),
+                _cell(found.figure(method, settings, [found.names], "validation")),
+                _average(ours),
+                better,
+            ]
+        )
     return rows
 
 
@@ -146,18 +157,24 @@ def misfit(found: Summary) -> Table:
 
 
 def sizes(found: Summary, other: Summary) -> Table:
-    """All tasks merged, with two sizes of the model, each with its own best recipes."""
-    rows = [["", "12 blocks", "alpha", "6 blocks", "alpha"]]
-    rows.append(["base", _average(found.base("test")), "", _average(other.base("test")), ""])
+    """All tasks merged, with two sizes of the model, each with its own best recipes.
+
+    Beside each the share that a merge keeps of what fine-tuning gained, since a base that is near
+    its sources has a high normalized accuracy before anything is merged.
+    """
+    rows = [["", "12 blocks", "of the gain", "6 blocks", "of the gain"]]
+    bases = [own.base("test") for own in (found, other)]
+    rows.append(["base", _average(bases[0]), "0", _average(bases[1]), "0"])
     for method in found.chosen.largest:
         cells = []
-        for own in (found, other):
+        for own, base in zip((found, other), bases, strict=True):
             settings = own.chosen.largest.get(method)
-            if settings is None:
+            known = settings and own.measured(method, settings, own.names)
+            if not known or base is None:
                 cells += ["", ""]
                 continue
-            figure = own.figure(method, settings, [own.names])
-            cells += [_cell(figure), _alpha(method, settings)]
+            merged, before = (intervals.average([[e] for e in each]).mean for each in (known, base))
+            cells += [_average(known), f"{(merged - before) / (1 - before):.2f}"]
         rows.append([NAMES[method], *cells])
     return rows
 

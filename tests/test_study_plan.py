@@ -138,6 +138,15 @@ def test_an_interval_is_of_the_images_and_of_the_seeds_where_these_vary_more():
     assert str(intervals.Figure(0.75, 0.0123)) == "0.750 ± 0.012"
 
 
+def test_a_difference_is_taken_in_pairs():
+    better = [measured(64), measured(68)]
+    found = intervals.difference(better, [measured(60)] * 2)
+    # 0.05 and 0.1 more, nine times each: 2.11 · stdev / √18
+    assert found.mean == pytest.approx(0.075)
+    assert found.half == pytest.approx(2.11 * 0.025 * math.sqrt(18 / 17) / math.sqrt(18), rel=1e-3)
+    assert found.signed() == "+0.075 ± 0.013"
+
+
 def quality(settings, size):
     """A made-up world: breadcrumbs are best at alpha 0.5, all others at 0.3."""
     masked = settings.gamma > 0 and settings.combine == "sum"

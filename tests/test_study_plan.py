@@ -52,7 +52,7 @@ def test_one_field_is_off_where_it_can_be():
     assert [(field, factor) for field, factor, _ in plan.off(BREADCRUMBS)] == [
         (field, factor) for field in ("density", "gamma", "alpha") for factor in (0.5, 1.5)
     ]
-    arithmetic = recipe.MergeRecipe.from_method("task_arithmetic", sources=9)
+    arithmetic = recipe.MergeRecipe.from_method("task_arithmetic", sources=9, alpha=0.3)
     assert [(field, other.alpha) for field, _, other in plan.off(arithmetic)] == [
         ("alpha", 0.15),
         ("alpha", 0.45),

@@ -65,7 +65,9 @@ class Geometry:
     @property
     def cosines(self) -> kernels.Doubles:
         """[sources, sources] of the angles between task vectors, −1…1; 0 beside an empty one."""
-        return _divided(self.products, np.outer(self.norms, self.norms)).clip(-1, 1)
+        energies = np.diagonal(self.products)
+        # √(x·x) is x to the last bit, √x·√x is not: each vector's cosine with itself is 1.
+        return _divided(self.products, np.sqrt(np.outer(energies, energies))).clip(-1, 1)
 
     @property
     def energy_kept(self) -> kernels.Doubles:

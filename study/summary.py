@@ -74,23 +74,28 @@ class Summary:
             return None
         return intervals.average(list(zip(*known, strict=True)))
 
-    def base(self, split: str) -> list[measuring.Measured] | None:
-        """The base as if it were a merge, by seed; none where it was not measured."""
-        own = [self._base(seed, split) for seed in self.seeds]
+    def base(self, split: str, group: plan.Group = ()) -> list[measuring.Measured] | None:
+        """The base as if it were a merge, by seed; none where it was not measured.
+
+        Args:
+            split: Of the images.
+            group: Of tasks; all that fit when empty.
+        """
+        own = [self._base(seed, split, group or self.names) for seed in self.seeds]
         known = [each for each in own if each is not None]
         return known if len(known) == len(own) else None
 
-    def _base(self, seed: int, split: str) -> measuring.Measured | None:
+    def _base(self, seed: int, split: str, group: plan.Group) -> measuring.Measured | None:
         base = self.results.single(seed, split, "base")
         source = self.results.single(seed, split, "source")
-        if not set(self.names) <= set(base):
+        if not set(group) <= set(base):
             return None
-        own = {name: (base[name][0], base[name][1]) for name in self.names}
+        own = {name: (base[name][0], base[name][1]) for name in group}
         return measuring.Measured(
             {name: right for name, (right, _) in own.items()},
             {name: images for name, (_, images) in own.items()},
             own,
-            {name: (source[name][0], source[name][1]) for name in self.names},
+            {name: (source[name][0], source[name][1]) for name in group},
         )
 
     def grid_rows(self, method: str) -> list[dict[str, Any]]:

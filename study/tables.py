@@ -82,8 +82,8 @@ def per_task(found: Summary) -> Table:
     for method, settings in found.chosen.largest.items():
         known = found.measured(method, settings, found.names)
         if known is not None:
-            means = [statistics.fmean(e.normalized(name) for e in known) for name in found.names]
-            rows.append([NAMES[method], *(f"{mean:.3f}" for mean in means)])
+            means = [f"{_mean(known, name):.3f}" for name in found.names]
+            rows.append([NAMES[method], *means])
     return rows
 
 
@@ -143,15 +143,19 @@ def robustness(found: Summary) -> Table:
 
 def misfit(found: Summary) -> Table:
     """All tasks merged, without and with the task that does not fit them."""
-    (odd, *_) = [*(name for name in found.tasks if name not in found.names), ""]
+    odd = next((name for name in found.tasks if name not in found.names), None)
     rows = [["", "without it", "with it", "itself"]]
+    if odd is None:
+        return rows
+    base, alone = found.base("test"), found.base("test", (odd,))
+    if base and alone:
+        rows.append(["base", _average(base), _average(base), f"{_mean(alone, odd):.3f}"])
     for method, settings in found.chosen.largest.items():
-        alone = found.measured(method, settings, found.names)
+        without = found.measured(method, settings, found.names)
         mixed = found.measured(method, settings, (*found.names, odd))
-        if odd and alone and mixed:
-            others = [[each.without(odd)] for each in mixed]
-            own = statistics.fmean(each.normalized(odd) for each in mixed)
-            cells = [_average(alone), _cell(intervals.average(others)), f"{own:.3f}"]
+        if without and mixed:
+            others = [each.without(odd) for each in mixed]
+            cells = [_average(without), _average(others), f"{_mean(mixed, odd):.3f}"]
             rows.append([NAMES[method], *cells])
     return rows
 
@@ -227,6 +231,11 @@ def _cell(figure: intervals.Figure | None) -> str:
 
 def _average(measured: Sequence[measuring.Measured] | None) -> str:
     return "" if measured is None else str(intervals.average([[each] for each in measured]))
+
+
+def _mean(measured: Sequence[measuring.Measured], task: str) -> float:
+    """Of a task's normalized accuracies."""
+    return statistics.fmean(each.normalized(task) for each in measured)
 
 
 def _plain(found: Summary, measured: Sequence[measuring.Measured] | None) -> str:

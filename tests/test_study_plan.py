@@ -234,7 +234,8 @@ def test_a_misfit_is_told_apart_from_what_it_does_to_the_others(world):
     assert rows["breadcrumbs"][0].startswith("1.012 ±")
     assert rows["breadcrumbs"][1].startswith("0.875 ±")
     assert rows["breadcrumbs"][2] == "0.875"
-    assert set(rows) == set(tables.NAMES.values())
+    assert set(rows) == {"base", *tables.NAMES.values()}
+    assert rows["base"][2] == "0.500"
     assert "odd" in [row[0] for row in tables.geometry(found)]
     # Without the misfit's measurements there is no such table.
     lines = [

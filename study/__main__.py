@@ -14,17 +14,18 @@ from mlflow_breadcrumbs import errors
 from study import flow, page, settings
 
 HERE = Path(__file__).parent
+ABOUT = "Fine-tune, merge and measure what docs/study.md shows; goes on where it was stopped."
 PAGE = HERE.parent / "docs" / "study.md"
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    made = argparse.ArgumentParser(prog="python -m study", description=__doc__.splitlines()[0])
+    made = argparse.ArgumentParser(prog="python -m study", description=ABOUT)
     made.add_argument(
         "--setting",
         choices=settings.NAMES,
         action="append",
-        help=f"can be repeated; {', '.join(settings.PACKAGED)} when not given",
+        help=f"can be repeated; {' and '.join(settings.USUAL)} when not given",
     )
     made.add_argument("--folder", type=Path, help="for what is fetched and made")
     made.add_argument("--results", type=Path, default=HERE / "results")
@@ -56,7 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
     seeds = tuple(int(seed) for seed in given.seeds.split(","))
     on_time = clock(given.minutes)
     every = []
-    for name in given.setting or settings.PACKAGED:
+    for name in given.setting or settings.USUAL:
         try:
             report = _run(name, given, seeds, on_time)
         except errors.BreadcrumbsError as error:
@@ -73,23 +74,26 @@ def _run(
     """Run one setting and write its page; gives what came of it."""
     done: bool | None = None
     absent: dict[str, str] = {}
-    if name in settings.PACKAGED:
-        folder, page_file = given.folder or HERE / "work", PAGE
-        results, smaller = given.results / "small", given.results / "shallow"
-        if not given.tables:
-            setting, absent = settings.PACKAGED[name](folder)
-            folder = folder if name == "small" else folder / name
-    else:
+    if name == "clip":
         folder = given.folder or HERE / "work-clip"
         setting = settings.clip(given.architecture, given.checkpoint, given.tasks)
-        results, smaller = given.results / setting.name, None
-        page_file = given.results / f"{setting.name}.md"
+        name = setting.name
+    else:
+        folder = given.folder or HERE / "work"
+        if not given.tables:
+            setting, absent = settings.PACKAGED[name](folder)
+        folder = folder if name == "small" else folder / name
     if not given.tables:
-        own = given.results / setting.name
-        done = flow.run(setting, folder, own, seeds, on_time, given.device)
+        done = flow.run(setting, folder, given.results / name, seeds, on_time, given.device)
     for task, why in absent.items():
         print(f"left out: the task {task} ({why})", file=sys.stderr)
-    told = page.write(results, page_file, seeds, smaller)
+    usual = name in settings.USUAL
+    told = page.write(
+        given.results / ("small" if usual else name),
+        PAGE if usual else given.results / f"{name}.md",
+        seeds,
+        given.results / "shallow" if usual else None,
+    )
     return {"setting": name, "done": done, "left_out": absent, **told}
 
 

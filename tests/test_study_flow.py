@@ -114,7 +114,7 @@ def test_no_time_is_exit_code_3_and_a_missing_base_1(setting, tmp_path, capsys, 
     assert error.endswith("none.safetensors: No such file or directory")
     assert program.main([*common, "--checkpoint", setting.checkpoint]) == 3
     assert json.loads(capsys.readouterr().out) == {
-        "setting": "clip",
+        "setting": "clip-tiny",
         "done": False,
         "left_out": {},
         "measurements": 0,

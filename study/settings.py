@@ -1,7 +1,7 @@
 """The settings of the study.
 
-`small`, `shallow` (half the depth) and `small-112` (images of twice the size) are made from packages
-alone; `clip` is the paper's own.
+`small`, `shallow` (half the depth) and `small-112` (images of twice the size) are made from
+packages alone; `clip` is the paper's own.
 """
 
 import dataclasses

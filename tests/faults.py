@@ -96,6 +96,8 @@ def start(arguments, folder, uri, prepare=None):
             os.dup2(log, 2)
             os.chdir(folder)
             tempfile.tempdir = str(folder / "tmp")
+            # What a shell starts in the background ignores it, and so do all its children.
+            signal.signal(signal.SIGINT, signal.default_int_handler)
             os.environ["MLFLOW_TRACKING_URI"] = os.environ["MLFLOW_REGISTRY_URI"] = uri
             if prepare:
                 prepare()

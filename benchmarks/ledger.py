@@ -21,7 +21,7 @@ import mlflow
 import sqlalchemy as sql
 
 from mlflow_breadcrumbs import canonical, graph, registry
-from mlflow_breadcrumbs.ledger import events, index, store
+from mlflow_breadcrumbs.ledger import events, index, stores
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 import postgres
@@ -91,7 +91,7 @@ def version_tags(name: str, number: int, parents: list[str]) -> dict[str, str]:
 
 def measure(uri: str, count: int) -> dict[str, str]:
     """Sync, then ask; one row of the table."""
-    with store.opened(uri) as ledger:
+    with stores.opened(uri) as ledger:
         started, worked = time.perf_counter(), time.process_time()
         done = index.sync(ledger, full=True)
         seconds, work = time.perf_counter() - started, time.process_time() - worked
@@ -135,7 +135,7 @@ def asked(connection: sql.Connection, question, uri: str) -> str:
     )
 
 
-def appended(ledger: store.Store, count: int = 200) -> float:
+def appended(ledger: stores.Store, count: int = 200) -> float:
     """Events per second of one writer, each in its own transaction."""
     draft = events.Draft(actor="ann@here", kind="merge", phase="done", name="model")
     started = time.perf_counter()

@@ -26,16 +26,7 @@ import torch
 import yaml
 import zoo
 
-from mlflow_breadcrumbs import (
-    evaluation,
-    flavor,
-    grids,
-    importer,
-    recipe,
-    study,
-    sweep,
-    tasks,
-)
+from mlflow_breadcrumbs import evaluation, flavor, grids, importer, recipe, study, sweep, tasks
 
 DEMO = Path("demo")
 NOTE = """Where an evaluation takes a fraction of a second, what a sweep does besides weighs most: a

@@ -12,7 +12,7 @@ import requests
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 
-from mlflow_breadcrumbs import failures, graph, registry, stores
+from mlflow_breadcrumbs import database, failures, graph, registry
 
 PAGE = 1000
 """Versions per request."""
@@ -237,7 +237,7 @@ def _age(entry: Entry) -> tuple[int, str, int]:
 
 def _client() -> Any:
     """A client of stores that are ready: making one opens the database."""
-    stores.prepare()
+    database.prepare()
     return mlflow.MlflowClient()
 
 

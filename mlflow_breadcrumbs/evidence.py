@@ -191,7 +191,7 @@ def find(
     return (model if isinstance(model, registry.ResolvedVersion) else version), True
 
 
-def versions() -> list[str]:
+def every_version() -> list[str]:
     """The URIs of all versions in the registry, sorted by name and number.
 
     Raises:

@@ -39,14 +39,7 @@ from mlflow.utils.model_utils import (
 )
 
 import mlflow_breadcrumbs
-from mlflow_breadcrumbs import (
-    architecture,
-    checkpoints,
-    errors,
-    registry,
-    requirements,
-    serving,
-)
+from mlflow_breadcrumbs import architecture, checkpoints, errors, registry, requirements, serving
 from mlflow_breadcrumbs import device as devices
 from mlflow_breadcrumbs import heads as task_heads
 

@@ -17,7 +17,7 @@ from mlflow.environment_variables import MLFLOW_RUN_ID
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import fluent
 
-from mlflow_breadcrumbs import errors, failures, processes, registry, stores
+from mlflow_breadcrumbs import database, errors, failures, processes, registry
 
 TAG_PROCESS = "breadcrumbs.process"
 
@@ -48,7 +48,7 @@ def run(
     Raises:
         RegistryError: MLflow refused something inside, or can't be reached, or the disk is full.
     """
-    stores.prepare()
+    database.prepare()
     active = mlflow.active_run()
     marks = {registry.TAG_KIND: kind, **(tags or {})}
     if active is not None and not nested:

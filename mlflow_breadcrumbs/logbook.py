@@ -160,8 +160,8 @@ def record_comparison(found: compare.Comparison) -> str:
     """A comparison in a run of its own, with the versions as parameters; the run's id."""
     name = f"compare {len(found.sources)} sources of {found.base}"
     with jobs.run(name, "compare", nested=True) as run_id:
-        versions = {f"source.{i}": uri for i, uri in enumerate(found.sources)}
-        mlflow.log_params({f"compare.{key}": uri for key, uri in versions.items()})
+        uris = {f"source.{i}": uri for i, uri in enumerate(found.sources)}
+        mlflow.log_params({f"compare.{key}": uri for key, uri in uris.items()})
         mlflow.log_param("compare.base", found.base)
         log_comparison(run_id, found)
     return run_id
@@ -238,6 +238,7 @@ def read_pictures(run_id: str, place: str) -> dict[str, bytes]:
 
 
 def _files(run_id: str, folder: Path) -> artifacts.Artifacts:
+    """A run's files; downloads go into the folder."""
     location = mlflow.get_run(run_id).info.artifact_uri
     return artifacts.Artifacts(f"the run {run_id}", location, folder)
 

@@ -12,15 +12,7 @@ from typing import Any
 
 import torch
 
-from mlflow_breadcrumbs import (
-    agreement,
-    backends,
-    checkpoints,
-    errors,
-    progress,
-    recipe,
-    writing,
-)
+from mlflow_breadcrumbs import agreement, backends, checkpoints, errors, progress, recipe, writing
 from mlflow_breadcrumbs.backends import copying
 
 MERGEABLE = (torch.float16, torch.bfloat16, torch.float32, torch.float64)

@@ -6,13 +6,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from mlflow_breadcrumbs import (
-    architecture,
-    evaluate,
-    heads,
-    image_sets,
-    progress,
-)
+from mlflow_breadcrumbs import architecture, evaluate, heads, image_sets, progress
 from mlflow_breadcrumbs import cache as caches
 
 _logger = logging.getLogger(__name__)

@@ -19,7 +19,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.utils.validation import MAX_MODEL_REGISTRY_TAG_VALUE_LENGTH
 
-from mlflow_breadcrumbs import artifacts, checkpoints, errors, failures, records, scratch, stores
+from mlflow_breadcrumbs import artifacts, checkpoints, database, errors, failures, records, scratch
 
 TAG_TASK = "breadcrumbs.task"
 TAG_RECIPE_DIGEST = "breadcrumbs.recipe_digest"
@@ -100,7 +100,7 @@ def resolve(uri: str) -> ResolvedVersion:
         RegistryError: the URI is malformed, or names an unknown name, version, alias or model, or
             a version that is not ready or whose model was deleted.
     """
-    stores.prepare()
+    database.prepare()
     client = mlflow.MlflowClient()
     if match := re.fullmatch(r"models:/(m-[0-9a-zA-Z]+)", uri):
         return _resolve_logged_model(client, uri, match[1])

@@ -169,13 +169,13 @@ def _sources(dependencies: Sequence[Mapping[str, Any]]) -> list[Source]:
 
 def _comparison(
     resolved: registry.ResolvedVersion,
-    versions: Sequence[Source],
+    merged: Sequence[Source],
     fields: Mapping[str, Any],
     log: bool,
     show: progress.Progress,
 ) -> tuple[Mapping[str, Any] | None, bytes | None, str]:
     """The comparison, its heat map, and why there is none."""
-    base, *sources = (version.uri for version in versions)
+    base, *sources = (version.uri for version in merged)
     kept = logbook.read_comparison(resolved.run_id) if resolved.run_id else None
     if kept and [row["source"] for row in kept[0]["sources"]] == sources:
         return kept[0], kept[1], ""
@@ -208,9 +208,9 @@ def _savings(
 
 
 def _studies(
-    resolved: registry.ResolvedVersion, versions: Sequence[Source]
+    resolved: registry.ResolvedVersion, merged: Sequence[Source]
 ) -> dict[str, dict[str, bytes]]:
-    base, *sources = (version.uri for version in versions)
+    base, *sources = (version.uri for version in merged)
     found = {}
     for study in STUDIES:
         pngs = logbook.read_pictures(resolved.run_id, study) if resolved.run_id else {}

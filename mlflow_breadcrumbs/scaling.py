@@ -13,16 +13,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mlflow_breadcrumbs import (
-    charts,
-    errors,
-    jobs,
-    logbook,
-    progress,
-    recipe,
-    study,
-    tables,
-)
+from mlflow_breadcrumbs import charts, errors, jobs, logbook, progress, recipe, study, tables
 from mlflow_breadcrumbs.charts import METRIC
 
 PROTOCOLS = ("tuned", "carried")

@@ -125,7 +125,7 @@ def verify_all(
         SigningError: the key can't be read.
     """
     fault = signing.verifier(key) if key is not None else None
-    uris = evidence.versions()
+    uris = evidence.every_version()
     chain = _walk()
     reports = []
     with (

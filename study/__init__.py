@@ -19,7 +19,7 @@ The way of the data, a module a step:
     choices      each method's best recipe, and the defaults, from the measurements
     measuring    accuracies, one JSON line each, never measured twice
     flow         all of it in order, from the base to the last measurement
-    summary      means with their intervals, by `intervals`
+    summary      means with their intervals, by `paired`
     tables, page the tables and pictures of docs/study.md
 
 It is no part of the package's API; it only calls it.

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mlflow_breadcrumbs import charts, recipe
-from study import choices, descriptions, flow, intervals, measuring, plan
+from study import choices, descriptions, flow, measuring, paired, plan
 
 TOLD = ("relative_norm", "cosine", "sign_conflict")
 """What `compare` says of a source, of what the page shows."""
@@ -66,13 +66,13 @@ class Summary:
         settings: recipe.MergeRecipe,
         groups: Sequence[plan.Group],
         split: str = "test",
-    ) -> intervals.Figure | None:
+    ) -> paired.Figure | None:
         """The average normalized accuracy over seeds and groups; none where one is missing."""
         found = [self.measured(method, settings, group, split) for group in groups]
         known = [each for each in found if each is not None]
         if len(known) < len(groups):
             return None
-        return intervals.average(list(zip(*known, strict=True)))
+        return paired.average(list(zip(*known, strict=True)))
 
     def base(self, split: str, group: plan.Group = ()) -> list[measuring.Measured] | None:
         """The base as if it were a merge, by seed; none where it was not measured.
@@ -171,7 +171,7 @@ class Summary:
         right = [fared[name] for name in names]
         columns = {key: [told[name][key] for name in names] for key in TOLD}
         return {
-            key: intervals.spearman(values, right)
+            key: paired.spearman(values, right)
             for key, values in columns.items()
             if len(set(values)) > 1 and len(set(right)) > 1
         }

@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 
 from mlflow_breadcrumbs import charts, evaluate, recipe
-from study import intervals, measuring, plan
+from study import measuring, paired, plan
 from study.summary import TOLD, Summary
 
 NAMES = {
@@ -64,7 +64,7 @@ def _against(found: Summary, recipes: Mapping[str, recipe.MergeRecipe]) -> Table
         ours = found.measured(method, settings, found.names)
         better = ""
         if method != REFERENCE and ours and theirs:
-            better = intervals.difference(ours, theirs).signed()
+            better = paired.difference(ours, theirs).signed()
         rows.append(
             [
                 *(NAMES[method], *_fields(method, settings)),
@@ -177,7 +177,7 @@ def sizes(found: Summary, other: Summary) -> Table:
             if not known or base is None:
                 cells += ["", ""]
                 continue
-            merged, before = (intervals.average([[e] for e in each]).mean for each in (known, base))
+            merged, before = (paired.average([[e] for e in each]).mean for each in (known, base))
             cells += [_average(known), f"{(merged - before) / (1 - before):.2f}"]
         rows.append([NAMES[method], *cells])
     return rows
@@ -225,12 +225,12 @@ def _alpha(method: str, settings: recipe.MergeRecipe) -> str:
     return "1/T" if method == "weight_average" else f"{settings.alpha:g}"
 
 
-def _cell(figure: intervals.Figure | None) -> str:
+def _cell(figure: paired.Figure | None) -> str:
     return "" if figure is None else str(figure)
 
 
 def _average(measured: Sequence[measuring.Measured] | None) -> str:
-    return "" if measured is None else str(intervals.average([[each] for each in measured]))
+    return "" if measured is None else str(paired.average([[each] for each in measured]))
 
 
 def _mean(measured: Sequence[measuring.Measured], task: str) -> float:

@@ -17,13 +17,8 @@ from pathlib import Path
 import faults
 import mlflow
 
-from mlflow_breadcrumbs import (  # noqa: F401 - imported once, for all forks
-    evaluation,
-    ledger,
-    registry,
-    verify,
-)
-from mlflow_breadcrumbs.ledger import events, store
+from mlflow_breadcrumbs import ledger, registry
+from mlflow_breadcrumbs.ledger import events, stores
 from mlflow_breadcrumbs.promotion import promote, rollback  # noqa: F401
 
 BOUNDARIES = {
@@ -68,7 +63,7 @@ def look(folder, uri, wanted):
 
 def state():
     """The alias, its moves, and whether anything looks unfinished."""
-    with store.opened() as opened, opened.reading() as connection:
+    with stores.opened() as opened, opened.reading() as connection:
         waiting = len(events.open_intents(connection))
         told = events.of_name(connection, NAME)
     runs = mlflow.search_runs(

@@ -41,8 +41,8 @@ def refused(zoo, error, words):
     assert not client.search_model_versions("name = 'merged'")
     kind = "tags.`breadcrumbs.kind` = 'merge'"
     assert not client.search_logged_models([jobs.experiment_id()], filter_string=kind)
-    runs = client.search_runs([jobs.experiment_id()], kind)
-    assert {run.info.status for run in runs} <= {"FAILED"}
+    failed = client.search_runs([jobs.experiment_id()], kind)
+    assert {run.info.status for run in failed} <= {"FAILED"}
 
 
 def test_no_room_for_temporary_files(zoo, disk, monkeypatch):

@@ -8,15 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mlflow_breadcrumbs import errors, merge, recipe
-from mlflow_breadcrumbs.backends import (
-    cpu,
-    gpu,
-    gpu_layout,
-    masking,
-    reading,
-    reference,
-    selection,
-)
+from mlflow_breadcrumbs.backends import cpu, gpu, gpu_layout, masking, reading, reference, selection
 
 SHAPES = [(), (0,), (3, 0), (1,), (2, 3), (1023,), (7, 149), (13, 1), (5, 64), (3, 2, 200), (4099,)]
 FLOATS = [torch.float32, torch.bfloat16, torch.float16, torch.float64]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mlflow_breadcrumbs import evaluate
-from mlflow_breadcrumbs.promotion import facts, gates, policy
+from mlflow_breadcrumbs.promotion import facts, gates, policies
 
 NOW = datetime.datetime(2026, 3, 3, 14, tzinfo=datetime.UTC)  # a Tuesday
 DIGEST, OTHER = f"sha256:{'1' * 64}", f"sha256:{'2' * 64}"
@@ -41,7 +41,7 @@ def known(*measurements, **changes):
 
 
 def judge(text, found, now=NOW):
-    return gates.judge(policy.parse(text), found, now)
+    return gates.judge(policies.parse(text), found, now)
 
 
 def rule(text, found, name, now=NOW):

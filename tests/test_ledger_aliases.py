@@ -12,8 +12,7 @@ import pytest
 import registered
 
 from mlflow_breadcrumbs import errors, ledger, registry
-from mlflow_breadcrumbs.ledger import aliases, events, journal
-from mlflow_breadcrumbs.ledger import store as stores
+from mlflow_breadcrumbs.ledger import alias_moves, events, journal, stores
 
 FORK = multiprocessing.get_context("fork")
 
@@ -125,7 +124,7 @@ def intent(alias="champion", **details):
 
 
 def test_one_that_another_machine_is_moving_is_waited_for_and_then_told(three, monkeypatch):
-    monkeypatch.setattr(aliases, "PATIENCE", 0.3)
+    monkeypatch.setattr(alias_moves, "PATIENCE", 0.3)
     with stores.opened() as opened, opened.writing() as connection:
         events.append(connection, intent())
     with pytest.raises(errors.PromotionError, match=r"is being moved by ann@there.*\(event 1\)"):

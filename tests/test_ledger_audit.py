@@ -6,7 +6,7 @@ import sqlalchemy as sql
 from test_ledger_journal import register
 
 from mlflow_breadcrumbs import errors, ledger
-from mlflow_breadcrumbs.ledger import events, journal, schema, store
+from mlflow_breadcrumbs.ledger import events, journal, schema, stores
 
 DIGEST = "sha256:1"
 
@@ -27,7 +27,7 @@ def statuses(uri="models:/m/2", digest=DIGEST):
 
 
 def execute(statement):
-    with store.opened() as opened, opened.writing() as connection:
+    with stores.opened() as opened, opened.writing() as connection:
         connection.execute(statement)
 
 
@@ -77,7 +77,7 @@ def test_a_cut_tail_is_found_by_the_heads_in_mlflow(versions):
 
 
 def test_a_history_written_anew_is_found_by_the_heads_in_mlflow(versions):
-    with store.opened() as opened, opened.writing() as connection:
+    with stores.opened() as opened, opened.writing() as connection:
         old = events.of_name(connection, "m")
         connection.execute(sql.delete(schema.Event))
         for event in old:

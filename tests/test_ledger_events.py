@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlflow_breadcrumbs import canonical, errors
-from mlflow_breadcrumbs.ledger import chain, events, schema, store
+from mlflow_breadcrumbs.ledger import chain, events, schema, stores
 
 EVENTS = schema.table(schema.Event)
 
@@ -35,7 +35,7 @@ def change(opened, statement, **values):
 
 @pytest.fixture
 def opened(ledger_uri):
-    with store.opened() as ledger:
+    with stores.opened() as ledger:
         add(ledger, 6)
         yield ledger
 
@@ -148,10 +148,10 @@ def test_a_chain_that_was_rewritten_is_noticed_by_a_head_kept_elsewhere(opened):
 
 def test_two_histories_that_forked_are_told_apart_by_their_heads(tmp_path):
     one, two = tmp_path / "one.db", tmp_path / "two.db"
-    with store.opened(f"sqlite:///{one}") as opened:
+    with stores.opened(f"sqlite:///{one}") as opened:
         add(opened, 3)
     shutil.copy(one, two)
-    with store.opened(f"sqlite:///{one}") as first, store.opened(f"sqlite:///{two}") as second:
+    with stores.opened(f"sqlite:///{one}") as first, stores.opened(f"sqlite:///{two}") as second:
         add(first, 1, actor="ann@here")
         head = add(second, 1, actor="bob@here")
         assert judged(first).holds
@@ -192,7 +192,7 @@ def test_what_is_no_head_is_said_so(text):
 @given(place=st.integers(0, 10_000), byte=st.integers(32, 126), at=st.integers(1, 3))
 def test_no_single_character_can_be_changed(tmp_path_factory, place, byte, at):
     folder = tmp_path_factory.mktemp("chain")
-    with store.opened(f"sqlite:///{folder}/ledger.db") as opened:
+    with stores.opened(f"sqlite:///{folder}/ledger.db") as opened:
         add(opened, 3)
         body = body_of(opened, at)
         place %= len(body)

@@ -7,8 +7,7 @@ import pytest
 import registered
 
 from mlflow_breadcrumbs import catalog, ledger, registry
-from mlflow_breadcrumbs.ledger import index, schema
-from mlflow_breadcrumbs.ledger import store as stores
+from mlflow_breadcrumbs.ledger import index, schema, stores
 
 
 def counts(synced):

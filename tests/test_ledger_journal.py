@@ -8,7 +8,7 @@ import mlflow
 import pytest
 
 from mlflow_breadcrumbs import errors, evaluation, ledger, pipeline, recipe, records, registry
-from mlflow_breadcrumbs.ledger import events, journal, store
+from mlflow_breadcrumbs.ledger import events, journal, stores
 
 RECIPE = recipe.MergeRecipe.from_method("breadcrumbs", sources=2)
 
@@ -107,7 +107,7 @@ def test_a_failure_after_the_registration_names_the_version(zoo):
 
 
 def test_a_ledger_that_cannot_be_reached_stops_a_merge_before_it_begins(zoo, monkeypatch):
-    monkeypatch.setenv(store.VARIABLE, "postgresql://ann:secret@127.0.0.1:9/x")
+    monkeypatch.setenv(stores.VARIABLE, "postgresql://ann:secret@127.0.0.1:9/x")
     runs = len(mlflow.search_runs(search_all_experiments=True, output_format="list"))
     with pytest.raises(errors.LedgerError, match=r"the ledger .*127.0.0.1:9/x can't be used"):
         merge(zoo)
@@ -116,7 +116,7 @@ def test_a_ledger_that_cannot_be_reached_stops_a_merge_before_it_begins(zoo, mon
 
 
 def test_a_ledger_that_is_gone_at_the_end_undoes_nothing_and_is_settled(zoo, tmp_path, caplog):
-    path, away = tmp_path / store.FILE, tmp_path / "away"
+    path, away = tmp_path / stores.FILE, tmp_path / "away"
     with mlflow.start_run() as run, ledger.recording("merge", "m", run_id=run.info.run_id) as job:
         path.rename(away)
         path.mkdir()  # SQLite can't open a folder
@@ -165,7 +165,7 @@ def test_a_job_on_another_machine_is_settled_when_its_run_has_ended(zoo, monkeyp
             run_id=run.info.run_id,
             details={"host": "there", "pid": 1},
         )
-        with store.opened() as opened, opened.writing() as connection:
+        with stores.opened() as opened, opened.writing() as connection:
             events.append(connection, draft)
         assert journal.settle() == 0
     assert client.get_run(run.info.run_id).info.status == "FINISHED"

@@ -6,8 +6,7 @@ import postgres
 import pytest
 
 from mlflow_breadcrumbs import catalog, ledger, lineage, pipeline, recipe
-from mlflow_breadcrumbs.ledger import schema
-from mlflow_breadcrumbs.ledger import store as stores
+from mlflow_breadcrumbs.ledger import schema, stores
 
 NAME = "thirty"
 

@@ -7,7 +7,7 @@ import pytest
 import sqlalchemy as sql
 
 from mlflow_breadcrumbs import errors, ledger
-from mlflow_breadcrumbs.ledger import chain, events, migrations, schema, store
+from mlflow_breadcrumbs.ledger import chain, events, migrations, schema, stores
 
 
 def draft(number=0, **changes):
@@ -19,7 +19,7 @@ def write(uri, count, gate):
     """What each process of the tests does."""
     gate.wait()
     for number in range(count):
-        with store.opened(uri) as opened, opened.writing() as connection:
+        with stores.opened(uri) as opened, opened.writing() as connection:
             events.append(connection, draft(number))
 
 
@@ -37,7 +37,7 @@ def run_together(target, arguments, count):
 
 def test_writers_at_once_make_one_ledger_with_one_chain(ledger_uri):
     run_together(write, (ledger_uri, 15), 4)
-    with store.opened() as opened, opened.reading() as connection:
+    with stores.opened() as opened, opened.reading() as connection:
         verdict = chain.verify(connection)
         assert connection.scalar(sql.select(sql.func.count()).select_from(schema.Ledger)) == 1
         assert connection.scalar(sql.select(sql.func.count()).select_from(schema.Migration)) == len(
@@ -47,7 +47,7 @@ def test_writers_at_once_make_one_ledger_with_one_chain(ledger_uri):
 
 
 def test_the_migrations_make_the_tables_that_the_schema_declares(ledger_uri, tmp_path):
-    with store.opened() as opened, opened.reading() as connection:
+    with stores.opened() as opened, opened.reading() as connection:
         made = sql.inspect(connection)
         assert set(made.get_table_names()) == set(schema.Base.metadata.tables)
         for name, declared in schema.Base.metadata.tables.items():
@@ -64,21 +64,21 @@ def test_the_migrations_make_the_tables_that_the_schema_declares(ledger_uri, tmp
 
 
 def test_a_migration_that_fails_leaves_nothing_behind(ledger_uri, monkeypatch):
-    with store.opened():
+    with stores.opened():
         pass
     broken = migrations.Step("broken", ("CREATE TABLE half (id INTEGER)", "CREATE NONSENSE"))
     monkeypatch.setattr(migrations, "STEPS", (*migrations.STEPS, broken))
-    with pytest.raises(errors.LedgerError, match="can't be used"), store.opened():
+    with pytest.raises(errors.LedgerError, match="can't be used"), stores.opened():
         pass
     monkeypatch.undo()
-    monkeypatch.setenv(store.VARIABLE, ledger_uri)
-    with store.opened() as opened, opened.reading() as connection:
+    monkeypatch.setenv(stores.VARIABLE, ledger_uri)
+    with stores.opened() as opened, opened.reading() as connection:
         assert not sql.inspect(connection).has_table("half")
         assert migrations.pending(connection) == 0
 
 
 def test_a_ledger_of_a_newer_release_is_left_alone(ledger_uri):
-    with store.opened() as opened, opened.writing() as connection:
+    with stores.opened() as opened, opened.writing() as connection:
         connection.execute(
             sql.insert(schema.Migration).values(number=99, name="later", applied="2030-01-01")
         )
@@ -87,22 +87,22 @@ def test_a_ledger_of_a_newer_release_is_left_alone(ledger_uri):
 
 
 def test_it_lies_beside_a_registry_in_sqlite(zoo, monkeypatch, tmp_path):
-    monkeypatch.delenv(store.VARIABLE, raising=False)
-    assert store.location() == f"sqlite:///{tmp_path}/{store.FILE}"
-    monkeypatch.setenv(store.VARIABLE, "sqlite:///env.db")
-    assert store.location() == "sqlite:///env.db"
+    monkeypatch.delenv(stores.VARIABLE, raising=False)
+    assert stores.location() == f"sqlite:///{tmp_path}/{stores.FILE}"
+    monkeypatch.setenv(stores.VARIABLE, "sqlite:///env.db")
+    assert stores.location() == "sqlite:///env.db"
     with ledger.using("sqlite:///given.db"):
-        assert store.location() == "sqlite:///given.db"
+        assert stores.location() == "sqlite:///given.db"
 
 
 def test_behind_a_server_it_is_the_users(monkeypatch, tmp_path):
-    monkeypatch.delenv(store.VARIABLE, raising=False)
+    monkeypatch.delenv(stores.VARIABLE, raising=False)
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     monkeypatch.setattr("mlflow.get_registry_uri", lambda: "http://tracking:5000")
-    one = store.location()
+    one = stores.location()
     assert one.startswith(f"sqlite:///{tmp_path}/mlflow-breadcrumbs/ledger-")
     monkeypatch.setattr("mlflow.get_registry_uri", lambda: "http://other:5000")
-    assert store.location() != one
+    assert stores.location() != one
     ledger.check()
 
 
@@ -136,7 +136,7 @@ def test_a_file_that_is_no_ledger_is_explained(tmp_path):
 
 def test_the_database_itself_refuses_a_fork(tmp_path):
     uri = f"sqlite:///{tmp_path}/ledger.db"
-    with store.opened(uri) as opened, opened.writing() as connection:
+    with stores.opened(uri) as opened, opened.writing() as connection:
         events.append(connection, draft())
     with sqlite3.connect(tmp_path / "ledger.db") as connection:
         (previous,) = connection.execute("SELECT previous FROM events").fetchone()

@@ -11,8 +11,15 @@ import registered
 import sqlalchemy as sql
 
 from mlflow_breadcrumbs import canonical, errors, ledger
-from mlflow_breadcrumbs.ledger import events, journal, migrations, schema, whereabouts
-from mlflow_breadcrumbs.ledger import store as stores
+from mlflow_breadcrumbs.ledger import (
+    events,
+    journal,
+    migrations,
+    observation,
+    schema,
+    stores,
+    whereabouts,
+)
 
 
 @pytest.fixture
@@ -192,7 +199,7 @@ def test_two_moves_of_ours_at_once_are_no_direct_change_in_whatever_order(model)
 
 def test_what_is_written_while_the_registry_is_read_is_not_judged(model, monkeypatch):
     ledger.set_alias("m", "champion", "1")
-    read = ledger.observation._read
+    read = observation._read
 
     def slowly(names):
         found = read(names)
@@ -200,7 +207,7 @@ def test_what_is_written_while_the_registry_is_read_is_not_judged(model, monkeyp
         return found
 
     with monkeypatch.context() as patch:
-        patch.setattr(ledger.observation, "_read", slowly)
+        patch.setattr(observation, "_read", slowly)
         assert ledger.look() == []
     assert [move.after for move in ledger.alias_changes("m")] == ["1", "2"]
 
@@ -347,14 +354,14 @@ def test_a_webhook_is_believed_while_the_registry_does_not_answer(model, monkeyp
 @pytest.mark.parametrize("kind", [errors.UnreachableError, errors.RegistryError])
 def test_a_watch_says_once_that_the_server_is_gone_and_goes_on(model, monkeypatch, caplog, kind):
     answers = iter([True, False, False, True])
-    look = ledger.observation._read
+    look = observation._read
 
     def read(names):
         if next(answers):
             return look(names)
         raise kind("the tracking server does not answer")
 
-    monkeypatch.setattr(ledger.observation, "_read", read)
+    monkeypatch.setattr(observation, "_read", read)
     rounds = ledger.watch(interval=0.01)
     assert next(rounds) == []
     model.set_registered_model_alias("m", "champion", "1")

@@ -6,8 +6,7 @@ import listener as listeners
 import pytest
 
 from mlflow_breadcrumbs import errors, ledger
-from mlflow_breadcrumbs.ledger import events, outbox
-from mlflow_breadcrumbs.ledger import store as stores
+from mlflow_breadcrumbs.ledger import events, outbox, stores
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 

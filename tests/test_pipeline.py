@@ -45,7 +45,7 @@ def version(name, number):
     return mlflow.MlflowClient().get_model_version(name, number)
 
 
-def versions(name):
+def versions_of(name):
     return mlflow.MlflowClient().search_model_versions(f"name = '{name}'")
 
 
@@ -266,7 +266,7 @@ def test_a_tracking_server_gives_the_same_digest(filled, server, tmp_path, monke
 def refused(zoo, error, words, **changes):
     with pytest.raises(error, match=words):
         pipeline.merge(request(zoo, **changes))
-    assert not versions("merged")
+    assert not versions_of("merged")
 
 
 def test_no_sources(zoo):
@@ -371,7 +371,7 @@ def test_another_architecture(zoo, tmp_path):
         pipeline.merge(request(zoo, sources=("models:/foreign/1",), tasks=None))
     assert "models:/foreign/1: missing: visual.proj" in str(caught.value)
     assert "models:/foreign/1: extra: more" in str(caught.value)
-    assert not versions("merged")
+    assert not versions_of("merged")
     (run,) = mlflow.search_runs(
         search_all_experiments=True,
         filter_string="tags.`breadcrumbs.kind` = 'merge'",

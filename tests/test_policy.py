@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mlflow_breadcrumbs import errors
-from mlflow_breadcrumbs.promotion import policy, windows
+from mlflow_breadcrumbs.promotion import policies, windows
 
 FULL = """\
 description: everything at once
@@ -37,12 +37,12 @@ metrics:
 
 def refusal(text):
     with pytest.raises(errors.PolicyError) as caught:
-        policy.parse(text)
+        policies.parse(text)
     return str(caught.value)
 
 
 def test_everything_at_once_is_read():
-    read = policy.parse(FULL)
+    read = policies.parse(FULL)
     assert read.evidence.max_age == datetime.timedelta(days=30)
     assert read.evidence.data["cars"].max_age == datetime.timedelta(days=364)
     assert (read.freeze[0].start, read.freeze[0].end) == (18 * 60, 8 * 60)
@@ -56,17 +56,17 @@ def test_everything_at_once_is_read():
 
 
 def test_the_digest_is_of_the_content_and_survives_being_written():
-    read = policy.parse(FULL)
-    assert policy.parse(read.to_yaml()) == read
-    assert policy.parse(read.to_yaml()).digest == read.digest
-    assert policy.parse("# a comment\n" + FULL).digest == read.digest
-    assert policy.parse(FULL.replace("30 days", "720 hours")).digest == read.digest
-    assert policy.parse(FULL.replace("30 days", "31 days")).digest != read.digest
+    read = policies.parse(FULL)
+    assert policies.parse(read.to_yaml()) == read
+    assert policies.parse(read.to_yaml()).digest == read.digest
+    assert policies.parse("# a comment\n" + FULL).digest == read.digest
+    assert policies.parse(FULL.replace("30 days", "720 hours")).digest == read.digest
+    assert policies.parse(FULL.replace("30 days", "31 days")).digest != read.digest
 
 
 def test_a_default_that_is_written_out_is_the_same_policy():
-    plain = policy.parse("approvals: 1\n")
-    assert policy.parse("approvals: 1\nverified: false\nevidence: {split: test}").digest == (
+    plain = policies.parse("approvals: 1\n")
+    assert policies.parse("approvals: 1\nverified: false\nevidence: {split: test}").digest == (
         plain.digest
     )
 
@@ -148,11 +148,11 @@ def test_every_fault_is_named_at_once():
 
 def test_a_file_that_is_not_there_or_not_text(tmp_path):
     with pytest.raises(errors.PolicyError, match=r"the policy .*none.yaml can't be read: No such"):
-        policy.load(tmp_path / "none.yaml")
+        policies.load(tmp_path / "none.yaml")
     path = tmp_path / "policy.yaml"
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(errors.PolicyError, match="is not text in UTF-8"):
-        policy.load(path)
+        policies.load(path)
 
 
 BERLIN = zoneinfo.ZoneInfo("Europe/Berlin")
@@ -209,13 +209,13 @@ ROOT = Path(__file__).parent.parent
     "path", sorted(ROOT.glob("workflows/policies/*.yaml")), ids=lambda p: p.name
 )
 def test_the_policies_to_start_from_are_policies(path):
-    read = policy.load(path)
+    read = policies.load(path)
     assert read.description
     assert read.looks_at_accuracy
 
 
 def test_the_policy_for_the_papers_eight_tasks_names_all_eight():
-    read = policy.load(ROOT / "workflows/policies/clip-eight-tasks.yaml")
+    read = policies.load(ROOT / "workflows/policies/clip-eight-tasks.yaml")
     tasks = {"cars", "dtd", "eurosat", "gtsrb", "mnist", "resisc45", "sun397", "svhn"}
     assert set(read.named_tasks) == tasks
     assert all(read.floor(task) for task in tasks)
@@ -228,13 +228,19 @@ def test_the_policies_in_the_documentation_are_policies(page):
     policies = [block for block in blocks if "tasks:\n  - name" not in block]
     assert policies
     for block in policies:
-        policy.parse(block)
+        policies.parse(block)
 
 
 def test_every_field_is_in_the_documentation():
     text = (ROOT / "docs/promotion.md").read_text(encoding="utf-8")
-    kinds = (policy.Policy, policy.Floor, policy.NoRegression, policy.Evidence, policy.DataSet)
-    kinds += (policy.Threshold, windows.Freeze)
+    kinds = (
+        policies.Policy,
+        policies.Floor,
+        policies.NoRegression,
+        policies.Evidence,
+        policies.DataSet,
+    )
+    kinds += (policies.Threshold, windows.Freeze)
     for kind in kinds:
         for name in kind.model_fields:
             assert re.search(rf"[`.{{ ]{name}[`:. ]", text), name

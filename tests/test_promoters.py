@@ -8,7 +8,7 @@ import mlflow
 import postgres
 import pytest
 
-from mlflow_breadcrumbs.promotion import policy, promote
+from mlflow_breadcrumbs.promotion import policies, promote
 
 RULES = "average_accuracy: 0"
 
@@ -31,7 +31,7 @@ def again(count):
 
 def promoted(*numbers):
     for number in numbers:
-        request = promote.Request(f"models:/merged/{number}", "champion", policy.parse(RULES))
+        request = promote.Request(f"models:/merged/{number}", "champion", policies.parse(RULES))
         assert promote.promote(request).result == "promoted"
 
 

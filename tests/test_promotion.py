@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
 from mlflow_breadcrumbs import cli, errors, evaluation, ledger, pipeline, recipe, registry
-from mlflow_breadcrumbs.promotion import approvals, gathering, policy, promote
+from mlflow_breadcrumbs.promotion import approvals, gathering, policies, promote
 
 NOW = datetime.datetime.now(datetime.UTC)
 LET_THROUGH = "average_normalized_accuracy: 0"
@@ -21,7 +21,7 @@ NEVER = "tasks: {colours: {accuracy_low: 1.0}}"
 
 
 def decide(uri, text, alias="champion", now=None, **changes):
-    request = promote.Request(uri, alias, policy.parse(text), device="cpu", **changes)
+    request = promote.Request(uri, alias, policies.parse(text), device="cpu", **changes)
     return promote.promote(request, now=now)
 
 
@@ -70,7 +70,7 @@ def test_a_first_promotion_and_all_that_it_leaves(family):
     assert run.data.metrics["rules_passed"] == len(decision.verdict.rules)
     assert "average_normalized_accuracy" in run.data.metrics
     kept = Path(mlflow.artifacts.download_artifacts(run_id=decision.run_id))
-    assert policy.load(kept / "policy.yaml").digest == decision.policy_digest
+    assert policies.load(kept / "policy.yaml").digest == decision.policy_digest
     verdict = json.loads((kept / "verdict.json").read_text())
     assert verdict["passed"] is True
     assert {entry["origin"] for entry in verdict["facts"]["measurements"]} == {"lineage.json"}
@@ -211,7 +211,7 @@ def test_evidence_on_other_weights_does_not_count(measured):
     client.set_tag(run_id, "breadcrumbs.weights_digest", kept["weights_digest"])
     decision = decide(uri, "tasks: {colours: {accuracy: 0}}")
     assert decision.result == "refused"
-    facts = gathering.gather(registry.resolve(uri), policy.parse(LET_THROUGH), None)
+    facts = gathering.gather(registry.resolve(uri), policies.parse(LET_THROUGH), None)
     assert facts.set_aside == (f"run {run_id} measured other weights, sha256:other",)
 
 
@@ -268,7 +268,9 @@ def test_a_lineage_that_was_changed_is_no_evidence(family):
     path = family.file(family.merged, "lineage.json")
     path.write_bytes(path.read_bytes().replace(b'"accuracy":', b'"accuracy": '))
     assert f"the lineage.json of {family.merged} was changed after it was registered" in str(
-        gathering.gather(registry.resolve(family.merged), policy.parse(LET_THROUGH), None).set_aside
+        gathering.gather(
+            registry.resolve(family.merged), policies.parse(LET_THROUGH), None
+        ).set_aside
     )
     assert decide(family.merged, LET_THROUGH).result == "refused"
 

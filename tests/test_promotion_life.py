@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from mlflow.server import get_app_client
 
 from mlflow_breadcrumbs import cli, errors, ledger, pipeline, recipe, registry
-from mlflow_breadcrumbs.promotion import policy, promote
+from mlflow_breadcrumbs.promotion import policies, promote
 
 pytestmark = pytest.mark.slow
 
@@ -155,7 +155,7 @@ def test_merged_refused_approved_promoted_drifted_and_rolled_back(place, tmp_pat
 def check_that_eve_may_not(number, monkeypatch):
     """Who may only read is told so by the server, and nothing is moved."""
     before = registry.alias_version("merged", "champion")
-    request = promote.Request(f"models:/merged/{number}", "champion", policy.parse(POLICY))
+    request = promote.Request(f"models:/merged/{number}", "champion", policies.parse(POLICY))
     with monkeypatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_USERNAME", "eve")
         patch.setenv("MLFLOW_TRACKING_PASSWORD", "eve's password")

@@ -10,11 +10,11 @@ import pytest
 
 from mlflow_breadcrumbs import errors, ledger, registry
 from mlflow_breadcrumbs.ledger import journal
-from mlflow_breadcrumbs.promotion import policy, promote, rollback
+from mlflow_breadcrumbs.promotion import policies, promote, rollback
 
 pytestmark = pytest.mark.slow
 
-RULES = policy.parse("freeze: [{starts: 2001-01-01, ends: 2001-01-02}]")
+RULES = policies.parse("freeze: [{starts: 2001-01-01, ends: 2001-01-02}]")
 ALIAS = "registered-models/alias$"
 
 

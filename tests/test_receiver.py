@@ -14,8 +14,7 @@ import uvicorn
 from mlflow.webhooks import types
 
 from mlflow_breadcrumbs import errors, ledger, receiver, webhooks
-from mlflow_breadcrumbs.ledger import journal
-from mlflow_breadcrumbs.ledger import store as stores
+from mlflow_breadcrumbs.ledger import journal, stores
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"  # MLflow signs with the text, not with its bytes
 

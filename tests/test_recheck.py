@@ -11,7 +11,7 @@ import yaml
 from click.testing import CliRunner
 
 from mlflow_breadcrumbs import charts, cli, errors, ledger, pipeline, recipe, registry
-from mlflow_breadcrumbs.promotion import drift, facts, policy, promote, recheck
+from mlflow_breadcrumbs.promotion import drift, facts, policies, promote, recheck
 
 NOW = datetime.datetime.now(datetime.UTC)
 KEPT = "average_normalized_accuracy: 0\nno_regression: {margin: 1}"
@@ -20,13 +20,13 @@ BROKEN = "tasks: {colours: {accuracy_low: 1.0}}"
 
 
 def promoted(uri, text=KEPT):
-    decision = promote.promote(promote.Request(uri, "champion", policy.parse(text), device="cpu"))
+    decision = promote.promote(promote.Request(uri, "champion", policies.parse(text), device="cpu"))
     assert decision.result == "promoted", decision.verdict.to_markdown()
     return decision
 
 
 def again(family, tasks, text=None, **changes):
-    rules = policy.parse(text) if text else None
+    rules = policies.parse(text) if text else None
     return recheck.recheck(
         recheck.Request("merged", "champion", str(tasks), rules, device="cpu", **changes)
     )
@@ -113,7 +113,7 @@ def test_what_is_not_measured_anew_is_unknown_and_rolls_nothing_back(family, fre
 
 
 def test_the_rules_of_the_moment_are_left_out():
-    rules = policy.parse(
+    rules = policies.parse(
         "approvals: 1\nno_regression: {margin: 0}\n"
         "freeze: [{starts: 2001-01-01, ends: 2001-01-02}]\n"
         f"evidence: {{min_images: 5, data: {{cars: {{digest: 'sha256:{'0' * 64}'}}}}}}"

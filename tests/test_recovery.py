@@ -22,7 +22,7 @@ from mlflow_breadcrumbs import (
     registry,
     scratch,
 )
-from mlflow_breadcrumbs.ledger import events, store
+from mlflow_breadcrumbs.ledger import events, stores
 
 
 def stopped_everywhere(zoo, folder, signal, first, step):
@@ -150,7 +150,7 @@ def test_a_version_that_a_killed_job_registered_has_one_event(zoo, left):
     details = {"host": socket.gethostname(), "pid": gone.pid}
     fields = {"actor": "ann@here", "kind": "merge", "phase": events.INTENT, "name": "merged"}
     draft = events.Draft(**fields, run_id=left.source_run_id, details=details)
-    with store.opened() as opened, opened.writing() as connection:
+    with stores.opened() as opened, opened.writing() as connection:
         intent = events.append(connection, draft)
     mlflow.register_model(f"models:/{left.model_id}", "merged", tags=left.tags)
     assert pipeline.merge(request(zoo)).version.uri == uri

@@ -9,9 +9,9 @@ import pytest
 from click.testing import CliRunner
 
 from mlflow_breadcrumbs import cli, errors, ledger, registry
-from mlflow_breadcrumbs.promotion import policy, promote, rollback
+from mlflow_breadcrumbs.promotion import policies, promote, rollback
 
-RULES = policy.parse("freeze: [{starts: 2001-01-01, ends: 2001-01-02}]")
+RULES = policies.parse("freeze: [{starts: 2001-01-01, ends: 2001-01-02}]")
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from mlflow_breadcrumbs import evaluate, recipe, scorecard
-from study import choices, descriptions, flow, intervals, measuring, page, plan, summary, tables
+from study import choices, descriptions, flow, measuring, page, paired, plan, summary, tables
 
 NAMES = tuple("abcdefghi")
 BREADCRUMBS = recipe.MergeRecipe.from_method("breadcrumbs", sources=9)
@@ -127,20 +127,20 @@ def measured(merged, total=100):
 
 
 def test_an_interval_is_of_the_images_and_of_the_seeds_where_these_vary_more():
-    one = intervals.average([[measured(60)]])
+    one = paired.average([[measured(60)]])
     assert one.mean == pytest.approx(0.75)
     # sqrt((0.6·0.4/100/0.8² + 0.6²·0.8·0.2/100/0.8⁴) / 9) · 1.96
     assert one.half == pytest.approx(1.96 * math.sqrt((0.00375 + 0.00140625) / 9), rel=1e-3)
-    alike = intervals.average([[measured(60)]] * 3)
+    alike = paired.average([[measured(60)]] * 3)
     assert alike.half == pytest.approx(one.half / math.sqrt(3))
-    apart = intervals.average([[measured(40)], [measured(60)], [measured(80)]])
+    apart = paired.average([[measured(40)], [measured(60)], [measured(80)]])
     assert apart.half == pytest.approx(4.303 * 0.25 / math.sqrt(3), rel=1e-3)
-    assert str(intervals.Figure(0.75, 0.0123)) == "0.750 ± 0.012"
+    assert str(paired.Figure(0.75, 0.0123)) == "0.750 ± 0.012"
 
 
 def test_a_difference_is_taken_in_pairs():
     better = [measured(64), measured(68)]
-    found = intervals.difference(better, [measured(60)] * 2)
+    found = paired.difference(better, [measured(60)] * 2)
     # 0.05 and 0.1 more, nine times each: 2.11 · stdev / √18
     assert found.mean == pytest.approx(0.075)
     assert found.half == pytest.approx(2.11 * 0.025 * math.sqrt(18 / 17) / math.sqrt(18), rel=1e-3)

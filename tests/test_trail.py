@@ -7,8 +7,7 @@ import mlflow
 from click.testing import CliRunner
 
 from mlflow_breadcrumbs import attest, canonical, cli, ledger
-from mlflow_breadcrumbs.ledger import journal
-from mlflow_breadcrumbs.ledger import store as stores
+from mlflow_breadcrumbs.ledger import journal, stores
 
 
 def run(*arguments):

@@ -7,16 +7,7 @@ import mlflow
 import pytest
 from click.testing import CliRunner
 
-from mlflow_breadcrumbs import (
-    attest,
-    canonical,
-    cli,
-    errors,
-    evidence,
-    registry,
-    reproduce,
-    verify,
-)
+from mlflow_breadcrumbs import attest, canonical, cli, errors, evidence, registry, reproduce, verify
 
 
 def failures(uri):

@@ -15,7 +15,7 @@ import requests
 from click.testing import CliRunner
 
 from mlflow_breadcrumbs import cli, ledger, webhooks
-from mlflow_breadcrumbs.ledger import store as stores
+from mlflow_breadcrumbs.ledger import stores
 
 pytestmark = pytest.mark.slow
 

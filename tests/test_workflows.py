@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from mlflow_breadcrumbs import registry
-from mlflow_breadcrumbs.promotion import policy
+from mlflow_breadcrumbs.promotion import policies
 
 FOLDER = Path(__file__).parent.parent / "workflows"
 
@@ -66,7 +66,7 @@ def test_the_policies_are_policies():
     found = sorted((FOLDER / "policies").glob("*.yaml"))
     assert found
     for path in found:
-        assert policy.load(path).digest
+        assert policies.load(path).digest
 
 
 @pytest.mark.slow

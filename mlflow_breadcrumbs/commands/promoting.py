@@ -81,8 +81,7 @@ def promote_command(
     chosen = _uri(name, version, uri)
     expected = _expected(expect_current)
     from mlflow_breadcrumbs import terminal
-    from mlflow_breadcrumbs.promotion import policy as policies
-    from mlflow_breadcrumbs.promotion import promote
+    from mlflow_breadcrumbs.promotion import policies, promote
 
     given: dict[str, Any] = {"batch_size": batch_size, "experiment": experiment}
     given = {field: value for field, value in given.items() if value} | expected
@@ -231,8 +230,7 @@ def recheck_command(
     if not (name and at and alias):
         raise click.UsageError(f"{target!r} is no version by its alias; give NAME@ALIAS.")
     from mlflow_breadcrumbs import terminal
-    from mlflow_breadcrumbs.promotion import policy as policies
-    from mlflow_breadcrumbs.promotion import recheck
+    from mlflow_breadcrumbs.promotion import policies, recheck
 
     request = recheck.Request(
         name,

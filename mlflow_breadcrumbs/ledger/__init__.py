@@ -20,7 +20,7 @@ ledger.verify()  # does the chain hold, and what MLflow keeps of it?
 ```
 """
 
-from mlflow_breadcrumbs.ledger.aliases import move, set_alias
+from mlflow_breadcrumbs.ledger.alias_moves import move, set_alias
 from mlflow_breadcrumbs.ledger.audit import Check, check_version, is_made, verify
 from mlflow_breadcrumbs.ledger.chain import Verdict
 from mlflow_breadcrumbs.ledger.chronicle import Change, Standing
@@ -38,7 +38,7 @@ from mlflow_breadcrumbs.ledger.queries import (
     standings,
     sync,
 )
-from mlflow_breadcrumbs.ledger.store import using
+from mlflow_breadcrumbs.ledger.stores import using
 
 __all__ = [
     "Change",

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from mlflow_breadcrumbs import catalog, progress, registry
-from mlflow_breadcrumbs.ledger import chain, events, journal, store
+from mlflow_breadcrumbs.ledger import chain, events, journal, stores
 
 MAKING = ("import", "finetune", "merge")
 """The kinds of events that make a version."""
@@ -41,7 +41,7 @@ def verify(
     # First the heads, then the chain: what is added meanwhile makes the chain longer, not wrong.
     if in_mlflow:
         kept |= heads_in_mlflow(show)
-    with store.opened() as ledger, ledger.reading() as connection:
+    with stores.opened() as ledger, ledger.reading() as connection:
         return chain.verify(connection, kept)
 
 
@@ -75,7 +75,7 @@ def check_version(
         The checks of the event that made the version, of the chain, and of the head in its tags.
     """
     tags = registry.resolve(uri).tags
-    with store.opened() as ledger, ledger.reading() as connection:
+    with stores.opened() as ledger, ledger.reading() as connection:
         about = events.of_version(connection, uri)
         walked = verdict or chain.verify(connection)
         tag = tags.get(journal.TAG_HEAD)
@@ -94,7 +94,7 @@ def check_version(
 
 def is_made(uri: str) -> bool:
     """Whether an event says that a version was made: imported, fine-tuned or merged."""
-    with store.opened() as ledger, ledger.reading() as connection:
+    with stores.opened() as ledger, ledger.reading() as connection:
         return bool(_making(events.of_version(connection, uri)))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import sqlalchemy as sql
 
 from mlflow_breadcrumbs import catalog, graph, progress
-from mlflow_breadcrumbs.ledger import chronicle, schema, store
+from mlflow_breadcrumbs.ledger import chronicle, schema, stores
 
 OVERLAP = 3_600_000
 """Milliseconds before the newest known update that are read again: servers' clocks differ."""
@@ -35,7 +35,7 @@ class Synced:
 
 
 def sync(
-    opened: store.Store, *, full: bool = False, show: progress.Progress = progress.silent
+    opened: stores.Store, *, full: bool = False, show: progress.Progress = progress.silent
 ) -> Synced:
     """Bring the index up to date with the registry.
 
@@ -73,7 +73,7 @@ def sync(
     return dataclasses.replace(total, removed=removed)
 
 
-def write(opened: store.Store, entries: Sequence[catalog.Entry]) -> Synced:
+def write(opened: stores.Store, entries: Sequence[catalog.Entry]) -> Synced:
     """Store versions and their edges where they are new or differ, in one transaction."""
     rows = {entry.version.uri: _row(entry.version) for entry in entries}
     edges = {

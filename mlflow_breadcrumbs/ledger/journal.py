@@ -21,7 +21,7 @@ import sqlalchemy as sql
 from mlflow.exceptions import MlflowException
 
 from mlflow_breadcrumbs import builder, errors, failures, processes, records, registry
-from mlflow_breadcrumbs.ledger import events, store, whereabouts
+from mlflow_breadcrumbs.ledger import events, stores, whereabouts
 
 TAG_HEAD = "breadcrumbs.ledger_head"
 """On versions and runs: the head of the ledger when their last event was written."""
@@ -77,7 +77,7 @@ def check() -> None:
     Raises:
         LedgerError: It can't.
     """
-    with store.opened() as ledger, ledger.writing():
+    with stores.opened() as ledger, ledger.writing():
         pass
 
 
@@ -118,7 +118,7 @@ def recording(
         run_id=run_id,
         details=about,
     )
-    with store.opened() as ledger, ledger.writing() as connection:
+    with stores.opened() as ledger, ledger.writing() as connection:
         if claim is not None:
             begun = dataclasses.replace(begun, details={**about, **claim(connection)})
         intent = events.append(connection, begun)
@@ -144,7 +144,7 @@ def settle() -> int:
         LedgerError: The ledger can't be used.
     """
     settled = 0
-    with store.opened() as ledger:
+    with stores.opened() as ledger:
         with ledger.reading() as connection:
             waiting = [intent for intent in events.open_intents(connection) if _is_over(intent)]
         # Aliases first, since the outcome of a promotion is what its alias did.
@@ -177,7 +177,7 @@ def _finish(begun: events.Draft, intent: events.Head, phase: str, job: Recording
         details=_writable(job.details),
     )
     try:
-        with store.opened() as ledger, ledger.writing() as connection:
+        with stores.opened() as ledger, ledger.writing() as connection:
             head = events.append(connection, outcome)
     except errors.LedgerError as error:
         _logger.warning(
@@ -284,7 +284,7 @@ def _what_an_alias_did(intent: events.Event) -> tuple[bool, dict[str, Any]]:
 
 def _what_a_decision_did(intent: events.Event) -> tuple[bool, dict[str, Any]]:
     """Whether a promotion or a rollback has moved its alias, by the events of the alias."""
-    with store.opened() as ledger, ledger.reading() as connection:
+    with stores.opened() as ledger, ledger.reading() as connection:
         caused = [
             event
             for event in events.of_name(connection, intent.name)
@@ -388,7 +388,7 @@ def note(
         run_id=run_id,
         details=_writable(details or {}),
     )
-    with store.opened() as ledger, ledger.writing() as connection:
+    with stores.opened() as ledger, ledger.writing() as connection:
         head = events.append(connection, draft)
     if anchored:
         _anchor(head, draft)

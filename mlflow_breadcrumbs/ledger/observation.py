@@ -17,8 +17,8 @@ import requests
 import sqlalchemy as sql
 from mlflow.exceptions import MlflowException
 
-from mlflow_breadcrumbs import errors, failures, stores
-from mlflow_breadcrumbs.ledger import chronicle, events, journal, schema, store, whereabouts
+from mlflow_breadcrumbs import database, errors, failures
+from mlflow_breadcrumbs.ledger import chronicle, events, journal, schema, stores, whereabouts
 
 SKEW = 60
 """Seconds by which the server's clock may differ from ours."""
@@ -48,7 +48,7 @@ def look(names: Sequence[str] = (), how: str = "sync") -> list[chronicle.Change]
         RegistryError: The registry can't be read, or has never had one of the models.
         LedgerError: The ledger can't be used.
     """
-    with store.opened() as ledger:
+    with stores.opened() as ledger:
         # The head comes first: what is written from here on may be newer than what is read.
         with ledger.reading() as connection:
             head = events.head(connection).sequence
@@ -127,7 +127,7 @@ def take(delivery: Delivery) -> list[tuple[events.Head, events.Draft]]:
         ReplayError: The delivery was taken before.
         LedgerError: The ledger can't be used; the delivery was not taken.
     """
-    with store.opened() as ledger:
+    with stores.opened() as ledger:
         while True:
             with ledger.reading() as connection:
                 head = events.head(connection).sequence
@@ -196,7 +196,7 @@ def _news(
 
 def _read(names: Sequence[str]) -> dict[str, dict[str, str]]:
     """The aliases in the registry; a model that is not there has no entry."""
-    stores.prepare()
+    database.prepare()
     client = mlflow.MlflowClient()
     found: dict[str, dict[str, str]] = {}
     with failures.explained(f"cannot read the aliases in {mlflow.get_registry_uri()}"):

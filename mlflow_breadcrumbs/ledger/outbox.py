@@ -16,7 +16,7 @@ import requests
 import sqlalchemy as sql
 
 from mlflow_breadcrumbs import canonical, errors, webhooks
-from mlflow_breadcrumbs.ledger import chronicle, events, schema, store
+from mlflow_breadcrumbs.ledger import chronicle, events, schema, stores
 
 QUIET = ("import", "finetune", "merge", "evaluate", "verify", "export", "sign")
 """Kinds of events that are only delivered on request: they promote nothing."""
@@ -98,7 +98,7 @@ def deliver(
         LedgerError: The ledger can't be used.
     """
     end = time.monotonic() + seconds
-    with store.opened() as ledger:
+    with stores.opened() as ledger:
         at = _claim(ledger, receiver, since, begun, patient=patient)
         if at is None:
             return _state(ledger, receiver, 0)
@@ -127,11 +127,11 @@ def deliver_briefly(receiver: Receiver, begun: str, uri: str | None = None) -> N
         begun: When the job began, as `events.now` writes it.
         uri: Of the ledger.
     """
-    location = uri or store.location()
+    location = uri or stores.location()
 
     def attempt() -> None:
         try:
-            with store.using(location):
+            with stores.using(location):
                 done = deliver(receiver, patient=True, seconds=BRIEFLY, begun=begun)
             if done.waiting:
                 _logger.warning("%d events wait to be delivered: %s", done.waiting, done.problem)
@@ -174,7 +174,7 @@ def _row(connection: sql.Connection, receiver: Receiver) -> sql.Row[Any] | None:
 
 
 def _claim(
-    ledger: store.Store,
+    ledger: stores.Store,
     receiver: Receiver,
     since: int | None,
     begun: str | None,
@@ -208,13 +208,13 @@ def _start(connection: sql.Connection, begun: str | None) -> int:
     return 0
 
 
-def _keep(ledger: store.Store, receiver: Receiver, sequence: int) -> None:
+def _keep(ledger: stores.Store, receiver: Receiver, sequence: int) -> None:
     """Note that an event was taken."""
     with ledger.writing() as connection:
         _set(connection, receiver, sequence=sequence, attempts=0, error=None, claimed=_soon())
 
 
-def _release(ledger: store.Store, receiver: Receiver, last: int, problem: str | None) -> None:
+def _release(ledger: stores.Store, receiver: Receiver, last: int, problem: str | None) -> None:
     """Leave a receiver to others, and say when it may be tried again."""
     with ledger.writing() as connection:
         row = _row(connection, receiver)
@@ -230,7 +230,7 @@ def _set(connection: sql.Connection, receiver: Receiver, **values: Any) -> None:
     connection.execute(sql.update(_OUTBOX).where(where).values(**values))
 
 
-def _state(ledger: store.Store, receiver: Receiver, sent: int) -> Delivered:
+def _state(ledger: stores.Store, receiver: Receiver, sent: int) -> Delivered:
     """What is left to do."""
     with ledger.reading() as connection:
         row = _row(connection, receiver)
@@ -241,7 +241,9 @@ def _state(ledger: store.Store, receiver: Receiver, sent: int) -> Delivered:
     return Delivered(sent, waiting, row.error if waiting else None, row.due or None)
 
 
-def _waiting(ledger: store.Store, receiver: Receiver, after: int) -> tuple[list[events.Event], int]:
+def _waiting(
+    ledger: stores.Store, receiver: Receiver, after: int
+) -> tuple[list[events.Event], int]:
     """The events beyond one that a receiver wants, and the last event that there is."""
     beyond = sql.select(_EVENTS.c.body).where(_EVENTS.c.sequence > after)
     found: list[events.Event] = []

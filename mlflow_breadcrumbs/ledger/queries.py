@@ -10,7 +10,7 @@ from mlflow_breadcrumbs.ledger import (
     index,
     journal,
     observation,
-    store,
+    stores,
     whereabouts,
 )
 
@@ -21,32 +21,32 @@ def sync(*, full: bool = False, show: progress.Progress = progress.silent) -> in
     See `index.sync` and `observation.look`; open intents are settled, too.
     """
     journal.settle()
-    with store.opened() as ledger:
+    with stores.opened() as ledger:
         done = index.sync(ledger, full=full, show=show)
     return dataclasses.replace(done, noticed=tuple(observation.look()))
 
 
 def ancestry(uri: str) -> graph.Graph:
     """A version and everything that it was made from, out of the index."""
-    with store.opened() as ledger, ledger.reading() as connection:
+    with stores.opened() as ledger, ledger.reading() as connection:
         return index.ancestors(connection, index.canonical_uri(connection, uri))
 
 
 def descendants(uri: str) -> graph.Graph:
     """A version and everything that was made from it, out of the index."""
-    with store.opened() as ledger, ledger.reading() as connection:
+    with stores.opened() as ledger, ledger.reading() as connection:
         return index.descendants(connection, index.canonical_uri(connection, uri))
 
 
 def head() -> events.Head:
     """The last event."""
-    with store.opened() as ledger, ledger.reading() as connection:
+    with stores.opened() as ledger, ledger.reading() as connection:
         return events.head(connection)
 
 
 def history(name: str) -> list[events.Event]:
     """The events of a registered model, in order."""
-    with store.opened() as ledger, ledger.reading() as connection:
+    with stores.opened() as ledger, ledger.reading() as connection:
         return events.of_name(connection, name)
 
 
@@ -73,7 +73,7 @@ def standings(
         raise errors.LedgerError(
             f"{chronicle.short(time)} UTC has not come yet; choose a time past"
         )
-    with store.opened() as ledger, ledger.reading() as connection:
+    with stores.opened() as ledger, ledger.reading() as connection:
         found = chronicle.read(events.of_name(connection, name), alias)
         known = whereabouts.known(connection, name)
         wanted = [alias] if alias else sorted({move.alias for move in found})

@@ -7,7 +7,7 @@ import sqlalchemy as sql
 from mlflow.utils.mlflow_tags import MLFLOW_USER
 
 from mlflow_breadcrumbs import builder, errors, ledger, registry
-from mlflow_breadcrumbs.ledger import events, journal, schema, store
+from mlflow_breadcrumbs.ledger import events, journal, schema, stores
 from mlflow_breadcrumbs.promotion import contents, facts
 
 APPROVED, WITHDRAWN = "approval", "approval_withdrawn"
@@ -98,7 +98,7 @@ def makers(resolved: registry.ResolvedVersion, weights_digest: str) -> tuple[str
     """Who made these weights: by the ledger's events, under any name, else by the version's run."""
     # The digest is searched in the text, since the same weights may have another name.
     holds = schema.Event.body.contains(weights_digest)
-    with store.opened() as opened, opened.reading() as connection:
+    with stores.opened() as opened, opened.reading() as connection:
         bodies = connection.scalars(sql.select(schema.Event.body).where(holds)).all()
     found = {
         facts.person_of(event.actor)

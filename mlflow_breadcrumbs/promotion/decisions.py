@@ -8,7 +8,7 @@ import mlflow
 from mlflow.entities import Param, RunTag
 
 from mlflow_breadcrumbs import failures, logbook, registry
-from mlflow_breadcrumbs.promotion import policy, verdicts
+from mlflow_breadcrumbs.promotion import policies, verdicts
 
 EXPERIMENT = "breadcrumbs-promotions"
 """Where the runs of decisions are, unless another is named."""
@@ -21,7 +21,7 @@ def log(
     run_id: str,
     resolved: registry.ResolvedVersion,
     alias: str,
-    rules: policy.Policy,
+    rules: policies.Policy,
     verdict: verdicts.Verdict,
     *,
     params: Mapping[str, Any],

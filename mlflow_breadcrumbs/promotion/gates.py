@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from mlflow_breadcrumbs import evaluate
-from mlflow_breadcrumbs.promotion import facts, fields, policy, thresholds, verdicts
+from mlflow_breadcrumbs.promotion import facts, fields, policies, thresholds, verdicts
 
 CLOCKS = datetime.timedelta(minutes=5)
 """By how much the clocks of two machines may differ."""
@@ -21,14 +21,14 @@ CLOCKS = datetime.timedelta(minutes=5)
 class Case:
     """What the examiners look at."""
 
-    rules: policy.Policy
+    rules: policies.Policy
     known: facts.Facts
     now: datetime.datetime
     chosen: Mapping[str, facts.Measurement | None]
     """The measurement that counts, by each task that must have one."""
 
 
-def judge(rules: policy.Policy, known: facts.Facts, now: datetime.datetime) -> verdicts.Verdict:
+def judge(rules: policies.Policy, known: facts.Facts, now: datetime.datetime) -> verdicts.Verdict:
     """Hold a version against a policy.
 
     Args:
@@ -40,7 +40,7 @@ def judge(rules: policy.Policy, known: facts.Facts, now: datetime.datetime) -> v
     return verdicts.Verdict(tuple(rule for examine in EXAMINERS for rule in examine(case)))
 
 
-def choose(rules: policy.Policy, known: facts.Facts) -> dict[str, facts.Measurement | None]:
+def choose(rules: policies.Policy, known: facts.Facts) -> dict[str, facts.Measurement | None]:
     """The measurement that counts for each task: the newest on the split and images asked for.
 
     The tasks are those that the version was made for and those that the policy names; where
@@ -54,7 +54,7 @@ def choose(rules: policy.Policy, known: facts.Facts) -> dict[str, facts.Measurem
 
 
 def _newest(
-    rules: policy.Policy, measurements: Sequence[facts.Measurement], task: str
+    rules: policies.Policy, measurements: Sequence[facts.Measurement], task: str
 ) -> facts.Measurement | None:
     asked = rules.evidence.data.get(task)
     fitting = [
@@ -162,7 +162,7 @@ def examine_regressions(case: Case) -> Iterator[verdicts.Rule]:
 
 
 def _regression(
-    case: Case, asked: policy.NoRegression, champion: facts.Champion, task: str
+    case: Case, asked: policies.NoRegression, champion: facts.Champion, task: str
 ) -> verdicts.Rule:
     name, limit = f"no_regression/{task}", -asked.margin + 0.0
     ours = case.chosen.get(task) or _newest(case.rules, case.known.measurements, task)

@@ -16,17 +16,9 @@ from typing import Any
 import mlflow
 from mlflow.entities import Run
 
-from mlflow_breadcrumbs import (
-    errors,
-    failures,
-    ledger,
-    logbook,
-    registry,
-    statement,
-    verify,
-)
+from mlflow_breadcrumbs import errors, failures, ledger, logbook, registry, statement, verify
 from mlflow_breadcrumbs.ledger import events
-from mlflow_breadcrumbs.promotion import approvals, contents, facts, policy
+from mlflow_breadcrumbs.promotion import approvals, contents, facts, policies
 
 RUNS = 100
 """How many runs about the same weights are looked at, the newest first."""
@@ -43,7 +35,7 @@ class Measured:
 
 
 def gather(
-    resolved: registry.ResolvedVersion, rules: policy.Policy, champion: str | None
+    resolved: registry.ResolvedVersion, rules: policies.Policy, champion: str | None
 ) -> facts.Facts:
     """What a policy asks about a version; what no rule asks for is left out.
 
@@ -217,7 +209,7 @@ def _with_denominators(measured: Measured, stated: statement.Statement) -> Measu
 
 
 def _champion(
-    resolved: registry.ResolvedVersion, rules: policy.Policy, number: str | None
+    resolved: registry.ResolvedVersion, rules: policies.Policy, number: str | None
 ) -> facts.Champion | None:
     """The version that has the alias, as far as the rules compare with it."""
     if number is None:

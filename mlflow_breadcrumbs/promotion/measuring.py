@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from mlflow_breadcrumbs import cache, errors, evaluation, progress, registry, statement, tasks
-from mlflow_breadcrumbs.promotion import contents, facts, gates, policy
+from mlflow_breadcrumbs.promotion import contents, facts, gates, policies
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +23,7 @@ def measure(
     how: Settings,
     task_file: str,
     resolved: registry.ResolvedVersion,
-    rules: policy.Policy,
+    rules: policies.Policy,
     known: facts.Facts,
     show: progress.Progress,
 ) -> tuple[str, ...]:

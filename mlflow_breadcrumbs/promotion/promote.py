@@ -15,21 +15,15 @@ import requests
 from mlflow.entities import LoggedModelInput
 from mlflow.exceptions import MlflowException
 
-from mlflow_breadcrumbs import (
-    errors,
-    jobs,
-    ledger,
-    progress,
-    registry,
-)
-from mlflow_breadcrumbs.ledger import aliases, journal
+from mlflow_breadcrumbs import errors, jobs, ledger, progress, registry
+from mlflow_breadcrumbs.ledger import alias_moves, journal
 from mlflow_breadcrumbs.promotion import (
     decisions,
     facts,
     gates,
     gathering,
     measuring,
-    policy,
+    policies,
     standing,
     verdicts,
 )
@@ -46,10 +40,10 @@ class Request:
     uri: str
     """Of the version, `models:/NAME/VERSION` or by an alias."""
     alias: str
-    rules: policy.Policy
+    rules: policies.Policy
     tasks: str | None = None
     """A task file, to measure what is missing or too old; without it nothing is measured."""
-    expected: str | aliases.Anywhere | None = aliases.ANYWHERE
+    expected: str | alias_moves.Anywhere | None = alias_moves.ANYWHERE
     """The version that must have the alias now; `None`: none must. Left out: the one that has it
     when the decision begins."""
     experiment: str = decisions.EXPERIMENT
@@ -114,7 +108,7 @@ def promote(
     resolved = _resolve(request.uri)
     ledger.check()
     seen = registry.alias_version(str(resolved.name), request.alias)
-    expected = seen if isinstance(request.expected, aliases.Anywhere) else request.expected
+    expected = seen if isinstance(request.expected, alias_moves.Anywhere) else request.expected
     with jobs.project():
         known, verdict = _judge(request, resolved, seen, now, show)
         if request.dry_run:

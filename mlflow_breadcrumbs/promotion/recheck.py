@@ -17,7 +17,7 @@ from mlflow_breadcrumbs.promotion import (
     gates,
     gathering,
     measuring,
-    policy,
+    policies,
     rollback,
     standing,
     verdicts,
@@ -35,7 +35,7 @@ class Request:
     alias: str
     tasks: str
     """A task file with the images to measure on."""
-    rules: policy.Policy | None = None
+    rules: policies.Policy | None = None
     """The policy that the version was promoted by when left out."""
     roll_back: bool = False
     """Go back to the version before, if a rule has failed."""
@@ -127,7 +127,7 @@ def recheck(request: Request, *, show: progress.Progress = progress.silent) -> R
     return Recheck(resolved.uri, request.alias, verdict, found, run_id, back, sentence)
 
 
-def lasting(rules: policy.Policy) -> policy.Policy:
+def lasting(rules: policies.Policy) -> policies.Policy:
     """The rules of a policy that a live version must go on to keep.
 
     Left out are those about the moment of the promotion (`freeze`), about the version that had the
@@ -139,7 +139,7 @@ def lasting(rules: policy.Policy) -> policy.Policy:
 
 def _policy_of(
     resolved: registry.ResolvedVersion, alias: str, promoted: standing.Promoted | None
-) -> policy.Policy:
+) -> policies.Policy:
     """The policy that a version got its alias by."""
     text = logbook.read_text(promoted.decision, "policy.yaml") if promoted else None
     if text is None:
@@ -147,13 +147,13 @@ def _policy_of(
             f"nothing says by which policy {resolved.uri} became {alias!r}: it was not promoted "
             "by this package, or the run of the decision is gone; give --policy FILE"
         )
-    return policy.parse(text, f"the policy of {resolved.uri}'s promotion")
+    return policies.parse(text, f"the policy of {resolved.uri}'s promotion")
 
 
 def _measure(
     request: Request,
     resolved: registry.ResolvedVersion,
-    rules: policy.Policy,
+    rules: policies.Policy,
     number: str,
     show: progress.Progress,
 ) -> tuple[facts.Facts, facts.Facts]:
@@ -183,7 +183,7 @@ def _log(
     run_id: str,
     request: Request,
     resolved: registry.ResolvedVersion,
-    rules: policy.Policy,
+    rules: policies.Policy,
     fresh: facts.Facts,
     verdict: verdicts.Verdict,
     found: Sequence[drift.Drift],
@@ -211,6 +211,6 @@ def _log(
     )
 
 
-def _floor(rules: policy.Policy, task: str) -> float | None:
+def _floor(rules: policies.Policy, task: str) -> float | None:
     floor = rules.floor(task)
     return floor.accuracy if floor else None

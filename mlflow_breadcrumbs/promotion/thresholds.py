@@ -11,11 +11,11 @@ import mlflow
 from mlflow.models import EvaluationResult, MetricThreshold
 from mlflow.models.evaluation.validation import ModelValidationFailedException
 
-from mlflow_breadcrumbs.promotion import policy
+from mlflow_breadcrumbs.promotion import policies
 
 
 def fault(
-    name: str, threshold: policy.Threshold, value: float, champion: float | None
+    name: str, threshold: policies.Threshold, value: float, champion: float | None
 ) -> str | None:
     """What is wrong with a metric, in MLflow's words; `None` if nothing.
 

@@ -20,8 +20,9 @@ from pathlib import Path
 import mlflow
 import sqlalchemy as sql
 
-from mlflow_breadcrumbs import canonical, graph, registry
+from mlflow_breadcrumbs import graph, registry
 from mlflow_breadcrumbs.ledger import events, index, stores
+from mlflow_breadcrumbs.support import canonical
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 import postgres

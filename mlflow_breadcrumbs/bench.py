@@ -15,7 +15,8 @@ from pathlib import Path
 
 import torch
 
-from mlflow_breadcrumbs import architecture, evaluate, features, flavor, heads, image_sets, progress
+from mlflow_breadcrumbs import architecture, evaluate, features, flavor, heads, image_sets
+from mlflow_breadcrumbs.support import progress
 
 MEMORY = 4 << 30
 """Bytes of decoded images that are kept; what is beyond is decoded again each time."""

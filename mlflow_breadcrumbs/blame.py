@@ -19,14 +19,13 @@ from mlflow_breadcrumbs import (
     evaluate,
     layer_groups,
     logbook,
-    progress,
     recipe,
     registry,
     statement,
     study,
-    tables,
 )
 from mlflow_breadcrumbs import tasks as task_files
+from mlflow_breadcrumbs.support import intervals, progress, tables
 
 FOLDER = "blame"
 
@@ -76,7 +75,7 @@ class Suspect:
     @property
     def clear(self) -> bool:
         """The accuracy without it is above the 95 % interval of the merged version's."""
-        return self.accuracy > evaluate.wilson(self.merged_correct, self.total)[1]
+        return self.accuracy > intervals.wilson(self.merged_correct, self.total)[1]
 
     def to_dict(self) -> dict[str, Any]:
         """One row of the table."""
@@ -110,7 +109,7 @@ class Blame:
     @property
     def sentence(self) -> str:
         """What was found, for people."""
-        low, high = evaluate.wilson(self.merged.correct, self.merged.total)
+        low, high = intervals.wilson(self.merged.correct, self.merged.total)
         start = (
             f"{self.task}: {self.merged.value:.3f} merged (95 % interval {low:.3f} to {high:.3f}), "
             f"{self.source.value:.3f} by its own source, {self.base.value:.3f} by the base. "

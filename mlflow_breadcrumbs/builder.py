@@ -1,6 +1,5 @@
 """What built a version: this package's code, the libraries, the machine, the user."""
 
-import getpass
 import importlib.metadata
 import json
 import os
@@ -69,14 +68,6 @@ def host(device: str) -> dict[str, Any]:
     if device.startswith("cuda"):
         described["accelerator"] = torch.cuda.get_device_name(device)
     return described
-
-
-def user() -> str:
-    """The user's name on this machine."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return "unknown"
 
 
 def _git(folder: Path, *arguments: str) -> str | None:

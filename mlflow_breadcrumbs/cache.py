@@ -19,7 +19,8 @@ from typing import Any
 
 import torch
 
-from mlflow_breadcrumbs import architecture, canonical, evaluate, heads, image_sets
+from mlflow_breadcrumbs import architecture, evaluate, heads, image_sets
+from mlflow_breadcrumbs.support import canonical
 
 VARIABLE = "BREADCRUMBS_CACHE"
 """Names the folder; without it, `mlflow_breadcrumbs` in the user's cache folder."""

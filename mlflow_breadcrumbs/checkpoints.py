@@ -22,7 +22,8 @@ import numpy.typing as npt
 import safetensors
 import torch
 
-from mlflow_breadcrumbs import canonical, errors
+from mlflow_breadcrumbs import errors
+from mlflow_breadcrumbs.support import canonical
 
 INDEX_SUFFIX = ".safetensors.index.json"
 

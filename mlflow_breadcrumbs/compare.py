@@ -19,11 +19,11 @@ from mlflow_breadcrumbs import (
     inputs,
     layer_groups,
     merge,
-    progress,
     recipe,
     registry,
 )
 from mlflow_breadcrumbs.backends import geometry
+from mlflow_breadcrumbs.support import progress
 
 
 @dataclasses.dataclass(frozen=True)

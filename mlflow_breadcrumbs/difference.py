@@ -13,10 +13,10 @@ from mlflow_breadcrumbs import (
     errors,
     graph,
     layer_groups,
-    progress,
     registry,
     statement,
 )
+from mlflow_breadcrumbs.support import progress
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,12 +15,11 @@ from mlflow_breadcrumbs import (
     jobs,
     ledger,
     logbook,
-    progress,
     registry,
     tasks,
 )
-from mlflow_breadcrumbs import device as devices
 from mlflow_breadcrumbs import meter as meters
+from mlflow_breadcrumbs.support import devices, progress
 
 
 @dataclasses.dataclass(frozen=True)

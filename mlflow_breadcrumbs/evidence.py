@@ -14,17 +14,16 @@ import mlflow
 import yaml
 
 from mlflow_breadcrumbs import (
-    canonical,
     checkpoints,
     errors,
     failures,
     flavor,
     heads,
-    progress,
     registry,
     signing,
     statement,
 )
+from mlflow_breadcrumbs.support import canonical, progress
 
 GONE = "it was deleted and purged, or never was here"
 

@@ -11,8 +11,8 @@ from typing import Any, cast
 
 import torch
 
-from mlflow_breadcrumbs import architecture, errors, image_sets, progress
-from mlflow_breadcrumbs import device as devices
+from mlflow_breadcrumbs import architecture, errors, image_sets
+from mlflow_breadcrumbs.support import devices, progress
 
 _logger = logging.getLogger(__name__)
 

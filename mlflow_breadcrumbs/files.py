@@ -1,11 +1,11 @@
 """Files without MLflow: what `merge-files` does, and where commands write their results."""
 
 import contextlib
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from mlflow_breadcrumbs import backends, checkpoints, errors, merge, progress, recipe
+from mlflow_breadcrumbs import backends, checkpoints, errors, merge, recipe
+from mlflow_breadcrumbs.support import progress
 
 
 def merge_files(
@@ -57,32 +57,3 @@ def _check_different(paths: Sequence[Path]) -> None:
                 f"weight: {path}=2, and the base not among the sources"
             )
         seen[real] = path
-
-
-def check_output(path: str | Path, suffix: str) -> None:
-    """Find out before the work whether a result can be written to a file.
-
-    Raises:
-        OutputError: the name has another suffix, or its folder is missing or can't be written to.
-    """
-    target = Path(path)
-    if target.suffix.lower() != suffix:
-        raise errors.OutputError(f"the output {path} is written as {suffix}; name it so")
-    if target.is_dir() or not target.absolute().parent.is_dir():
-        raise errors.OutputError(
-            f"the output {path} can't be written: its folder does not exist, or it is one itself"
-        )
-    if not os.access(target.absolute().parent, os.W_OK):
-        raise errors.OutputError(f"the output {path} can't be written: its folder is read-only")
-
-
-def write(path: str | Path, content: bytes) -> None:
-    """Write a result to a file.
-
-    Raises:
-        OutputError: it can't be written.
-    """
-    try:
-        Path(path).write_bytes(content)
-    except OSError as error:
-        raise errors.OutputError(f"the output {path} can't be written: {error}") from error

@@ -16,7 +16,6 @@ from mlflow_breadcrumbs import (
     image_sets,
     jobs,
     ledger,
-    progress,
     records,
     registration,
     registry,
@@ -24,7 +23,7 @@ from mlflow_breadcrumbs import (
     tasks,
     training,
 )
-from mlflow_breadcrumbs import device as devices
+from mlflow_breadcrumbs.support import devices, progress
 
 
 def finetune(

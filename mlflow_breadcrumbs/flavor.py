@@ -40,8 +40,8 @@ from mlflow.utils.model_utils import (
 
 import mlflow_breadcrumbs
 from mlflow_breadcrumbs import architecture, checkpoints, errors, registry, requirements, serving
-from mlflow_breadcrumbs import device as devices
 from mlflow_breadcrumbs import heads as task_heads
+from mlflow_breadcrumbs.support import devices
 
 FLAVOR_NAME = "breadcrumbs"
 WEIGHTS_FILE = "open_clip_model.safetensors"

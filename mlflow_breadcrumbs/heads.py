@@ -19,15 +19,8 @@ import safetensors
 import safetensors.torch
 import torch
 
-from mlflow_breadcrumbs import (
-    architecture,
-    canonical,
-    errors,
-    features,
-    image_sets,
-    progress,
-    tasks,
-)
+from mlflow_breadcrumbs import architecture, errors, features, image_sets, tasks
+from mlflow_breadcrumbs.support import canonical, progress
 
 HEADS_FOLDER = "tasks"
 

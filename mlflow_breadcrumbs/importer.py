@@ -17,13 +17,12 @@ from mlflow_breadcrumbs import (
     heads,
     jobs,
     ledger,
-    progress,
     records,
     registration,
     registry,
     tasks,
 )
-from mlflow_breadcrumbs import device as devices
+from mlflow_breadcrumbs.support import devices, progress
 
 HEADS = ("auto", "zero-shot", "probe")
 

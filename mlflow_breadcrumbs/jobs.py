@@ -17,7 +17,8 @@ from mlflow.environment_variables import MLFLOW_RUN_ID
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import fluent
 
-from mlflow_breadcrumbs import database, errors, failures, processes, registry
+from mlflow_breadcrumbs import database, errors, failures, registry
+from mlflow_breadcrumbs.support import processes
 
 TAG_PROCESS = "breadcrumbs.process"
 

@@ -7,7 +7,8 @@ import dataclasses
 import re
 from typing import Any, Literal
 
-from mlflow_breadcrumbs import canonical, catalog, errors, graph, ledger, registry, statement
+from mlflow_breadcrumbs import catalog, errors, graph, ledger, registry, statement
+from mlflow_breadcrumbs.support import canonical
 
 Where = Literal["mlflow", "ledger"]
 

@@ -14,7 +14,6 @@ from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH
 
 from mlflow_breadcrumbs import (
     artifacts,
-    canonical,
     compare,
     datasets,
     evaluate,
@@ -25,8 +24,8 @@ from mlflow_breadcrumbs import (
     recipe,
     registry,
     scorecard,
-    tables,
 )
+from mlflow_breadcrumbs.support import canonical, tables
 
 EVALUATION = "evaluation.json"
 """The artifact of a run that measured accuracies: the split, and a row per task."""

@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 
-from mlflow_breadcrumbs import agreement, backends, checkpoints, errors, progress, recipe, writing
+from mlflow_breadcrumbs import agreement, backends, checkpoints, errors, recipe, writing
 from mlflow_breadcrumbs.backends import copying
+from mlflow_breadcrumbs.support import progress
 
 MERGEABLE = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 """The dtypes of tensors that can be merged; integers and bools stay the base's."""

@@ -13,7 +13,6 @@ from typing import Any
 
 from mlflow_breadcrumbs import (
     backends,
-    canonical,
     carry,
     checkpoints,
     failures,
@@ -22,7 +21,6 @@ from mlflow_breadcrumbs import (
     jobs,
     ledger,
     logbook,
-    progress,
     recipe,
     records,
     recovery,
@@ -32,9 +30,9 @@ from mlflow_breadcrumbs import (
     statement,
 )
 from mlflow_breadcrumbs import cache as caches
-from mlflow_breadcrumbs import device as devices
 from mlflow_breadcrumbs import merge as engine
 from mlflow_breadcrumbs import tasks as task_files
+from mlflow_breadcrumbs.support import canonical, devices, progress
 
 _logger = logging.getLogger(__name__)
 

@@ -12,7 +12,8 @@ from typing import Any
 
 import yaml
 
-from mlflow_breadcrumbs import canonical, errors
+from mlflow_breadcrumbs import errors
+from mlflow_breadcrumbs.support import canonical
 
 UNITS = ("tensor", "row", "model")
 CONSENSUS = ("none", "mass")

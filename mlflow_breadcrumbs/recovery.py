@@ -12,7 +12,6 @@ from mlflow.entities import LoggedModel, LoggedModelStatus, Run
 from mlflow.exceptions import MlflowException
 
 from mlflow_breadcrumbs import (
-    canonical,
     checkpoints,
     errors,
     failures,
@@ -21,9 +20,9 @@ from mlflow_breadcrumbs import (
     records,
     registration,
     registry,
-    scratch,
     statement,
 )
+from mlflow_breadcrumbs.support import canonical, scratch
 
 _logger = logging.getLogger(__name__)
 

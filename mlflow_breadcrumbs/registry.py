@@ -19,7 +19,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.utils.validation import MAX_MODEL_REGISTRY_TAG_VALUE_LENGTH
 
-from mlflow_breadcrumbs import artifacts, checkpoints, database, errors, failures, records, scratch
+from mlflow_breadcrumbs import artifacts, checkpoints, database, errors, failures, records
+from mlflow_breadcrumbs.support import scratch
 
 TAG_TASK = "breadcrumbs.task"
 TAG_RECIPE_DIGEST = "breadcrumbs.recipe_digest"

@@ -4,16 +4,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mlflow_breadcrumbs import (
-    compare,
-    errors,
-    lineage,
-    logbook,
-    pictures,
-    progress,
-    recipe,
-    registry,
-)
+from mlflow_breadcrumbs import compare, errors, lineage, logbook, pictures, recipe, registry
+from mlflow_breadcrumbs.support import progress
 
 STUDIES = ("sweep", "scaling", "blame")
 """Folders of a merge's run whose pictures belong on the page."""

@@ -20,10 +20,10 @@ from mlflow_breadcrumbs import (
     evidence,
     lineage,
     merge,
-    progress,
     registry,
     statement,
 )
+from mlflow_breadcrumbs.support import progress
 
 _logger = logging.getLogger(__name__)
 

@@ -12,18 +12,10 @@ from typing import Any
 
 import torch
 
-from mlflow_breadcrumbs import (
-    architecture,
-    errors,
-    evaluate,
-    flavor,
-    heads,
-    image_sets,
-    progress,
-    tasks,
-)
+from mlflow_breadcrumbs import architecture, errors, evaluate, flavor, heads, image_sets, tasks
 from mlflow_breadcrumbs import cache as caches
 from mlflow_breadcrumbs import meter as meters
+from mlflow_breadcrumbs.support import progress
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,7 +18,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from mlflow_breadcrumbs import errors, extras
+from mlflow_breadcrumbs import errors
+from mlflow_breadcrumbs.support import extras
 
 FILE = "model.sig"
 UNSIGNED = (FILE, "registered_model_meta")

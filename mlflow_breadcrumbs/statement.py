@@ -14,7 +14,8 @@ from typing import Any
 
 import jsonschema
 
-from mlflow_breadcrumbs import builder, canonical, errors, recipe
+from mlflow_breadcrumbs import builder, errors, recipe
+from mlflow_breadcrumbs.support import canonical, processes
 
 FILE = "lineage.json"
 BUILD_TYPE = "urn:mlflow-breadcrumbs:merge:v1"
@@ -135,7 +136,7 @@ def build(
                         {
                             "name": "environment",
                             "annotations": {
-                                "user": builder.user(),
+                                "user": processes.user(),
                                 "device": invocation.device,
                                 "backend": invocation.backend,
                                 **builder.host(invocation.device),

@@ -19,24 +19,22 @@ import torch
 from mlflow_breadcrumbs import (
     backends,
     bench,
-    canonical,
     checkpoints,
     evaluate,
     flavor,
     heads,
     image_sets,
     inputs,
-    progress,
     recipe,
     registry,
     scorecard,
     tasks,
     writing,
 )
-from mlflow_breadcrumbs import device as devices
 from mlflow_breadcrumbs import merge as engine
 from mlflow_breadcrumbs.backends import cpu, decomposing, grid
 from mlflow_breadcrumbs.backends.masking import Masks
+from mlflow_breadcrumbs.support import canonical, devices, progress
 
 KEPT_UPDATES = 1 << 30
 """Bytes of decomposed matrices that are kept, so that another alpha need not decompose again."""

@@ -13,20 +13,18 @@ from typing import Any
 import yaml
 
 from mlflow_breadcrumbs import (
-    canonical,
     charts,
     errors,
     grids,
     logbook,
     pipeline,
-    progress,
     recipe,
     records,
     study,
     sweep_runs,
-    tables,
 )
 from mlflow_breadcrumbs.charts import METRIC
+from mlflow_breadcrumbs.support import canonical, progress, tables
 
 RECIPE_FILE = "best_recipe.yaml"
 FACTORS = (0.5, 1.5)

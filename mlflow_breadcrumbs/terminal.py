@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.tree import Tree
 
 from mlflow_breadcrumbs import lineage
-from mlflow_breadcrumbs.progress import Advance
+from mlflow_breadcrumbs.support.progress import Advance
 
 errors_console = Console(stderr=True)
 

@@ -8,7 +8,8 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from mlflow_breadcrumbs import canonical, errors, ledger, registry, verify
+from mlflow_breadcrumbs import errors, ledger, registry, verify
+from mlflow_breadcrumbs.support import canonical
 
 _logger = logging.getLogger(__name__)
 

@@ -23,17 +23,8 @@ import torch
 from torch import nn
 from torch.utils import data
 
-from mlflow_breadcrumbs import (
-    architecture,
-    canonical,
-    checkpoints,
-    errors,
-    evaluate,
-    heads,
-    image_sets,
-    progress,
-)
-from mlflow_breadcrumbs import device as devices
+from mlflow_breadcrumbs import architecture, checkpoints, errors, evaluate, heads, image_sets
+from mlflow_breadcrumbs.support import canonical, devices, progress
 
 RESUME_FILE = "training.pt"
 PRECISIONS = ("auto", "float32", "bfloat16")

@@ -10,17 +10,8 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
-from mlflow_breadcrumbs import (
-    canonical,
-    errors,
-    evidence,
-    ledger,
-    pipeline,
-    progress,
-    registry,
-    signing,
-    statement,
-)
+from mlflow_breadcrumbs import errors, evidence, ledger, pipeline, registry, signing, statement
+from mlflow_breadcrumbs.support import canonical, progress
 
 Status = Literal["ok", "changed", "missing", "unknown"]
 STATUSES: tuple[Status, ...] = ("ok", "changed", "missing", "unknown")

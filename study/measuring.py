@@ -14,8 +14,8 @@ from typing import Any, Self
 
 import torch
 
-from mlflow_breadcrumbs import device as devices
 from mlflow_breadcrumbs import recipe, scorecard, study, tasks
+from mlflow_breadcrumbs.support import devices
 from study import zoo as zoos
 
 FILE = "measurements.jsonl"

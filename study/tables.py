@@ -3,7 +3,8 @@
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 
-from mlflow_breadcrumbs import charts, evaluate, recipe
+from mlflow_breadcrumbs import charts, recipe
+from mlflow_breadcrumbs.support import intervals
 from study import measuring, paired, plan
 from study.summary import TOLD, Summary
 
@@ -252,5 +253,5 @@ def _plain(found: Summary, measured: Sequence[measuring.Measured] | None) -> str
 def _accuracy(counts: Sequence[int] | None) -> str:
     if counts is None:
         return ""
-    low, high = evaluate.wilson(counts[0], counts[1])
+    low, high = intervals.wilson(counts[0], counts[1])
     return f"{counts[0] / counts[1]:.3f} ({low:.3f}–{high:.3f})"

@@ -2,7 +2,8 @@
 
 import mlflow
 
-from mlflow_breadcrumbs import canonical, registry
+from mlflow_breadcrumbs import registry
+from mlflow_breadcrumbs.support import canonical
 
 
 def version(name, *, base=None, sources=(), source="nowhere", **tags):

@@ -9,6 +9,7 @@ import tiny
 import torch
 
 from mlflow_breadcrumbs import architecture, errors, evaluate, features, heads, image_sets
+from mlflow_breadcrumbs.support import intervals
 
 
 @pytest.fixture
@@ -169,10 +170,10 @@ def test_progress_is_told_in_images(config):
     ],
 )
 def test_wilson_intervals(correct, total, low, high):
-    found = evaluate.wilson(correct, total)
+    found = intervals.wilson(correct, total)
     assert found == pytest.approx((low, high), abs=5e-5)
     assert 0 <= found.low <= correct / total <= found.high <= 1
-    assert evaluate.wilson(correct, total, 0.5).high <= found.high
+    assert intervals.wilson(correct, total, 0.5).high <= found.high
 
 
 def test_the_interval_covers_the_truth_about_as_often_as_it_says():
@@ -180,7 +181,7 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says():
     for p in (0.2, 0.5, 0.8):
         covered = 0.0
         for correct in range(41):
-            low, high = evaluate.wilson(correct, 40)
+            low, high = intervals.wilson(correct, 40)
             if low <= p <= high:
                 covered += math.comb(40, correct) * p**correct * (1 - p) ** (40 - correct)
         assert 0.92 < covered < 0.98

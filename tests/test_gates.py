@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from mlflow_breadcrumbs import evaluate
 from mlflow_breadcrumbs.promotion import facts, gates, policies
+from mlflow_breadcrumbs.support import intervals
 
 NOW = datetime.datetime(2026, 3, 3, 14, tzinfo=datetime.UTC)  # a Tuesday
 DIGEST, OTHER = f"sha256:{'1' * 64}", f"sha256:{'2' * 64}"
@@ -162,15 +162,15 @@ def test_a_regression_is_judged_by_the_interval_of_the_difference(text, ours, th
     assert judged.verdict == verdict
     assert judged.limit == -0.02
     assert judged.value == pytest.approx(ours[0] / ours[1] - theirs[0] / theirs[1])
-    low, high = evaluate.newcombe(ours, theirs)
+    low, high = intervals.newcombe(ours, theirs)
     assert f"{low:+.3f} to {high:+.3f} (95% interval)" in judged.sentence
 
 
 def test_newcombes_own_example():
     """Newcombe (1998), table II, contrast (a), method 10: 56/70 − 48/80 is 0.0524 to 0.3339."""
-    low, high = evaluate.newcombe((56, 70), (48, 80))
+    low, high = intervals.newcombe((56, 70), (48, 80))
     assert (round(low, 4), round(high, 4)) == (0.0524, 0.3339)
-    assert evaluate.newcombe((48, 80), (56, 70)) == pytest.approx((-high, -low))
+    assert intervals.newcombe((48, 80), (56, 70)) == pytest.approx((-high, -low))
 
 
 def test_a_champion_must_have_been_measured_on_the_same_images():

@@ -9,8 +9,9 @@ import sqlalchemy as sql
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlflow_breadcrumbs import canonical, errors
+from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.ledger import chain, events, schema, stores
+from mlflow_breadcrumbs.support import canonical
 
 EVENTS = schema.table(schema.Event)
 

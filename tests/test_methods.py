@@ -14,7 +14,6 @@ from mlflow_breadcrumbs import (
     agreement,
     attest,
     blame,
-    canonical,
     cli,
     errors,
     pipeline,
@@ -27,6 +26,7 @@ from mlflow_breadcrumbs import (
     verify,
 )
 from mlflow_breadcrumbs.backends import singular
+from mlflow_breadcrumbs.support import canonical
 
 METHODS = ("tsv_m", "iso_c")
 OFF = 1 + 2e-7

@@ -10,7 +10,7 @@ import pytest
 import registered
 import sqlalchemy as sql
 
-from mlflow_breadcrumbs import canonical, errors, ledger
+from mlflow_breadcrumbs import errors, ledger
 from mlflow_breadcrumbs.ledger import (
     events,
     journal,
@@ -20,6 +20,7 @@ from mlflow_breadcrumbs.ledger import (
     stores,
     whereabouts,
 )
+from mlflow_breadcrumbs.support import canonical
 
 
 @pytest.fixture

@@ -15,7 +15,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mlflow_breadcrumbs import (
-    canonical,
     checkpoints,
     errors,
     files,
@@ -25,6 +24,7 @@ from mlflow_breadcrumbs import (
     registry,
     tasks,
 )
+from mlflow_breadcrumbs.support import canonical
 
 RECIPE = recipe.MergeRecipe.from_method("breadcrumbs", sources=3, alpha=1.0)
 
@@ -199,7 +199,7 @@ def test_an_alias_is_resolved_once(zoo):
 
 def test_a_version_can_be_deleted_while_it_is_merged(zoo):
     """Resolved is pinned: the bytes are read from where they were, and the lineage names them."""
-    from mlflow_breadcrumbs import progress
+    from mlflow_breadcrumbs.support import progress
 
     def deletes(description, *, total, unit=""):
         if description == "merge":

@@ -12,17 +12,9 @@ import conftest
 import mlflow
 import pytest
 
-from mlflow_breadcrumbs import (
-    jobs,
-    ledger,
-    pipeline,
-    processes,
-    recipe,
-    registration,
-    registry,
-    scratch,
-)
+from mlflow_breadcrumbs import jobs, ledger, pipeline, recipe, registration, registry
 from mlflow_breadcrumbs.ledger import events, stores
+from mlflow_breadcrumbs.support import processes, scratch
 
 
 def stopped_everywhere(zoo, folder, signal, first, step):

@@ -6,8 +6,9 @@ import conftest
 import mlflow
 from click.testing import CliRunner
 
-from mlflow_breadcrumbs import attest, canonical, cli, ledger
+from mlflow_breadcrumbs import attest, cli, ledger
 from mlflow_breadcrumbs.ledger import journal, stores
+from mlflow_breadcrumbs.support import canonical
 
 
 def run(*arguments):

@@ -7,7 +7,8 @@ import mlflow
 import pytest
 from click.testing import CliRunner
 
-from mlflow_breadcrumbs import attest, canonical, cli, errors, evidence, registry, reproduce, verify
+from mlflow_breadcrumbs import attest, cli, errors, evidence, registry, reproduce, verify
+from mlflow_breadcrumbs.support import canonical
 
 
 def failures(uri):

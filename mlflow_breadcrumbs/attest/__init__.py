@@ -16,9 +16,10 @@ import contextlib
 from collections.abc import Callable
 from typing import Any
 
-from mlflow_breadcrumbs import canonical, errors, ledger, registry, verify
+from mlflow_breadcrumbs import errors, ledger, registry, verify
 from mlflow_breadcrumbs import signing as signatures
 from mlflow_breadcrumbs.attest import card, cyclonedx, facts, openlineage, prov
+from mlflow_breadcrumbs.support import canonical
 
 FORMATS: dict[str, Callable[[facts.Facts], str]] = {
     "slsa": lambda known: known.content.decode(),

@@ -10,8 +10,9 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 import mlflow_breadcrumbs
-from mlflow_breadcrumbs import extras, lineage, statement
+from mlflow_breadcrumbs import lineage, statement
 from mlflow_breadcrumbs.attest import facts
+from mlflow_breadcrumbs.support import extras
 
 if TYPE_CHECKING:
     from cyclonedx.model.component import Component

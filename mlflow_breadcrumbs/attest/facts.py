@@ -4,7 +4,8 @@ import dataclasses
 import re
 from collections.abc import Iterator
 
-from mlflow_breadcrumbs import canonical, lineage, registry, statement
+from mlflow_breadcrumbs import lineage, registry, statement
+from mlflow_breadcrumbs.support import canonical
 
 
 @dataclasses.dataclass(frozen=True)

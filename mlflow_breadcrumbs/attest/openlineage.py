@@ -8,8 +8,8 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 import mlflow_breadcrumbs
-from mlflow_breadcrumbs import extras
 from mlflow_breadcrumbs.attest import facts
+from mlflow_breadcrumbs.support import extras
 
 if TYPE_CHECKING:
     from openlineage.client.event_v2 import InputDataset, OutputDataset, RunEvent

@@ -7,8 +7,9 @@ version further back that the registry knows is an entity from which a later one
 import urllib.parse
 from typing import TYPE_CHECKING, Any
 
-from mlflow_breadcrumbs import extras, lineage
+from mlflow_breadcrumbs import lineage
 from mlflow_breadcrumbs.attest import facts
+from mlflow_breadcrumbs.support import extras
 
 if TYPE_CHECKING:
     from prov.model import ProvDocument

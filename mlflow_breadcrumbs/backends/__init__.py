@@ -16,8 +16,8 @@ from typing import Protocol
 
 import torch
 
-from mlflow_breadcrumbs import checkpoints, errors, progress, recipe, writing
-from mlflow_breadcrumbs import device as devices
+from mlflow_breadcrumbs import checkpoints, errors, recipe, writing
+from mlflow_breadcrumbs.support import devices, progress
 
 NAMES = ("auto", "reference", "cpu", "gpu")
 

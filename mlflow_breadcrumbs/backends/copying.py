@@ -4,8 +4,9 @@ import concurrent.futures
 
 import torch
 
-from mlflow_breadcrumbs import checkpoints, errors, progress, writing
+from mlflow_breadcrumbs import checkpoints, errors, writing
 from mlflow_breadcrumbs.backends import Job, arithmetic
+from mlflow_breadcrumbs.support import progress
 
 
 def copy_unmerged(

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import torch
 
-from mlflow_breadcrumbs import checkpoints, errors, progress, writing
+from mlflow_breadcrumbs import checkpoints, errors, writing
 from mlflow_breadcrumbs.backends import (
     Job,
     MergedTensor,
@@ -26,6 +26,7 @@ from mlflow_breadcrumbs.backends import (
 )
 from mlflow_breadcrumbs.backends.blocks import TensorMerge
 from mlflow_breadcrumbs.backends.masking import Mask, Masks, model_masks, unit_masks
+from mlflow_breadcrumbs.support import progress
 
 LARGE = 1 << 22
 """Elements of a tensor whose sources are read by several threads."""

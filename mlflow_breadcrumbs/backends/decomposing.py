@@ -14,8 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, MutableMapping
 import numpy as np
 import torch
 
-from mlflow_breadcrumbs import checkpoints, errors, progress, writing
-from mlflow_breadcrumbs import device as devices
+from mlflow_breadcrumbs import checkpoints, errors, writing
 from mlflow_breadcrumbs.backends import (
     Job,
     MaskStatistics,
@@ -31,6 +30,7 @@ from mlflow_breadcrumbs.backends import (
     singular,
 )
 from mlflow_breadcrumbs.backends.masking import Masks, Rows
+from mlflow_breadcrumbs.support import devices, progress
 
 ON_DEVICE = 2
 """Tensors at a time where the device is not the CPU: one is read while another is decomposed."""

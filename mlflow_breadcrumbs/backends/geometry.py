@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mlflow_breadcrumbs import progress
 from mlflow_breadcrumbs.backends import (
     Job,
     arithmetic,
@@ -25,6 +24,7 @@ from mlflow_breadcrumbs.backends import (
     reference,
     row_kernels,
 )
+from mlflow_breadcrumbs.support import progress
 
 Matrix = npt.NDArray[np.float32]
 """[sources, elements] of a block: the task vectors, or what their masks keep of them."""

@@ -17,8 +17,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from mlflow_breadcrumbs import device as devices
-from mlflow_breadcrumbs import errors, progress, recipe, writing
+from mlflow_breadcrumbs import errors, recipe, writing
 from mlflow_breadcrumbs.backends import (
     Job,
     Outcome,
@@ -35,6 +34,7 @@ from mlflow_breadcrumbs.backends.gpu_layout import Round
 from mlflow_breadcrumbs.backends.gpu_memory import Loader
 from mlflow_breadcrumbs.backends.gpu_results import Merged, Results
 from mlflow_breadcrumbs.backends.gpu_selection import PASSES, Selection, View
+from mlflow_breadcrumbs.support import devices, progress
 
 _logger = logging.getLogger(__name__)
 

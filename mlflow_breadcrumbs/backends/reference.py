@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 
-from mlflow_breadcrumbs import checkpoints, errors, masks, progress, recipe, writing
+from mlflow_breadcrumbs import checkpoints, errors, masks, recipe, writing
 from mlflow_breadcrumbs.backends import (
     Job,
     MaskStatistics,
@@ -21,6 +21,7 @@ from mlflow_breadcrumbs.backends import (
     ranks,
     singular,
 )
+from mlflow_breadcrumbs.support import progress
 
 Keep = Callable[[int, torch.Tensor], torch.Tensor]
 """Which elements of the next tensor's task vector are kept, given the source's position."""

@@ -221,14 +221,15 @@ def report_command(uri: str, output: str | None, no_log: bool, as_json: bool) ->
     """
     if no_log and not output:
         raise click.UsageError("with --no-log the page needs a place: --output FILE.html")
-    from mlflow_breadcrumbs import files, page, report, terminal
+    from mlflow_breadcrumbs import page, report, terminal
+    from mlflow_breadcrumbs.support import outputs
 
     if output:
-        files.check_output(output, ".html")
+        outputs.check_output(output, ".html")
     found = report.gather(uri, log=not no_log, show=terminal.show)
     made = page.render(found)
     if output:
-        files.write(output, made)
+        outputs.write(output, made)
     logged = None if no_log else page.log(found, made)
     if as_json:
         printing.print_json(

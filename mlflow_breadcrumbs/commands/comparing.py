@@ -41,10 +41,11 @@ def compare_command(
     """
     everything = options.all_sources(sources, source_list)
     settings = options.make_recipe(everything, given)
-    from mlflow_breadcrumbs import compare, files, logbook, merge, pictures, terminal
+    from mlflow_breadcrumbs import compare, logbook, merge, pictures, terminal
+    from mlflow_breadcrumbs.support import outputs
 
     if output:
-        files.check_output(output, ".png")
+        outputs.check_output(output, ".png")
     found = compare.compare(
         base,
         [uri for uri, _ in everything],
@@ -54,7 +55,7 @@ def compare_command(
         show=terminal.show,
     )
     if output:
-        files.write(output, pictures.heat_map(found))
+        outputs.write(output, pictures.heat_map(found))
     run_id = logbook.record_comparison(found) if log else None
     if as_json:
         printing.print_json(found.to_dict() | ({"run_id": run_id} if run_id else {}))

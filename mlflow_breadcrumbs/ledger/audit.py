@@ -4,8 +4,9 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Literal
 
-from mlflow_breadcrumbs import catalog, progress, registry
+from mlflow_breadcrumbs import catalog, registry
 from mlflow_breadcrumbs.ledger import chain, events, journal, stores
+from mlflow_breadcrumbs.support import progress
 
 MAKING = ("import", "finetune", "merge")
 """The kinds of events that make a version."""

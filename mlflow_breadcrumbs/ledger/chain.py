@@ -7,8 +7,9 @@ from typing import Any
 
 import sqlalchemy as sql
 
-from mlflow_breadcrumbs import canonical, errors
+from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.ledger import events, schema
+from mlflow_breadcrumbs.support import canonical
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,8 +15,9 @@ from typing import Any
 
 import sqlalchemy as sql
 
-from mlflow_breadcrumbs import canonical, errors
+from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.ledger import schema, whereabouts
+from mlflow_breadcrumbs.support import canonical
 
 INTENT, DONE, FAILED, ABANDONED = "intent", "done", "failed", "abandoned"
 """The phases. `abandoned`: the process ended without saying how it went, and nothing came of it."""

@@ -7,8 +7,9 @@ from typing import Any
 
 import sqlalchemy as sql
 
-from mlflow_breadcrumbs import catalog, graph, progress
+from mlflow_breadcrumbs import catalog, graph
 from mlflow_breadcrumbs.ledger import chronicle, schema, stores
+from mlflow_breadcrumbs.support import progress
 
 OVERLAP = 3_600_000
 """Milliseconds before the newest known update that are read again: servers' clocks differ."""

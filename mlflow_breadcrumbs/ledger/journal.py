@@ -20,8 +20,9 @@ import requests
 import sqlalchemy as sql
 from mlflow.exceptions import MlflowException
 
-from mlflow_breadcrumbs import builder, errors, failures, processes, records, registry
+from mlflow_breadcrumbs import errors, failures, records, registry
 from mlflow_breadcrumbs.ledger import events, stores, whereabouts
+from mlflow_breadcrumbs.support import processes
 
 TAG_HEAD = "breadcrumbs.ledger_head"
 """On versions and runs: the head of the ledger when their last event was written."""
@@ -353,7 +354,7 @@ def _run_status(run_id: str) -> str | None:
 
 def actor() -> str:
     """Who does this: the user on this machine."""
-    return f"{builder.user()}@{socket.gethostname()}"
+    return f"{processes.user()}@{socket.gethostname()}"
 
 
 def note(

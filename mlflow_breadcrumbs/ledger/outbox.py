@@ -15,8 +15,9 @@ from typing import Any
 import requests
 import sqlalchemy as sql
 
-from mlflow_breadcrumbs import canonical, errors, webhooks
+from mlflow_breadcrumbs import errors, webhooks
 from mlflow_breadcrumbs.ledger import chronicle, events, schema, stores
+from mlflow_breadcrumbs.support import canonical
 
 QUIET = ("import", "finetune", "merge", "evaluate", "verify", "export", "sign")
 """Kinds of events that are only delivered on request: they promote nothing."""

@@ -6,9 +6,10 @@ from typing import Any
 import sqlalchemy as sql
 from mlflow.utils.mlflow_tags import MLFLOW_USER
 
-from mlflow_breadcrumbs import builder, errors, ledger, registry
+from mlflow_breadcrumbs import errors, ledger, registry
 from mlflow_breadcrumbs.ledger import events, journal, schema, stores
 from mlflow_breadcrumbs.promotion import contents, facts
+from mlflow_breadcrumbs.support import processes
 
 APPROVED, WITHDRAWN = "approval", "approval_withdrawn"
 MADE = ("import", "finetune", "merge")
@@ -45,7 +46,7 @@ def approve(uri: str, comment: str = "") -> Approved:
         LedgerError: the ledger can't be written.
     """
     resolved, digest, name = _version(uri)
-    person = builder.user()
+    person = processes.user()
     made_by = makers(resolved, digest)
     if person in made_by:
         raise errors.PromotionError(
@@ -67,7 +68,7 @@ def withdraw(uri: str, comment: str = "") -> Approved:
         LedgerError: the ledger can't be written.
     """
     resolved, digest, name = _version(uri)
-    person = builder.user()
+    person = processes.user()
     given = standing(name, digest)
     if person not in {entry.person for entry in given}:
         people = ", ".join(entry.person for entry in given) or "nobody"

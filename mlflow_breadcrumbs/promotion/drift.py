@@ -5,8 +5,8 @@ import datetime
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
-from mlflow_breadcrumbs import evaluate
 from mlflow_breadcrumbs.promotion import facts
+from mlflow_breadcrumbs.support import intervals
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,9 +26,9 @@ class Drift:
         """Of the accuracy since then, -1…1."""
         return self.now.accuracy - self.before.accuracy
 
-    def interval(self) -> evaluate.Interval:
+    def interval(self) -> intervals.Interval:
         """Between which changes the true one is, 95%; the images are independent samples."""
-        return evaluate.newcombe(
+        return intervals.newcombe(
             (self.now.correct, self.now.total), (self.before.correct, self.before.total)
         )
 
@@ -77,7 +77,7 @@ def points(measurements: Sequence[facts.Measurement]) -> list[dict[str, Any]]:
     """Every measurement as a row for the picture, the oldest first."""
     rows = []
     for entry in sorted(measurements, key=lambda entry: entry.measured):
-        low, high = evaluate.wilson(entry.correct, entry.total)
+        low, high = intervals.wilson(entry.correct, entry.total)
         rows.append(
             {
                 "task": entry.task,

@@ -10,8 +10,8 @@ import datetime
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from mlflow_breadcrumbs import evaluate
 from mlflow_breadcrumbs.promotion import facts, fields, policies, thresholds, verdicts
+from mlflow_breadcrumbs.support import intervals
 
 CLOCKS = datetime.timedelta(minutes=5)
 """By how much the clocks of two machines may differ."""
@@ -126,7 +126,7 @@ def examine_floors(case: Case) -> Iterator[verdicts.Rule]:
                 what = f"{found.correct} of {found.total} images"
                 yield _at_least(key, found.accuracy, limit, what)
             elif name == "accuracy_low":
-                low, high = evaluate.wilson(found.correct, found.total)
+                low, high = intervals.wilson(found.correct, found.total)
                 yield _at_least(key, low, limit, f"95% interval {low:.3f} to {high:.3f}")
             elif found.normalized is None:
                 why = f"the source was not measured on the same images; {_HOW}"
@@ -177,7 +177,7 @@ def _regression(
         why = f"the champion {champion.uri} was not measured on the same images; {_HOW}"
         return verdicts.Rule(name, None, limit, "unknown", why)
     theirs = max(same, key=lambda entry: entry.measured)
-    low, high = evaluate.newcombe(
+    low, high = intervals.newcombe(
         (ours.correct, ours.total), (theirs.correct, theirs.total), asked.confidence
     )
     said = (

@@ -3,8 +3,9 @@
 import dataclasses
 from collections.abc import Sequence
 
-from mlflow_breadcrumbs import cache, errors, evaluation, progress, registry, statement, tasks
+from mlflow_breadcrumbs import cache, errors, evaluation, registry, statement, tasks
 from mlflow_breadcrumbs.promotion import contents, facts, gates, policies
+from mlflow_breadcrumbs.support import progress
 
 
 @dataclasses.dataclass(frozen=True)

@@ -31,8 +31,9 @@ from typing import Annotated, Any, Literal, Self
 import pydantic
 import yaml
 
-from mlflow_breadcrumbs import canonical, errors
+from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.promotion import fields, windows
+from mlflow_breadcrumbs.support import canonical
 
 EVERY = "*"
 """In `tasks`: every task that has no entry of its own."""

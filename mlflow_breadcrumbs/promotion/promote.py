@@ -15,7 +15,7 @@ import requests
 from mlflow.entities import LoggedModelInput
 from mlflow.exceptions import MlflowException
 
-from mlflow_breadcrumbs import errors, jobs, ledger, progress, registry
+from mlflow_breadcrumbs import errors, jobs, ledger, registry
 from mlflow_breadcrumbs.ledger import alias_moves, journal
 from mlflow_breadcrumbs.promotion import (
     decisions,
@@ -27,6 +27,7 @@ from mlflow_breadcrumbs.promotion import (
     standing,
     verdicts,
 )
+from mlflow_breadcrumbs.support import progress
 
 Result = Literal["promoted", "refused", "lost"]
 

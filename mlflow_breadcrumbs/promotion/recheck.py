@@ -9,7 +9,7 @@ import datetime
 from collections.abc import Sequence
 from typing import Any
 
-from mlflow_breadcrumbs import charts, errors, jobs, ledger, logbook, progress, registry, tables
+from mlflow_breadcrumbs import charts, errors, jobs, ledger, logbook, registry
 from mlflow_breadcrumbs.promotion import (
     decisions,
     drift,
@@ -22,6 +22,7 @@ from mlflow_breadcrumbs.promotion import (
     standing,
     verdicts,
 )
+from mlflow_breadcrumbs.support import progress, tables
 
 KIND = "recheck"
 HELD, BROKEN = "held", "broken"

@@ -20,7 +20,6 @@ from mlflow_breadcrumbs import (
     finetune,
     importer,
     lineage,
-    progress,
     records,
     registry,
     study,
@@ -29,6 +28,7 @@ from mlflow_breadcrumbs import (
 from mlflow_breadcrumbs import tasks as task_files
 from mlflow_breadcrumbs.quickstart import contest, pretrain, tasks
 from mlflow_breadcrumbs.quickstart.settings import Settings
+from mlflow_breadcrumbs.support import progress
 
 EXPERIMENT = "quickstart"
 BASE_MODEL = "demo-clip"

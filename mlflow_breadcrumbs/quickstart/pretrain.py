@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from mlflow_breadcrumbs import architecture, progress
+from mlflow_breadcrumbs import architecture
 from mlflow_breadcrumbs.quickstart import materials
 from mlflow_breadcrumbs.quickstart.settings import Settings
+from mlflow_breadcrumbs.support import progress
 
 CLEAN = materials.Light(
     paper=(1.0, 1.0, 1.0),

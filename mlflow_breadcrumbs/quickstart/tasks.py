@@ -12,9 +12,9 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from mlflow_breadcrumbs import progress
 from mlflow_breadcrumbs.quickstart import materials
 from mlflow_breadcrumbs.quickstart.settings import Settings
+from mlflow_breadcrumbs.support import progress
 
 SPLITS = {"train": 0.6, "validation": 0.1, "test": 0.3}
 """Share of the images of each class."""

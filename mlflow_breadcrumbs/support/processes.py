@@ -5,6 +5,7 @@ process namespace and the process's own start time it is one process's for ever.
 from Linux's /proc; elsewhere, and for a process of another machine, nothing is claimed.
 """
 
+import getpass
 import os
 from pathlib import Path
 
@@ -60,3 +61,11 @@ def _is_hidden(number: int) -> bool:
     except OSError:
         return True
     return False
+
+
+def user() -> str:
+    """The user's name on this machine."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "unknown"

@@ -26,10 +26,11 @@ CHUNK = 4 << 20
 
 def ours(job: dict[str, Any], *, verify: bool, **fields: Any) -> Callable[[], None]:
     """Our engine, with the digests of all inputs, or without; `fields` replace the recipe's."""
-    from mlflow_breadcrumbs import backends, files, recipe
+    from mlflow_breadcrumbs.engine import files, recipe
+    from mlflow_breadcrumbs.engine.backends import choosing
 
     settings = recipe.MergeRecipe(**{"density": DENSITY, "gamma": GAMMA, "alpha": ALPHA} | fields)
-    backend = backends.choose(threads=job.get("threads"))
+    backend = choosing.choose(threads=job.get("threads"))
     with tempfile.TemporaryDirectory() as folder:  # load what is compiled, or compile it now
         small = [Path(folder) / f"{number}.safetensors" for number in range(2)]
         for number, path in enumerate(small):

@@ -20,7 +20,9 @@ from pathlib import Path
 import torch
 import zoo
 
-from mlflow_breadcrumbs import __version__, backends, checkpoints, merge, recipe
+from mlflow_breadcrumbs import __version__
+from mlflow_breadcrumbs.engine import backends, checkpoints, merging, recipe
+from mlflow_breadcrumbs.engine.backends import choosing
 
 RECIPE = recipe.MergeRecipe(density=0.14, gamma=0.01, alpha=0.3)
 COPIED = 1 << 30
@@ -107,10 +109,10 @@ def copies(repeats: int) -> tuple[Figure, Figure]:
 
 def kernels(job: backends.Job, copy: float, repeats: int) -> list[Figure]:
     """The fused pass and the passes that seek the cuts, on the piece with the most elements."""
-    from mlflow_breadcrumbs.backends import gpu, gpu_layout, gpu_selection
+    from mlflow_breadcrumbs.engine.backends.gpu import gpu_backend, layout, selection
 
     device = torch.device("cuda")
-    rounds = [found for found in gpu_layout.rounds(job, 1 << 30) if len(found.pieces) == 1]
+    rounds = [found for found in layout.rounds(job, 1 << 30) if len(found.pieces) == 1]
     found = max(rounds, key=lambda found: found.pieces[0].elements)
     (piece,) = found.pieces
     raw = torch.empty(piece.nbytes, dtype=torch.uint8, pin_memory=True)
@@ -121,21 +123,23 @@ def kernels(job: backends.Job, copy: float, repeats: int) -> list[Figure]:
             out = raw.numpy()[start : start + segment.elements * size]
             checkpoint.read(segment.name, segment.start * size, out)
     raw = raw.to(device)
-    view = gpu_selection.View(piece, device)
-    touches, scales = gpu.touch_counts(job, device), gpu.scales(job, device)
+    view = selection.View(piece, device)
+    touches, scales = gpu_backend.touch_counts(job, device), gpu_backend.scales(job, device)
 
-    def seek() -> gpu_selection.Selection:
-        search = gpu_selection.Selection(found, [view], device)
-        for number in range(gpu_selection.PASSES):
+    def seek() -> selection.Selection:
+        search = selection.Selection(found, [view], device)
+        for number in range(selection.PASSES):
             search.look(number, 0, raw)
             search.conclude(number)
         return search
 
     cuts = seek().cuts(0, raw)
-    fused = timed(lambda: gpu.merge_piece(view, raw, cuts, job.recipe, scales, touches), repeats)
+    fused = timed(
+        lambda: gpu_backend.merge_piece(view, raw, cuts, job.recipe, scales, touches), repeats
+    )
     written = piece.elements * piece.dtype.itemsize
     # A source is read with the base beside it.
-    passes = gpu_selection.PASSES * len(job.sources) * (piece.offsets[1] * 2)
+    passes = selection.PASSES * len(job.sources) * (piece.offsets[1] * 2)
     return [
         rates("fused pass: mask, sum, round", piece.nbytes + written, fused, copy),
         rates("seeking the cuts, 4 passes", passes, timed(seek, repeats), copy),
@@ -150,12 +154,12 @@ def whole(
     figures = []
     for what, verify in (("whole merge", False), ("whole merge, all digests verified", True)):
         results = [
-            merge.merge(
+            merging.merge(
                 inputs[0],
                 inputs[1:],
                 RECIPE,
                 folder / "merged.safetensors",
-                backend=backends.choose("cuda"),
+                backend=choosing.choose("cuda"),
                 verify=verify,
                 overwrite=True,
             )
@@ -169,12 +173,12 @@ def whole(
 def check_bits(inputs: Sequence[checkpoints.Checkpoint], folder: Path) -> str:
     """The digest that the CPU and the GPU backend agree on."""
     digests = {
-        device: merge.merge(
+        device: merging.merge(
             inputs[0],
             inputs[1:],
             RECIPE,
             folder / f"{device}.safetensors",
-            backend=backends.choose(device),
+            backend=choosing.choose(device),
         ).weights_digest
         for device in ("cpu", "cuda")
     }
@@ -187,12 +191,12 @@ def trace(inputs: Sequence[checkpoints.Checkpoint], folder: Path, file: Path) ->
     """Write the timeline of one merge."""
     activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
     with torch.profiler.profile(activities=activities) as profile:
-        merge.merge(
+        merging.merge(
             inputs[0],
             inputs[1:],
             RECIPE,
             folder / "traced.safetensors",
-            backend=backends.choose("cuda"),
+            backend=choosing.choose("cuda"),
         )
         torch.cuda.synchronize()
     profile.export_chrome_trace(str(file))
@@ -226,7 +230,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory(dir=given.data) as name:
         digest = check_bits(inputs, Path(name))
         on_device, to_device = copies(given.repeats)
-        job = merge.plan(inputs[0], inputs[1:], RECIPE)
+        job = merging.plan(inputs[0], inputs[1:], RECIPE)
         figures = [
             on_device,
             to_device,
@@ -240,7 +244,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f"GPU backend: {given.architecture}, {given.sources} sources, {given.dtype}",
         figures,
         [
-            f"{torch.cuda.get_device_name()}, {platform.machine()}, {backends.processors()} "
+            f"{torch.cuda.get_device_name()}, {platform.machine()}, {choosing.processors()} "
             "processors",
             f"mlflow_breadcrumbs {__version__}, torch {torch.__version__}, triton "
             f"{triton.__version__}, CUDA {torch.version.cuda}",

@@ -16,7 +16,7 @@ from pathlib import Path
 import engine
 import torch
 
-from mlflow_breadcrumbs.backends import singular
+from mlflow_breadcrumbs.engine.backends import singular
 
 CONTENDERS = ("ours", "iso_c", "tsv_m", "tsv_m, masked")
 SHAPES = ((768, 768), (3072, 768), (512, 2048))

@@ -26,7 +26,8 @@ import torch
 import yaml
 import zoo
 
-from mlflow_breadcrumbs import evaluation, flavor, grids, importer, recipe, study, sweep, tasks
+from mlflow_breadcrumbs import evaluation, flavor, grids, importer, study, sweep, tasks
+from mlflow_breadcrumbs.engine import recipe
 
 DEMO = Path("demo")
 NOTE = """Where an evaluation takes a fraction of a second, what a sweep does besides weighs most: a

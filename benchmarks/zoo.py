@@ -5,7 +5,7 @@ from pathlib import Path
 import open_clip
 import torch
 
-from mlflow_breadcrumbs import checkpoints, writing
+from mlflow_breadcrumbs.engine import checkpoints, writing
 
 
 def shapes(architecture: str) -> dict[str, tuple[int, ...]]:

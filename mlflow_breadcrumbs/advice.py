@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from mlflow_breadcrumbs import recipe
-from mlflow_breadcrumbs.backends import geometry
+from mlflow_breadcrumbs.engine import recipe
+from mlflow_breadcrumbs.engine.backends.cpu import geometry
 
 FAR = 10.0
 """So many times the median norm of the others, and a source is taken for another base's."""

@@ -11,20 +11,9 @@ from typing import Any
 
 import torch
 
-from mlflow_breadcrumbs import (
-    agreement,
-    charts,
-    checkpoints,
-    errors,
-    evaluate,
-    layer_groups,
-    logbook,
-    recipe,
-    registry,
-    statement,
-    study,
-)
+from mlflow_breadcrumbs import charts, errors, evaluate, logbook, registry, statement, study
 from mlflow_breadcrumbs import tasks as task_files
+from mlflow_breadcrumbs.engine import checkpoints, layer_groups, recipe, tolerance
 from mlflow_breadcrumbs.support import intervals, progress, tables
 
 FOLDER = "blame"
@@ -263,7 +252,7 @@ def _check_repeated(
         registry.check_digest(resolved, checkpoints.weights_digest(weights))
         with checkpoints.Checkpoint.open(weights) as file:
             registered = {name: file.tensor(name) for name in file.names}
-            found = agreement.differences(
+            found = tolerance.differences(
                 registered, merged.tensors, origin.recipe, origin.tolerances
             )
     if far := [difference.tensor for difference in found if not difference.within]:

@@ -11,18 +11,10 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mlflow_breadcrumbs import (
-    advice,
-    backends,
-    checkpoints,
-    errors,
-    inputs,
-    layer_groups,
-    merge,
-    recipe,
-    registry,
-)
-from mlflow_breadcrumbs.backends import geometry
+from mlflow_breadcrumbs import advice, errors, inputs, registry
+from mlflow_breadcrumbs.engine import checkpoints, layer_groups, merging, recipe
+from mlflow_breadcrumbs.engine.backends import choosing
+from mlflow_breadcrumbs.engine.backends.cpu import geometry
 from mlflow_breadcrumbs.support import progress
 
 
@@ -109,7 +101,7 @@ def compare(
     settings: recipe.MergeRecipe | None = None,
     *,
     threads: int | None = None,
-    max_norm_ratio: float = merge.MAX_NORM_RATIO,
+    max_norm_ratio: float = merging.MAX_NORM_RATIO,
     show: progress.Progress = progress.silent,
 ) -> Comparison:
     """Hold the task vectors of registered versions against each other.
@@ -135,13 +127,13 @@ def compare(
         first, *others = (
             stack.enter_context(checkpoints.Checkpoint.open(version.weights)) for version in opened
         )
-        job = merge.plan(first, others, settings, labels)
+        job = merging.plan(first, others, settings, labels)
         volume = sum(
             checkpoint.info(name).nbytes for checkpoint in job.inputs for name in job.merged
         )
         with show("compare", total=volume, unit="bytes") as advance:
             measured = geometry.measure(
-                job, threads=threads or backends.processors(), advance=advance
+                job, threads=threads or choosing.processors(), advance=advance
             )
         stored = tuple(checkpoint.nbytes for checkpoint in others)
         parameters = sum(first.info(name).numel for name in first.names)

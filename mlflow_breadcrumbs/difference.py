@@ -7,15 +7,8 @@ from typing import Any
 
 import torch
 
-from mlflow_breadcrumbs import (
-    catalog,
-    checkpoints,
-    errors,
-    graph,
-    layer_groups,
-    registry,
-    statement,
-)
+from mlflow_breadcrumbs import catalog, errors, graph, registry, statement
+from mlflow_breadcrumbs.engine import checkpoints, layer_groups
 from mlflow_breadcrumbs.support import progress
 
 

@@ -8,7 +8,6 @@ from mlflow.entities import LoggedModelInput
 
 from mlflow_breadcrumbs import (
     architecture,
-    checkpoints,
     datasets,
     errors,
     flavor,
@@ -23,6 +22,7 @@ from mlflow_breadcrumbs import (
     tasks,
     training,
 )
+from mlflow_breadcrumbs.engine import checkpoints
 from mlflow_breadcrumbs.support import devices, progress
 
 

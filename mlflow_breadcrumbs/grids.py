@@ -23,7 +23,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mlflow_breadcrumbs import errors, recipe
+from mlflow_breadcrumbs import errors
+from mlflow_breadcrumbs.engine import recipe
 
 NUMBERS = ("density", "gamma", "alpha")
 WORDS = ("method", "unit", "consensus", "combine", "dtype")

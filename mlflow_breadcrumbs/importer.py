@@ -11,7 +11,6 @@ import torch
 
 from mlflow_breadcrumbs import (
     architecture,
-    checkpoints,
     errors,
     flavor,
     heads,
@@ -22,6 +21,7 @@ from mlflow_breadcrumbs import (
     registry,
     tasks,
 )
+from mlflow_breadcrumbs.engine import checkpoints
 from mlflow_breadcrumbs.support import devices, progress
 
 HEADS = ("auto", "zero-shot", "probe")

@@ -4,8 +4,9 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from mlflow_breadcrumbs import checkpoints, errors, flavor, registry, scorecard, tasks
+from mlflow_breadcrumbs import errors, flavor, registry, scorecard, tasks
 from mlflow_breadcrumbs import heads as task_heads
+from mlflow_breadcrumbs.engine import checkpoints
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,12 +19,11 @@ from mlflow_breadcrumbs import (
     evaluate,
     inputs,
     jobs,
-    merge,
     pictures,
-    recipe,
     registry,
     scorecard,
 )
+from mlflow_breadcrumbs.engine import merging, recipe
 from mlflow_breadcrumbs.support import canonical, tables
 
 EVALUATION = "evaluation.json"
@@ -85,7 +84,7 @@ def recipe_params(settings: recipe.MergeRecipe) -> dict[str, str]:
     }
 
 
-def log_merge(run_id: str, taken: inputs.Inputs, merged: merge.MergeResult) -> None:
+def log_merge(run_id: str, taken: inputs.Inputs, merged: merging.MergeResult) -> None:
     """Time, bytes and rate; how many sources touch the parameters; each mask, per tensor.
 
     `touched_by/<n>` is the share of the merged parameters that n sources changed; `masks.csv` has

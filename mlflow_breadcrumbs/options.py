@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from mlflow_breadcrumbs import recipe
+from mlflow_breadcrumbs.engine import recipe
 
 BACKENDS = ("auto", "reference", "cpu", "gpu")
 """`backends.NAMES`, without importing torch for a help text."""

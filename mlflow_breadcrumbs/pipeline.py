@@ -11,17 +11,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mlflow_breadcrumbs import cache as caches
 from mlflow_breadcrumbs import (
-    backends,
     carry,
-    checkpoints,
     failures,
     flavor,
     inputs,
     jobs,
     ledger,
     logbook,
-    recipe,
     records,
     recovery,
     registration,
@@ -29,9 +27,9 @@ from mlflow_breadcrumbs import (
     scorecard,
     statement,
 )
-from mlflow_breadcrumbs import cache as caches
-from mlflow_breadcrumbs import merge as engine
 from mlflow_breadcrumbs import tasks as task_files
+from mlflow_breadcrumbs.engine import backends, checkpoints, merging, recipe
+from mlflow_breadcrumbs.engine.backends import choosing
 from mlflow_breadcrumbs.support import canonical, devices, progress
 
 _logger = logging.getLogger(__name__)
@@ -59,7 +57,7 @@ class MergeRequest:
     """What computes the merge: a name of `backends.NAMES`."""
     threads: int | None = None
     """Of the CPU backend; all processors when `None`."""
-    max_norm_ratio: float | None = engine.MAX_NORM_RATIO
+    max_norm_ratio: float | None = merging.MAX_NORM_RATIO
     """Refuse a source whose task vector is longer than so many times the base."""
     alias: str | None = None
     force: bool = False
@@ -161,7 +159,7 @@ def _check(request: MergeRequest) -> tuple[str, backends.Backend]:
     check_target(request.registered_model, request.alias)
     request.recipe.weight_of(len(request.sources))
     ledger.check()
-    backend = backends.choose(request.device, request.backend, threads=request.threads)
+    backend = choosing.choose(request.device, request.backend, threads=request.threads)
     return devices.choose_device(request.device), backend
 
 
@@ -225,14 +223,14 @@ def _merge_weights(
     backend: backends.Backend,
     folder: Path,
     show: progress.Progress,
-) -> engine.MergeResult:
+) -> merging.MergeResult:
     """The engine's part: files in, one file out, every byte held against its recorded digest."""
     with contextlib.ExitStack() as stack:
         base, *sources = (
             stack.enter_context(checkpoints.Checkpoint.open(version.weights))
             for version in taken.everything
         )
-        return engine.merge(
+        return merging.merge(
             base,
             sources,
             request.recipe,
@@ -248,7 +246,7 @@ def _merge_weights(
 def _evaluate(
     request: MergeRequest,
     taken: inputs.Inputs,
-    merged: engine.MergeResult,
+    merged: merging.MergeResult,
     pairs: Sequence[tuple[int, task_files.Task]],
     device: str,
     show: progress.Progress,
@@ -277,7 +275,7 @@ def _statement(
     started: datetime.datetime,
     request: MergeRequest,
     taken: inputs.Inputs,
-    merged: engine.MergeResult,
+    merged: merging.MergeResult,
     card: scorecard.Scorecard | None,
     device: str,
 ) -> bytes:
@@ -318,7 +316,7 @@ def _statement(
 def _register(
     request: MergeRequest,
     taken: inputs.Inputs,
-    merged: engine.MergeResult,
+    merged: merging.MergeResult,
     lineage: bytes,
     tags: Mapping[str, str],
 ) -> records.RegisteredVersion:

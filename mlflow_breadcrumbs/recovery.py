@@ -12,7 +12,6 @@ from mlflow.entities import LoggedModel, LoggedModelStatus, Run
 from mlflow.exceptions import MlflowException
 
 from mlflow_breadcrumbs import (
-    checkpoints,
     errors,
     failures,
     jobs,
@@ -22,6 +21,7 @@ from mlflow_breadcrumbs import (
     registry,
     statement,
 )
+from mlflow_breadcrumbs.engine import checkpoints
 from mlflow_breadcrumbs.support import canonical, scratch
 
 _logger = logging.getLogger(__name__)

@@ -19,7 +19,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.utils.validation import MAX_MODEL_REGISTRY_TAG_VALUE_LENGTH
 
-from mlflow_breadcrumbs import artifacts, checkpoints, database, errors, failures, records
+from mlflow_breadcrumbs import artifacts, database, errors, failures, records
+from mlflow_breadcrumbs.engine import checkpoints
 from mlflow_breadcrumbs.support import scratch
 
 TAG_TASK = "breadcrumbs.task"

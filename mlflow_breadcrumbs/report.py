@@ -4,7 +4,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mlflow_breadcrumbs import compare, errors, lineage, logbook, pictures, recipe, registry
+from mlflow_breadcrumbs import compare, errors, lineage, logbook, pictures, registry
+from mlflow_breadcrumbs.engine import recipe
 from mlflow_breadcrumbs.support import progress
 
 STUDIES = ("sweep", "scaling", "blame")

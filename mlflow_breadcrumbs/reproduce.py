@@ -12,17 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mlflow_breadcrumbs import (
-    agreement,
-    backends,
-    checkpoints,
-    errors,
-    evidence,
-    lineage,
-    merge,
-    registry,
-    statement,
-)
+from mlflow_breadcrumbs import errors, evidence, lineage, registry, statement
+from mlflow_breadcrumbs.engine import backends, checkpoints, merging, tolerance
 from mlflow_breadcrumbs.support import progress
 
 _logger = logging.getLogger(__name__)
@@ -39,7 +30,7 @@ class Reproduction:
     """Weights digest that came out now."""
     registered_digest: str | None
     """Weights digest of the bytes in the registry; `None` where they can't be read."""
-    differences: tuple[agreement.Difference, ...]
+    differences: tuple[tolerance.Difference, ...]
     """Between the registered and the reproduced weights, by the tensor's name."""
     tensors: int
     backend: str
@@ -91,7 +82,7 @@ def reproduce(
             stack.enter_context(checkpoints.Checkpoint.open(_find(entry, folder)))
             for entry in stated.inputs
         )
-        again = merge.merge(
+        again = merging.merge(
             base,
             sources,
             stated.settings,
@@ -129,10 +120,10 @@ def _find(stated: statement.Input, folder: Path) -> Path:
 
 def _compare(
     resolved: registry.ResolvedVersion,
-    again: merge.MergeResult,
+    again: merging.MergeResult,
     folder: Path,
     tolerances: Mapping[str, float],
-) -> tuple[str | None, tuple[agreement.Difference, ...]]:
+) -> tuple[str | None, tuple[tolerance.Difference, ...]]:
     """The digest of the registered weights, and where they differ from the reproduced ones."""
     try:
         weights = registry.open_version(resolved, folder).weights
@@ -151,4 +142,4 @@ def _compare(
         one, other = (
             {name: file.tensor(name) for name in file.names} for file in (registered, reproduced)
         )
-        return digest, agreement.differences(one, other, again.recipe, tolerances)
+        return digest, tolerance.differences(one, other, again.recipe, tolerances)

@@ -13,8 +13,9 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mlflow_breadcrumbs import charts, errors, jobs, logbook, recipe, study
+from mlflow_breadcrumbs import charts, errors, jobs, logbook, study
 from mlflow_breadcrumbs.charts import METRIC
+from mlflow_breadcrumbs.engine import recipe
 from mlflow_breadcrumbs.support import progress, tables
 
 PROTOCOLS = ("tuned", "carried")

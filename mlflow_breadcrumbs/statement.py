@@ -14,7 +14,8 @@ from typing import Any
 
 import jsonschema
 
-from mlflow_breadcrumbs import builder, errors, recipe
+from mlflow_breadcrumbs import builder, errors
+from mlflow_breadcrumbs.engine import recipe
 from mlflow_breadcrumbs.support import canonical, processes
 
 FILE = "lineage.json"

@@ -17,23 +17,20 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 
 from mlflow_breadcrumbs import (
-    backends,
     bench,
-    checkpoints,
     evaluate,
     flavor,
     heads,
     image_sets,
     inputs,
-    recipe,
     registry,
     scorecard,
     tasks,
-    writing,
 )
-from mlflow_breadcrumbs import merge as engine
-from mlflow_breadcrumbs.backends import cpu, decomposing, grid
-from mlflow_breadcrumbs.backends.masking import Masks
+from mlflow_breadcrumbs.engine import backends, checkpoints, merging, recipe, writing
+from mlflow_breadcrumbs.engine.backends import choosing
+from mlflow_breadcrumbs.engine.backends.cpu import cpu_backend, decomposing, grid
+from mlflow_breadcrumbs.engine.backends.cpu.masking import Masks
 from mlflow_breadcrumbs.support import canonical, devices, progress
 
 KEPT_UPDATES = 1 << 30
@@ -56,7 +53,7 @@ class Materials:
     """Images at a time."""
     threads: int | None = None
     """Of the merges; all processors when `None`."""
-    max_norm_ratio: float | None = engine.MAX_NORM_RATIO
+    max_norm_ratio: float | None = merging.MAX_NORM_RATIO
     """Refuse a source whose task vector is longer than so many times the base."""
 
 
@@ -116,7 +113,7 @@ class Study:
         self.pairs = tuple(pairs)
         self._materials, self._device, self._show = materials, device, show
         self._base, *self._sources = files
-        self._threads = materials.threads or backends.processors()
+        self._threads = materials.threads or choosing.processors()
         self._images: dict[tasks.Split, dict[str, image_sets.ImageSet]] = {}
         self._benches: dict[tasks.Split, bench.Bench] = {}
         self._masks: dict[_Mask, Masks] = {}
@@ -210,11 +207,13 @@ class Study:
             (name, new): known[name, old] for new, old in enumerate(chosen) for name in job.merged
         }
         if settings.dtype not in self._writers:
-            self._writers = {settings.dtype: writing.MemoryWriter(engine.output_infos(job))}
+            self._writers = {settings.dtype: writing.MemoryWriter(merging.output_infos(job))}
         writer = self._writers[settings.dtype]
-        backend = cpu.Cpu(self._threads, known=own, updates=self._updates_of(settings, chosen))
+        backend = cpu_backend.Cpu(
+            self._threads, known=own, updates=self._updates_of(settings, chosen)
+        )
         ratio = self._materials.max_norm_ratio
-        engine.merge_into(writer, job, backend=backend, max_norm_ratio=ratio)
+        merging.merge_into(writer, job, backend=backend, max_norm_ratio=ratio)
         return Merged(writer.tensors, writer.weights_digest)
 
     def measure(
@@ -277,7 +276,7 @@ class Study:
         chosen = range(len(self._sources)) if members is None else members
         weights = settings.weight_of(len(self._sources))
         own = tuple(weights[i] for i in chosen) if settings.weights else ()
-        return engine.plan(
+        return merging.plan(
             self._base,
             [self._sources[i] for i in chosen],
             dataclasses.replace(settings, weights=own),

@@ -12,18 +12,9 @@ from typing import Any
 
 import yaml
 
-from mlflow_breadcrumbs import (
-    charts,
-    errors,
-    grids,
-    logbook,
-    pipeline,
-    recipe,
-    records,
-    study,
-    sweep_runs,
-)
+from mlflow_breadcrumbs import charts, errors, grids, logbook, pipeline, records, study, sweep_runs
 from mlflow_breadcrumbs.charts import METRIC
+from mlflow_breadcrumbs.engine import recipe
 from mlflow_breadcrumbs.support import canonical, progress, tables
 
 RECIPE_FILE = "best_recipe.yaml"

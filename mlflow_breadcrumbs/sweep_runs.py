@@ -8,7 +8,8 @@ from typing import Any
 import mlflow
 from mlflow.entities import Param, RunTag
 
-from mlflow_breadcrumbs import logbook, recipe, registry
+from mlflow_breadcrumbs import logbook, registry
+from mlflow_breadcrumbs.engine import recipe
 
 TAG_SWEEP_DIGEST = "breadcrumbs.sweep_digest"
 TAG_PARENT = "mlflow.parentRunId"

@@ -4,7 +4,7 @@ import dataclasses
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 
-from mlflow_breadcrumbs import recipe
+from mlflow_breadcrumbs.engine import recipe
 from study import measuring, plan
 
 

@@ -10,7 +10,8 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from mlflow_breadcrumbs import errors, recipe, tasks, training
+from mlflow_breadcrumbs import errors, tasks, training
+from mlflow_breadcrumbs.engine import recipe
 from study import choices, descriptions, measuring, plan, zoo
 
 _logger = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from mlflow_breadcrumbs import recipe
+from mlflow_breadcrumbs.engine import recipe
 from study import measuring
 
 VALIDATION_IMAGES = 150

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mlflow_breadcrumbs import charts, recipe
+from mlflow_breadcrumbs import charts
+from mlflow_breadcrumbs.engine import recipe
 from study import choices, descriptions, flow, measuring, paired, plan
 
 TOLD = ("relative_norm", "cosine", "sign_conflict")

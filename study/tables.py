@@ -3,7 +3,8 @@
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 
-from mlflow_breadcrumbs import charts, recipe
+from mlflow_breadcrumbs import charts
+from mlflow_breadcrumbs.engine import recipe
 from mlflow_breadcrumbs.support import intervals
 from study import measuring, paired, plan
 from study.summary import TOLD, Summary

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from mlflow_breadcrumbs import advice, recipe
-from mlflow_breadcrumbs.backends import geometry
+from mlflow_breadcrumbs import advice
+from mlflow_breadcrumbs.engine import recipe
+from mlflow_breadcrumbs.engine.backends.cpu import geometry
 
 RECIPE = recipe.MergeRecipe.from_method("breadcrumbs", sources=3)
 

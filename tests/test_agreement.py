@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from mlflow_breadcrumbs import agreement, checkpoints, merge, recipe
+from mlflow_breadcrumbs.engine import checkpoints, merging, recipe, tolerance
 
 TSV = recipe.MergeRecipe(density=1, combine="tsv", exclude=("left.*",))
 
@@ -27,7 +27,7 @@ def off(state, name, by):
 
 
 def found(one, other, settings=TSV, allowed=None):
-    return agreement.differences(one, other, settings, allowed or {"F32": 1e-6})
+    return tolerance.differences(one, other, settings, allowed or {"F32": 1e-6})
 
 
 def test_nothing_differs():
@@ -86,7 +86,7 @@ def test_the_tolerance_is_of_the_output_dtype(tmp_path):
 
     def tolerances(**fields):
         settings = recipe.MergeRecipe(density=1, **fields)
-        return agreement.tolerances(merge.plan(files[0], files[1:], settings))
+        return tolerance.tolerances(merging.plan(files[0], files[1:], settings))
 
     assert tolerances() == {}
     assert tolerances(combine="tsv") == {"F32": 1e-6, "F16": 3.1e-5}

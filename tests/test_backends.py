@@ -14,8 +14,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from mlflow_breadcrumbs import backends, checkpoints, errors, merge, recipe
-from mlflow_breadcrumbs.backends import cpu, gpu, grid, kernels, reference
+from mlflow_breadcrumbs import errors
+from mlflow_breadcrumbs.engine import checkpoints, merging, recipe
+from mlflow_breadcrumbs.engine.backends import choosing, reference
+from mlflow_breadcrumbs.engine.backends.cpu import cpu_backend, grid, kernels
+from mlflow_breadcrumbs.engine.backends.gpu import gpu_backend
 
 RECIPE = recipe.MergeRecipe(density=0.2, gamma=0.01, alpha=0.3)
 
@@ -49,7 +52,7 @@ def store(tmp_path):
 
 def run(opened, output, settings=RECIPE, backend=None, **options):
     labels = [f"source {number}" for number in range(len(opened) - 1)]
-    return merge.merge(
+    return merging.merge(
         opened[0], opened[1:], settings, output, labels=labels, backend=backend, **options
     )
 
@@ -57,7 +60,7 @@ def run(opened, output, settings=RECIPE, backend=None, **options):
 def words(opened, output, **options):
     """What every backend says when it stops: the same."""
     found = set()
-    for backend in (reference.Reference(), cpu.Cpu(3), gpu.Gpu(gpu_device.DEVICE)):
+    for backend in (reference.Reference(), cpu_backend.Cpu(3), gpu_backend.Gpu(gpu_device.DEVICE)):
         with pytest.raises(errors.MergeError) as caught:
             run(opened, output, backend=backend, **options)
         found.add(str(caught.value))
@@ -105,7 +108,11 @@ def test_an_infinite_task_vector_of_finite_weights_may_be_dropped(store, tmp_pat
     options = {"max_norm_ratio": None, "overwrite": True}
     digests = {
         run(opened, tmp_path / "out.safetensors", backend=backend, **options).weights_digest
-        for backend in (reference.Reference(), cpu.Cpu(2), gpu.Gpu(gpu_device.DEVICE))
+        for backend in (
+            reference.Reference(),
+            cpu_backend.Cpu(2),
+            gpu_backend.Gpu(gpu_device.DEVICE),
+        )
     }
     assert len(digests) == 1
 
@@ -160,7 +167,7 @@ def test_a_disk_that_fills_up_leaves_nothing(store, tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "pwrite", fills_up)
     with pytest.raises(errors.CheckpointError, match="No space left on device; it needs"):
-        run(opened, tmp_path / "out.safetensors", backend=cpu.Cpu(2))
+        run(opened, tmp_path / "out.safetensors", backend=cpu_backend.Cpu(2))
     assert {path.name for path in tmp_path.iterdir()} == {f"input{i}.safetensors" for i in range(3)}
 
 
@@ -227,11 +234,11 @@ def test_a_grid_of_thresholds_gives_each_recipes_bits(store, tmp_path, unit):
     opened = store([state | {"scalar": torch.tensor(1.0)} for state in all_states])
     points = [(0.14, 0.01), (0.2, 0.0), (1.0, 0.0), (0.05, 0.5)]
     made = [recipe.MergeRecipe(density=d, gamma=g, unit=unit, alpha=0.4) for d, g in points]
-    job = merge.plan(opened[0], opened[1:], made[0])
+    job = merging.plan(opened[0], opened[1:], made[0])
     for settings, known in zip(made, grid.thresholds(job, points, threads=2), strict=True):
         result, expected = (
             run(opened, tmp_path / "out.safetensors", settings, backend, overwrite=True)
-            for backend in (cpu.Cpu(2, known=known), reference.Reference())
+            for backend in (cpu_backend.Cpu(2, known=known), reference.Reference())
         )
         assert result.weights_digest == expected.weights_digest
 
@@ -245,8 +252,8 @@ def test_touched_shares_sum_to_one(store, tmp_path):
 
 
 def test_a_backend_is_chosen_by_name_and_device():
-    assert backends.choose().name == "cpu"
-    assert backends.choose(threads=3).threads == 3
-    assert backends.choose(name="reference").name == "reference"
+    assert choosing.choose().name == "cpu"
+    assert choosing.choose(threads=3).threads == 3
+    assert choosing.choose(name="reference").name == "reference"
     with pytest.raises(errors.DeviceError, match="backend is 'tpu'; it must be one of auto, refer"):
-        backends.choose(name="tpu")
+        choosing.choose(name="tpu")

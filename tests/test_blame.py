@@ -9,7 +9,8 @@ import torch
 from click.testing import CliRunner
 from safetensors.torch import save_file
 
-from mlflow_breadcrumbs import blame, cli, errors, importer, pipeline, recipe, tasks
+from mlflow_breadcrumbs import blame, cli, errors, importer, pipeline, tasks
+from mlflow_breadcrumbs.engine import recipe
 
 DAMAGED = "visual.transformer.resblocks.0"
 NAMES = ("left", "right", "broken")

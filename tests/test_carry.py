@@ -6,7 +6,8 @@ import mlflow
 import pytest
 import torch
 
-from mlflow_breadcrumbs import attest, errors, pipeline, recipe, registry, reproduce, verify
+from mlflow_breadcrumbs import attest, errors, pipeline, registry, reproduce, verify
+from mlflow_breadcrumbs.engine import recipe
 
 transformers = pytest.importorskip("transformers")
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from mlflow_breadcrumbs import checkpoints, errors
+from mlflow_breadcrumbs import errors
+from mlflow_breadcrumbs.engine import checkpoints
 
 TENSORS = {
     "a.weight": torch.arange(6, dtype=torch.float32).reshape(2, 3),

@@ -13,7 +13,9 @@ import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
-from mlflow_breadcrumbs import backends, cli, options, recipe
+from mlflow_breadcrumbs import cli, options
+from mlflow_breadcrumbs.engine import recipe
+from mlflow_breadcrumbs.engine.backends import choosing
 
 README = Path(__file__).parent.parent / "README.md"
 
@@ -23,7 +25,7 @@ def run(*arguments):
 
 
 def test_the_backends_in_the_help_are_those_there_are():
-    assert options.BACKENDS == backends.NAMES
+    assert options.BACKENDS == choosing.NAMES
 
 
 def test_a_source_from_another_base_is_refused_unless_told_otherwise(checkpoints, tmp_path):

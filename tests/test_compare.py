@@ -11,7 +11,8 @@ from click.testing import CliRunner
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from mlflow_breadcrumbs import cli, compare, errors, importer, pipeline, recipe, tasks
+from mlflow_breadcrumbs import cli, compare, errors, importer, pipeline, tasks
+from mlflow_breadcrumbs.engine import recipe
 
 
 def run(*arguments):

@@ -1,6 +1,7 @@
 """The quickstart's comparison of methods: it is a study, with the numbers of the main flow."""
 
-from mlflow_breadcrumbs import pipeline, recipe, study
+from mlflow_breadcrumbs import pipeline, study
+from mlflow_breadcrumbs.engine import recipe
 from mlflow_breadcrumbs.quickstart import contest
 
 

@@ -10,8 +10,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from mlflow_breadcrumbs import agreement, errors, merge, recipe
-from mlflow_breadcrumbs.backends import cpu, decomposing, gpu, masking, reference, singular
+from mlflow_breadcrumbs import errors
+from mlflow_breadcrumbs.engine import merging, recipe, tolerance
+from mlflow_breadcrumbs.engine.backends import reference, singular
+from mlflow_breadcrumbs.engine.backends.cpu import cpu_backend, decomposing, masking
+from mlflow_breadcrumbs.engine.backends.gpu import gpu_backend
 
 SHAPES = [(), (0,), (0, 4), (1,), (9,), (1, 6), (6, 1), (12, 20), (31, 8), (3, 2, 5)]
 FLOATS = [torch.float32, torch.bfloat16, torch.float16]
@@ -20,7 +23,7 @@ FLOATS = [torch.float32, torch.bfloat16, torch.float16]
 def run(opened, made, output, backend=None, **options):
     options = {"max_norm_ratio": None, "overwrite": True, "verify": True} | options
     labels = [f"source {number}" for number in range(len(opened) - 1)]
-    return merge.merge(
+    return merging.merge(
         opened[0], opened[1:], made, output, labels=labels, backend=backend, **options
     )
 
@@ -140,9 +143,9 @@ def folder(tmp_path_factory):
 def test_on_one_machine_every_backend_gives_the_same_bits(folder, case):
     found, made, threads, long = case
     opened = conftest.opened(found, folder)
-    backends = [reference.Reference(), cpu.Cpu(threads), cpu.Cpu(1)]
+    backends = [reference.Reference(), cpu_backend.Cpu(threads), cpu_backend.Cpu(1)]
     if gpu_device.DEVICE == "cpu":  # a real GPU has other last bits
-        backends.append(gpu.Gpu("cpu"))
+        backends.append(gpu_backend.Gpu("cpu"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(masking, "LONG", long)
         results = [run(opened, made, folder / "out.safetensors", backend) for backend in backends]
@@ -171,9 +174,9 @@ def test_on_one_machine_every_backend_gives_the_same_bits(folder, case):
 def test_the_device_of_the_gpu_backend_decomposes_within_the_tolerance(tmp_path, how):
     opened = conftest.opened(states(), tmp_path)
     made = recipe.MergeRecipe(density=1, combine=how)
-    ours = run(opened, made, tmp_path / "gpu.safetensors", gpu.Gpu(gpu_device.DEVICE))
-    theirs = run(opened, made, tmp_path / "cpu.safetensors", cpu.Cpu(2))
-    found = agreement.differences(
+    ours = run(opened, made, tmp_path / "gpu.safetensors", gpu_backend.Gpu(gpu_device.DEVICE))
+    theirs = run(opened, made, tmp_path / "cpu.safetensors", cpu_backend.Cpu(2))
+    found = tolerance.differences(
         load_file(ours.output), load_file(theirs.output), made, theirs.tolerances
     )
     assert all(difference.within for difference in found)
@@ -230,7 +233,7 @@ def test_a_value_that_is_not_finite_is_named_as_ever(tmp_path, unit):
     found = set()
     for combine in ("sum", "tsv", "iso"):
         made = recipe.MergeRecipe(density=0.5, unit=unit, combine=combine)
-        for backend in (reference.Reference(), cpu.Cpu(3)):
+        for backend in (reference.Reference(), cpu_backend.Cpu(3)):
             with pytest.raises(errors.MergeError) as caught:
                 run(opened, made, tmp_path / "out.safetensors", backend)
             found.add(str(caught.value))
@@ -240,7 +243,7 @@ def test_a_value_that_is_not_finite_is_named_as_ever(tmp_path, unit):
     assert not (tmp_path / "out.safetensors").exists()
 
 
-@pytest.mark.parametrize("backend", [reference.Reference(), cpu.Cpu(2)])
+@pytest.mark.parametrize("backend", [reference.Reference(), cpu_backend.Cpu(2)])
 def test_a_change_beyond_float32_is_explained(tmp_path, backend):
     all_states = states()
     all_states[0]["t7"][1, 1], all_states[2]["t7"][1, 1] = -3e38, 3e38
@@ -257,7 +260,7 @@ def test_a_result_that_overflows_is_explained(tmp_path):
         run(conftest.opened(states(), tmp_path), made, tmp_path / "out.safetensors")
 
 
-@pytest.mark.parametrize("backend", [reference.Reference(), cpu.Cpu(2)])
+@pytest.mark.parametrize("backend", [reference.Reference(), cpu_backend.Cpu(2)])
 def test_a_decomposition_that_fails_names_the_tensor(tmp_path, monkeypatch, backend):
     def fails(*arguments, **options):
         raise torch.linalg.LinAlgError("failed to converge")
@@ -280,7 +283,7 @@ def test_a_device_without_room_is_named(tmp_path, monkeypatch):
             conftest.opened(states(), tmp_path),
             made,
             tmp_path / "out.safetensors",
-            cpu.Cpu(2),
+            cpu_backend.Cpu(2),
         )
     assert not (tmp_path / "out.safetensors").exists()
 
@@ -288,7 +291,7 @@ def test_a_device_without_room_is_named(tmp_path, monkeypatch):
 def test_progress_comes_to_all_bytes(tmp_path):
     opened = conftest.opened(states(), tmp_path)
     told = []
-    job = merge.plan(opened[0], opened[1:], recipe.MergeRecipe(density=1, combine="tsv"))
+    job = merging.plan(opened[0], opened[1:], recipe.MergeRecipe(density=1, combine="tsv"))
 
     class Nowhere:
         def write(self, name, tensor):
@@ -302,5 +305,5 @@ def test_progress_comes_to_all_bytes(tmp_path):
 def test_threads_are_given_back(tmp_path):
     before = torch.get_num_threads()
     made = recipe.MergeRecipe(density=1, combine="iso")
-    run(conftest.opened(states(), tmp_path), made, tmp_path / "out.safetensors", cpu.Cpu(3))
+    run(conftest.opened(states(), tmp_path), made, tmp_path / "out.safetensors", cpu_backend.Cpu(3))
     assert torch.get_num_threads() == before

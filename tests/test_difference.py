@@ -6,7 +6,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from mlflow_breadcrumbs import difference, errors, pipeline, recipe, registry
+from mlflow_breadcrumbs import difference, errors, pipeline, registry
+from mlflow_breadcrumbs.engine import recipe
 
 
 def merge(zoo, sources, alpha):

@@ -6,7 +6,8 @@ import tempfile
 import mlflow
 import pytest
 
-from mlflow_breadcrumbs import errors, jobs, pipeline, recipe
+from mlflow_breadcrumbs import errors, jobs, pipeline
+from mlflow_breadcrumbs.engine import recipe
 
 
 @pytest.fixture

@@ -9,7 +9,8 @@ import pytest
 from mlflow.exceptions import MlflowException
 from sklearn.linear_model import LogisticRegression
 
-from mlflow_breadcrumbs import evaluation, pipeline, recipe, tasks
+from mlflow_breadcrumbs import evaluation, pipeline, tasks
+from mlflow_breadcrumbs.engine import recipe
 
 
 def frame(zoo, names, *, as_file="path"):

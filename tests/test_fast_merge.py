@@ -7,8 +7,11 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mlflow_breadcrumbs import errors, merge, recipe
-from mlflow_breadcrumbs.backends import cpu, gpu, gpu_layout, masking, reading, reference, selection
+from mlflow_breadcrumbs import errors
+from mlflow_breadcrumbs.engine import merging, recipe
+from mlflow_breadcrumbs.engine.backends import reference
+from mlflow_breadcrumbs.engine.backends.cpu import cpu_backend, masking, reading, selection
+from mlflow_breadcrumbs.engine.backends.gpu import gpu_backend, layout
 
 SHAPES = [(), (0,), (3, 0), (1,), (2, 3), (1023,), (7, 149), (13, 1), (5, 64), (3, 2, 200), (4099,)]
 FLOATS = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
@@ -92,7 +95,7 @@ def outcome(opened, made, output, backend, **options):
     options = {"max_norm_ratio": None, "overwrite": True, "verify": True} | options
     labels = [f"source {number}" for number in range(len(opened) - 1)]
     try:
-        return merge.merge(
+        return merging.merge(
             opened[0], opened[1:], made, output, labels=labels, backend=backend, **options
         )
     except errors.MergeError as error:
@@ -133,13 +136,13 @@ def test_the_cpu_gives_the_references_bits(folder, case):
         patch.setattr(masking, "BLOCK", work["block"])
         patch.setattr(masking, "LONG", work["long"])
         patch.setattr(selection, "SAMPLE", work["sample"])
-        patch.setattr(cpu, "LARGE", work["large"])
+        patch.setattr(cpu_backend, "LARGE", work["large"])
         patch.setattr(reading, "PART", work["part"])
         result = outcome(
             opened,
             made,
             folder / "result.safetensors",
-            cpu.Cpu(work["threads"]),
+            cpu_backend.Cpu(work["threads"]),
             max_shard_size=work["shard"],
         )
     assert_same(result, expected)
@@ -150,13 +153,13 @@ def check_gpu(folder, case):
     opened = conftest.opened(states, folder)
     expected = outcome(opened, made, folder / "expected.safetensors", reference.Reference())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gpu_layout, "TILE", work["tile"])
-        patch.setattr(gpu_layout, "SHORT", work["short"])
+        patch.setattr(layout, "TILE", work["tile"])
+        patch.setattr(layout, "SHORT", work["short"])
         result = outcome(
             opened,
             made,
             folder / "result.safetensors",
-            gpu.Gpu(gpu_device.DEVICE, piece=work["piece"], memory=work["memory"]),
+            gpu_backend.Gpu(gpu_device.DEVICE, piece=work["piece"], memory=work["memory"]),
             max_shard_size=work["shard"],
         )
     assert_same(result, expected)

@@ -5,7 +5,8 @@ import pytest
 import tiny
 import torch
 
-from mlflow_breadcrumbs import checkpoints, errors, finetune, flavor, heads, tasks, training
+from mlflow_breadcrumbs import errors, finetune, flavor, heads, tasks, training
+from mlflow_breadcrumbs.engine import checkpoints
 
 SETTINGS = training.Settings(epochs=2, batch_size=8, learning_rate=1e-3)
 

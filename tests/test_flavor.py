@@ -23,7 +23,8 @@ import torch
 from PIL import Image
 
 import mlflow_breadcrumbs
-from mlflow_breadcrumbs import checkpoints, errors, flavor, heads, requirements
+from mlflow_breadcrumbs import errors, flavor, heads, requirements
+from mlflow_breadcrumbs.engine import checkpoints
 
 
 @pytest.fixture

@@ -5,8 +5,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from mlflow_breadcrumbs import checkpoints, errors, merge, recipe
-from mlflow_breadcrumbs.backends import geometry, masking, reference
+from mlflow_breadcrumbs import errors
+from mlflow_breadcrumbs.engine import checkpoints, merging, recipe
+from mlflow_breadcrumbs.engine.backends import reference
+from mlflow_breadcrumbs.engine.backends.cpu import geometry, masking
 
 SHAPES = {"a.weight": (37, 53), "b.bias": (11,), "c": (), "d.empty": (0, 4), "e.long": (3, 60001)}
 
@@ -66,7 +68,7 @@ def plain(job):
 def test_the_sums_are_those_of_plain_arithmetic(tmp_path, unit, dtype):
     settings = recipe.MergeRecipe(density=0.3, gamma=0.05, unit=unit)
     base, *sources = make(tmp_path, dtype=dtype)
-    job = merge.plan(base, sources, settings)
+    job = merging.plan(base, sources, settings)
     read = []
     found = geometry.measure(job, threads=2, advance=read.append)
     assert sum(read) == sum(checkpoint.nbytes for checkpoint in job.inputs)
@@ -90,7 +92,7 @@ def test_a_worked_example(tmp_path):
     for number, state in enumerate([base, *(base + change for change in changes)]):
         save_file({"x": state}, tmp_path / f"{number}.safetensors")
         opened.append(checkpoints.Checkpoint.open(tmp_path / f"{number}.safetensors"))
-    job = merge.plan(opened[0], opened[1:], recipe.MergeRecipe(density=1.0))
+    job = merging.plan(opened[0], opened[1:], recipe.MergeRecipe(density=1.0))
     found = geometry.measure(job, threads=1, advance=lambda _: None)["x"]
     assert found.base_norm == 10
     assert found.norms.tolist() == [5, 5]
@@ -115,7 +117,7 @@ def test_nothing_divides_by_zero(tmp_path):
     save_file({"x": torch.zeros(4)}, zero)
     with checkpoints.Checkpoint.open(zero) as nothing:
         for start, sources in ((base, [base, base]), (nothing, [nothing])):
-            job = merge.plan(start, sources, recipe.MergeRecipe(density=0.5))
+            job = merging.plan(start, sources, recipe.MergeRecipe(density=0.5))
             parts = geometry.measure(job, threads=1, advance=lambda _: None)
             found = geometry.total(parts.values(), len(sources))
             for values in (found.norms, found.ratios, found.cosines, found.energy_kept):
@@ -132,7 +134,7 @@ def test_a_value_that_is_not_finite_is_named(tmp_path, dtype):
     opened = [
         checkpoints.Checkpoint.open(tmp_path / f"{name}.safetensors") for name in ("base", "broken")
     ]
-    job = merge.plan(opened[0], opened[1:], recipe.MergeRecipe(density=0.5), ["broken"])
+    job = merging.plan(opened[0], opened[1:], recipe.MergeRecipe(density=0.5), ["broken"])
     words = f"broken has nan in the tensor 'x' at flat index {masking.BLOCK + 7}"
     with pytest.raises(errors.MergeError, match=words):
         geometry.measure(job, threads=2, advance=lambda _: None)

@@ -15,8 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from mlflow_breadcrumbs import backends, checkpoints, errors, merge, recipe
-from mlflow_breadcrumbs.backends import gpu, gpu_layout, gpu_memory, reference
+from mlflow_breadcrumbs import errors
+from mlflow_breadcrumbs.engine import checkpoints, merging, recipe
+from mlflow_breadcrumbs.engine.backends import choosing, reference
+from mlflow_breadcrumbs.engine.backends.gpu import gpu_backend, inputs, layout
 
 DEVICE = gpu_device.DEVICE
 
@@ -50,7 +52,7 @@ def test_awkward_tensors(tmp_path, unit):
     opened = conftest.opened([base, tuned], tmp_path)
     made = recipe.MergeRecipe(density=0.3, gamma=0.1, unit=unit, alpha=0.7)
     ours, expected = (
-        merge.merge(
+        merging.merge(
             opened[0],
             opened[1:],
             made,
@@ -58,7 +60,7 @@ def test_awkward_tensors(tmp_path, unit):
             backend=backend,
             max_norm_ratio=None,
         )
-        for backend in (gpu.Gpu(DEVICE), reference.Reference())
+        for backend in (gpu_backend.Gpu(DEVICE), reference.Reference())
     )
     assert ours.weights_digest == expected.weights_digest
     assert [entry.kept for entry in ours.statistics] == [e.kept for e in expected.statistics]
@@ -75,7 +77,7 @@ def test_awkward_tensors(tmp_path, unit):
 def test_a_schedule_never_moves_what_kernels_may_be_reading(order, slots, passes):
     pieces = [f"piece {number}" for number in range(6)]
     order = [pieces[number] for number in order] * passes
-    visits = gpu_memory.schedule(order, slots)
+    visits = inputs.schedule(order, slots)
     assert [visit.piece for visit in visits] == order
     held = {}
     for before, visit in zip([None, *visits], visits, strict=False):
@@ -93,7 +95,7 @@ def test_a_schedule_never_moves_what_kernels_may_be_reading(order, slots, passes
 def planned(states, folder, **options):
     opened = conftest.opened(states, folder)
     settings = recipe.MergeRecipe(density=0.2, gamma=0.01, **options)
-    return merge.plan(opened[0], opened[1:], settings)
+    return merging.plan(opened[0], opened[1:], settings)
 
 
 @settings(max_examples=60, deadline=None)
@@ -114,19 +116,19 @@ def test_tiles_cover_every_element_once(tmp_path_factory, shapes, dtypes, nbytes
     ]
     job = planned(states, tmp_path_factory.mktemp("planned"), unit=unit)
     covered = {name: np.zeros(job.base.info(name).numel, int) for name in job.merged}
-    for found in gpu_layout.rounds(job, nbytes):
+    for found in layout.rounds(job, nbytes):
         for piece in found.pieces:
             # A unit that is masked in one tile is not cut; and tensors start at round positions.
-            largest = max(nbytes, 4 * gpu_layout.SHORT * len(dtypes)) + 5000
+            largest = max(nbytes, 4 * layout.SHORT * len(dtypes)) + 5000
             assert piece.nbytes <= largest
             assert len(piece.table) == len(piece.owner) == piece.launches[-1].last
             for tile, owner in zip(piece.table, piece.owner, strict=True):
                 segment = piece.segments[owner]
-                start = segment.start + tile[gpu_layout.POSITION] - segment.position
-                count = tile[gpu_layout.LENGTH] * tile[gpu_layout.ROWS]
+                start = segment.start + tile[layout.POSITION] - segment.position
+                count = tile[layout.LENGTH] * tile[layout.ROWS]
                 covered[segment.name][start : start + count] += 1
             if piece.long:
-                units = piece.table[: piece.long.last, gpu_layout.UNIT]
+                units = piece.table[: piece.long.last, layout.UNIT]
                 assert (np.diff(units) >= 0).all()
                 assert units[-1] < len(found.ranks)
     assert all((count == 1).all() for count in covered.values())
@@ -135,8 +137,7 @@ def test_tiles_cover_every_element_once(tmp_path_factory, shapes, dtypes, nbytes
 def test_pieces_are_as_small_with_many_sources(tmp_path):
     state = {"t": torch.zeros(300_000)}
     few, many = (
-        gpu_layout.rounds(planned([state] * (sources + 1), tmp_path), 1_000_000)
-        for sources in (1, 60)
+        layout.rounds(planned([state] * (sources + 1), tmp_path), 1_000_000) for sources in (1, 60)
     )
     assert max(piece.nbytes for found in few for piece in found.pieces) <= 1_000_000
     assert max(piece.nbytes for found in many for piece in found.pieces) <= 1_000_000
@@ -152,11 +153,11 @@ def test_a_tensor_of_more_than_two_to_the_31_elements_is_cut_up(tmp_path):
             file.write(len(header).to_bytes(8, "little") + header)
             file.truncate(8 + len(header) + 2 * n)
     opened = [checkpoints.Checkpoint.open(tmp_path / f"{i}.safetensors") for i in range(2)]
-    job = merge.plan(opened[0], opened[1:], recipe.MergeRecipe(density=0.2, gamma=0.01))
-    (found,) = gpu_layout.rounds(job, gpu_layout.PIECE)
+    job = merging.plan(opened[0], opened[1:], recipe.MergeRecipe(density=0.2, gamma=0.01))
+    (found,) = layout.rounds(job, layout.PIECE)
     assert found.pieces[-1].segments[0].stop == n
-    assert sum(int(piece.table[:, gpu_layout.LENGTH].sum()) for piece in found.pieces) == n
-    assert max(piece.nbytes for piece in found.pieces) <= gpu_layout.PIECE
+    assert sum(int(piece.table[:, layout.LENGTH].sum()) for piece in found.pieces) == n
+    assert max(piece.nbytes for piece in found.pieces) <= layout.PIECE
     assert found.ranks.tolist() == [[n - n // 100 - n // 5, n - n // 100]]
 
 
@@ -177,12 +178,12 @@ def small_device(monkeypatch):
 
 
 def test_out_of_memory_means_smaller_pieces(tmp_path, small_device, caplog, monkeypatch):
-    monkeypatch.setattr(gpu, "SMALLEST", 1000)
+    monkeypatch.setattr(gpu_backend, "SMALLEST", 1000)
     generator = torch.Generator().manual_seed(0)
     base = {"t": torch.randn(9000, generator=generator)}
     opened = conftest.opened([base, {"t": base["t"] * 1.01}], tmp_path)
     made = recipe.MergeRecipe(density=0.2, gamma=0.01)
-    whole = merge.merge(opened[0], opened[1:], made, tmp_path / "whole.safetensors")
+    whole = merging.merge(opened[0], opened[1:], made, tmp_path / "whole.safetensors")
     small_device(60_000)
     told = []
 
@@ -197,12 +198,12 @@ def test_out_of_memory_means_smaller_pieces(tmp_path, small_device, caplog, monk
             return None
 
     with caplog.at_level(logging.WARNING):
-        result = merge.merge(
+        result = merging.merge(
             opened[0],
             opened[1:],
             made,
             tmp_path / "out.safetensors",
-            backend=gpu.Gpu(DEVICE, piece=100_000),
+            backend=gpu_backend.Gpu(DEVICE, piece=100_000),
             report=Show(),
         )
     assert result.weights_digest == whole.weights_digest
@@ -214,12 +215,12 @@ def test_a_device_that_is_too_small_is_named(tmp_path, small_device):
     opened = conftest.opened([{"t": torch.ones(9000)}, {"t": torch.ones(9000) * 1.1}], tmp_path)
     small_device(100)
     with pytest.raises(errors.DeviceError, match=r"ran out of memory on .* use --device cpu"):
-        merge.merge(
+        merging.merge(
             opened[0],
             opened[1:],
             recipe.MergeRecipe(density=0.2),
             tmp_path / "out.safetensors",
-            backend=gpu.Gpu(DEVICE),
+            backend=gpu_backend.Gpu(DEVICE),
         )
     assert not (tmp_path / "out.safetensors").exists()
 
@@ -229,28 +230,28 @@ def test_inputs_that_end_early_stop_the_merge(tmp_path):
     with (tmp_path / "input1.safetensors").open("r+b") as file:
         file.truncate(9000)
     with pytest.raises(errors.CheckpointError, match="ended within the tensor"):
-        merge.merge(
+        merging.merge(
             opened[0],
             opened[1:],
             recipe.MergeRecipe(density=0.2),
             tmp_path / "out.safetensors",
-            backend=gpu.Gpu(DEVICE),
+            backend=gpu_backend.Gpu(DEVICE),
         )
     assert not (tmp_path / "out.safetensors").exists()
 
 
 def test_the_gpu_backend_is_chosen_with_a_cuda_device(monkeypatch):
     with pytest.raises(errors.DeviceError, match=r"backend is 'gpu' and device is 'cpu'; .*cuda"):
-        backends.choose("cpu", "gpu")
+        choosing.choose("cpu", "gpu")
     with pytest.raises(errors.DeviceError, match="give auto, cpu, cuda or cuda:N"):
-        backends.choose("tpu")
+        choosing.choose("tpu")
     if torch.cuda.is_available():
-        assert backends.choose("cuda").name == backends.choose(name="gpu").name == "gpu"
-        assert backends.choose("cuda", "cpu").name == "cpu"
+        assert choosing.choose("cuda").name == choosing.choose(name="gpu").name == "gpu"
+        assert choosing.choose("cuda", "cpu").name == "cpu"
         return
     for device, name in (("cuda", "auto"), ("auto", "gpu"), ("cuda:1", "gpu")):
         with pytest.raises(errors.DeviceError, match="finds no CUDA device"):
-            backends.choose(device, name)
+            choosing.choose(device, name)
 
 
 WITHOUT_TRITON = """

@@ -4,7 +4,8 @@ import random
 
 import pytest
 
-from mlflow_breadcrumbs import errors, grids, recipe
+from mlflow_breadcrumbs import errors, grids
+from mlflow_breadcrumbs.engine import recipe
 
 
 def make(point):

@@ -10,7 +10,8 @@ import safetensors.torch
 import tiny
 import torch
 
-from mlflow_breadcrumbs import checkpoints, errors, flavor, importer, tasks
+from mlflow_breadcrumbs import errors, flavor, importer, tasks
+from mlflow_breadcrumbs.engine import checkpoints
 
 
 @pytest.fixture(scope="module")

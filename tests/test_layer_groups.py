@@ -2,7 +2,7 @@
 
 import pytest
 
-from mlflow_breadcrumbs import layer_groups
+from mlflow_breadcrumbs.engine import layer_groups
 
 
 @pytest.mark.parametrize(

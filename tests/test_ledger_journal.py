@@ -7,7 +7,8 @@ import signal
 import mlflow
 import pytest
 
-from mlflow_breadcrumbs import errors, evaluation, ledger, pipeline, recipe, records, registry
+from mlflow_breadcrumbs import errors, evaluation, ledger, pipeline, records, registry
+from mlflow_breadcrumbs.engine import recipe
 from mlflow_breadcrumbs.ledger import events, journal, stores
 
 RECIPE = recipe.MergeRecipe.from_method("breadcrumbs", sources=2)

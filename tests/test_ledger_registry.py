@@ -5,7 +5,8 @@ import mlflow
 import postgres
 import pytest
 
-from mlflow_breadcrumbs import catalog, ledger, lineage, pipeline, recipe
+from mlflow_breadcrumbs import catalog, ledger, lineage, pipeline
+from mlflow_breadcrumbs.engine import recipe
 from mlflow_breadcrumbs.ledger import schema, stores
 
 NAME = "thirty"

@@ -7,7 +7,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from mlflow_breadcrumbs import errors, lineage, pipeline, recipe, registry
+from mlflow_breadcrumbs import errors, lineage, pipeline, registry
+from mlflow_breadcrumbs.engine import recipe
 from mlflow_breadcrumbs.support import canonical
 
 NAME = "a name of fifty characters, so that the list grows "

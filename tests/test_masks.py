@@ -5,8 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlflow_breadcrumbs import masks
-from mlflow_breadcrumbs.backends import reference
+from mlflow_breadcrumbs.engine import masks
+from mlflow_breadcrumbs.engine.backends import reference
 
 
 def test_the_worked_example():

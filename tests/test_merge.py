@@ -10,7 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from mlflow_breadcrumbs import checkpoints, errors, merge, recipe
+from mlflow_breadcrumbs import errors
+from mlflow_breadcrumbs.engine import checkpoints, merging, recipe
 
 GOLDENS = Path(__file__).parent / "goldens"
 
@@ -35,7 +36,7 @@ def run(opened, settings, output, **options):
     base, *sources = opened
     labels = [f"source {number}" for number in range(len(sources))]
     options = {"max_norm_ratio": None} | options  # random sources are far from a random base
-    result = merge.merge(base, sources, settings, output, labels=labels, **options)
+    result = merging.merge(base, sources, settings, output, labels=labels, **options)
     return result, load_file(result.output) if result.output == Path(output) else None
 
 

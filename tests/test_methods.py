@@ -11,13 +11,11 @@ from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
 from mlflow_breadcrumbs import (
-    agreement,
     attest,
     blame,
     cli,
     errors,
     pipeline,
-    recipe,
     registry,
     reproduce,
     scaling,
@@ -25,7 +23,8 @@ from mlflow_breadcrumbs import (
     study,
     verify,
 )
-from mlflow_breadcrumbs.backends import singular
+from mlflow_breadcrumbs.engine import recipe, tolerance
+from mlflow_breadcrumbs.engine.backends import singular
 from mlflow_breadcrumbs.support import canonical
 
 METHODS = ("tsv_m", "iso_c")
@@ -254,4 +253,4 @@ def test_the_commands_take_them(zoo, tmp_path, method):
     assert done.exit_code == 0, done.output
     printed = json.loads(done.stdout)
     assert printed["recipe"]["combine"] == method.split("_")[0]
-    assert printed["tolerance"] == {"F32": agreement.TOLERANCE}
+    assert printed["tolerance"] == {"F32": tolerance.TOLERANCE}

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mlflow_breadcrumbs import advice, compare, evaluate, pictures, recipe
-from mlflow_breadcrumbs.backends import geometry
+from mlflow_breadcrumbs import advice, compare, evaluate, pictures
+from mlflow_breadcrumbs.engine import recipe
+from mlflow_breadcrumbs.engine.backends.cpu import geometry
 
 
 def opened(png):

@@ -11,7 +11,8 @@ import yaml
 from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
-from mlflow_breadcrumbs import cli, errors, evaluation, ledger, pipeline, recipe, registry
+from mlflow_breadcrumbs import cli, errors, evaluation, ledger, pipeline, registry
+from mlflow_breadcrumbs.engine import recipe
 from mlflow_breadcrumbs.promotion import approvals, gathering, policies, promote
 
 NOW = datetime.datetime.now(datetime.UTC)

@@ -12,7 +12,8 @@ import pytest
 from click.testing import CliRunner
 from mlflow.server import get_app_client
 
-from mlflow_breadcrumbs import cli, errors, ledger, pipeline, recipe, registry
+from mlflow_breadcrumbs import cli, errors, ledger, pipeline, registry
+from mlflow_breadcrumbs.engine import recipe
 from mlflow_breadcrumbs.promotion import policies, promote
 
 pytestmark = pytest.mark.slow

@@ -10,7 +10,8 @@ import tiny
 import yaml
 from click.testing import CliRunner
 
-from mlflow_breadcrumbs import charts, cli, errors, ledger, pipeline, recipe, registry
+from mlflow_breadcrumbs import charts, cli, errors, ledger, pipeline, registry
+from mlflow_breadcrumbs.engine import recipe
 from mlflow_breadcrumbs.promotion import drift, facts, policies, promote, recheck
 
 NOW = datetime.datetime.now(datetime.UTC)

@@ -6,7 +6,8 @@ import math
 
 import pytest
 
-from mlflow_breadcrumbs import errors, recipe
+from mlflow_breadcrumbs import errors
+from mlflow_breadcrumbs.engine import recipe
 
 
 @pytest.mark.parametrize(

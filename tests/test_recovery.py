@@ -12,7 +12,8 @@ import conftest
 import mlflow
 import pytest
 
-from mlflow_breadcrumbs import jobs, ledger, pipeline, recipe, registration, registry
+from mlflow_breadcrumbs import jobs, ledger, pipeline, registration, registry
+from mlflow_breadcrumbs.engine import recipe
 from mlflow_breadcrumbs.ledger import events, stores
 from mlflow_breadcrumbs.support import processes, scratch
 

@@ -8,7 +8,8 @@ import sqlalchemy
 import sqlalchemy.event
 from mlflow.store.model_registry.dbmodels.models import SqlRegisteredModelAlias
 
-from mlflow_breadcrumbs import checkpoints, errors, registry
+from mlflow_breadcrumbs import errors, registry
+from mlflow_breadcrumbs.engine import checkpoints
 
 
 def test_every_form_of_uri_is_pinned_to_the_version(zoo):

@@ -11,18 +11,8 @@ import mlflow
 import pytest
 from click.testing import CliRunner
 
-from mlflow_breadcrumbs import (
-    cli,
-    errors,
-    logbook,
-    page,
-    pictures,
-    pipeline,
-    recipe,
-    report,
-    study,
-    sweep,
-)
+from mlflow_breadcrumbs import cli, errors, logbook, page, pictures, pipeline, report, study, sweep
+from mlflow_breadcrumbs.engine import recipe
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 

@@ -8,7 +8,8 @@ import pytest
 from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
-from mlflow_breadcrumbs import backends, cli, errors, registry, reproduce
+from mlflow_breadcrumbs import cli, errors, registry, reproduce
+from mlflow_breadcrumbs.engine.backends import choosing
 
 
 def run(*arguments):
@@ -19,7 +20,7 @@ def run(*arguments):
 def test_the_same_bits_come_out_again(family, backend):
     before = mlflow.MlflowClient().search_model_versions()
     for uri in (family.merged, family.top):
-        found = reproduce.reproduce(uri, backend=backends.choose(name=backend))
+        found = reproduce.reproduce(uri, backend=choosing.choose(name=backend))
         assert found.identical
         assert found.differences == ()
         assert found.reproduced_digest == registry.resolve(uri).recorded_digest

@@ -7,7 +7,8 @@ import mlflow
 import pytest
 from click.testing import CliRunner
 
-from mlflow_breadcrumbs import cli, errors, recipe, scaling, study
+from mlflow_breadcrumbs import cli, errors, scaling, study
+from mlflow_breadcrumbs.engine import recipe
 
 METRIC = "average_normalized_accuracy"
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from mlflow_breadcrumbs.backends import singular
+from mlflow_breadcrumbs.engine.backends import singular
 
 SHAPES = [(1, 1), (1, 7), (7, 1), (5, 64), (64, 5), (31, 31), (3, 40), (2, 2)]
 PATTERNS = ["normal", "low rank", "zeros", "one zero", "same", "tiny", "huge"]

@@ -10,7 +10,8 @@ from in_toto_attestation.predicates.provenance.v1 import provenance_pb2
 from in_toto_attestation.v1 import resource_descriptor, statement_pb2
 from in_toto_attestation.v1 import statement as in_toto
 
-from mlflow_breadcrumbs import builder, errors, pipeline, recipe, registry, statement
+from mlflow_breadcrumbs import builder, errors, pipeline, registry, statement
+from mlflow_breadcrumbs.engine import recipe
 from mlflow_breadcrumbs.support import canonical
 
 OLD = {

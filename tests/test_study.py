@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from mlflow_breadcrumbs import checkpoints, errors, pipeline, recipe, registry, study
+from mlflow_breadcrumbs import errors, pipeline, registry, study
+from mlflow_breadcrumbs.engine import checkpoints, recipe
 
 BREADCRUMBS = recipe.MergeRecipe.from_method("breadcrumbs", sources=3, alpha=1.0)
 

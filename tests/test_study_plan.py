@@ -6,7 +6,8 @@ import math
 
 import pytest
 
-from mlflow_breadcrumbs import evaluate, recipe, scorecard
+from mlflow_breadcrumbs import evaluate, scorecard
+from mlflow_breadcrumbs.engine import recipe
 from study import choices, descriptions, flow, measuring, page, paired, plan, summary, tables
 
 NAMES = tuple("abcdefghi")

@@ -12,7 +12,8 @@ import mlflow
 import pytest
 from click.testing import CliRunner
 
-from mlflow_breadcrumbs import cli, errors, recipe, study, sweep, sweep_runs
+from mlflow_breadcrumbs import cli, errors, study, sweep, sweep_runs
+from mlflow_breadcrumbs.engine import recipe
 
 METRIC = "average_normalized_accuracy"
 

@@ -7,7 +7,8 @@ import mlflow
 import proxy
 import pytest
 
-from mlflow_breadcrumbs import errors, pipeline, recipe
+from mlflow_breadcrumbs import errors, pipeline
+from mlflow_breadcrumbs.engine import recipe
 
 pytestmark = pytest.mark.slow
 

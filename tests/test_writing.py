@@ -10,7 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mlflow_breadcrumbs import checkpoints, errors, writing
+from mlflow_breadcrumbs import errors
+from mlflow_breadcrumbs.engine import checkpoints, writing
 
 TENSORS = {
     "big": torch.arange(10, dtype=torch.float32),

@@ -41,7 +41,8 @@ def compare_command(
     """
     everything = options.all_sources(sources, source_list)
     settings = options.make_recipe(everything, given)
-    from mlflow_breadcrumbs import compare, logbook, merge, pictures, terminal
+    from mlflow_breadcrumbs import compare, logbook, pictures, terminal
+    from mlflow_breadcrumbs.engine import merging
     from mlflow_breadcrumbs.support import outputs
 
     if output:
@@ -51,7 +52,7 @@ def compare_command(
         [uri for uri, _ in everything],
         settings,
         threads=threads,
-        max_norm_ratio=max_norm_ratio or merge.MAX_NORM_RATIO,
+        max_norm_ratio=max_norm_ratio or merging.MAX_NORM_RATIO,
         show=terminal.show,
     )
     if output:

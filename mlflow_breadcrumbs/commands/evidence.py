@@ -92,10 +92,11 @@ def reproduce_command(
     \b
     mlflow-breadcrumbs reproduce models:/clip-merged@champion
     """
-    from mlflow_breadcrumbs import backends, reproduce, terminal
+    from mlflow_breadcrumbs import reproduce, terminal
+    from mlflow_breadcrumbs.engine.backends import choosing
 
     found = reproduce.reproduce(
-        uri, backend=backends.choose(name=backend or "auto", threads=threads), show=terminal.show
+        uri, backend=choosing.choose(name=backend or "auto", threads=threads), show=terminal.show
     )
     if as_json:
         printing.print_json(found.to_dict())

@@ -59,15 +59,17 @@ def merge_files(
         --source cars.safetensors --source signs.safetensors=0.5 --output merged.safetensors
     """
     settings = options.make_recipe(sources, given)
-    from mlflow_breadcrumbs import backends, files, merge, terminal
+    from mlflow_breadcrumbs import terminal
+    from mlflow_breadcrumbs.engine import files, merging
+    from mlflow_breadcrumbs.engine.backends import choosing
 
     result = files.merge_files(
         base,
         [path for path, _ in sources],
         settings,
         output,
-        backend=backends.choose(device, backend or "auto", threads=threads),
-        max_norm_ratio=merge.MAX_NORM_RATIO if max_norm_ratio is None else max_norm_ratio,
+        backend=choosing.choose(device, backend or "auto", threads=threads),
+        max_norm_ratio=merging.MAX_NORM_RATIO if max_norm_ratio is None else max_norm_ratio,
         verify=digests,
         max_shard_size=max_shard_size,
         overwrite=overwrite,
@@ -140,8 +142,8 @@ def merge_command(
     """
     everything = options.all_sources(sources, source_list)
     settings = options.make_recipe(everything, given)
-    from mlflow_breadcrumbs import merge as engine
     from mlflow_breadcrumbs import pipeline, terminal
+    from mlflow_breadcrumbs.engine import merging
 
     result = pipeline.merge(
         pipeline.MergeRequest(
@@ -155,7 +157,7 @@ def merge_command(
             cache=not no_cache,
             backend=backend or "auto",
             threads=threads,
-            max_norm_ratio=engine.MAX_NORM_RATIO if max_norm_ratio is None else max_norm_ratio,
+            max_norm_ratio=merging.MAX_NORM_RATIO if max_norm_ratio is None else max_norm_ratio,
             alias=alias,
             force=force,
         ),

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mlflow_breadcrumbs import grids, options, recipe
+from mlflow_breadcrumbs import grids, options
 from mlflow_breadcrumbs.commands import printing
+from mlflow_breadcrumbs.engine import recipe
 
 if TYPE_CHECKING:
     from mlflow_breadcrumbs import study
@@ -50,8 +51,8 @@ def _material_options(command: Callable[..., None]) -> Callable[..., None]:
 def _materials(
     base: str, sources: Sequence[tuple[str, float | None]], given: dict[str, Any]
 ) -> "study.Materials":
-    from mlflow_breadcrumbs import merge as engine
     from mlflow_breadcrumbs import study
+    from mlflow_breadcrumbs.engine import merging
 
     return study.Materials(
         base=base,
@@ -60,7 +61,7 @@ def _materials(
         device=given["device"],
         batch_size=given["batch_size"] or 64,
         threads=given["threads"],
-        max_norm_ratio=given["max_norm_ratio"] or engine.MAX_NORM_RATIO,
+        max_norm_ratio=given["max_norm_ratio"] or merging.MAX_NORM_RATIO,
     )
 
 

@@ -5,7 +5,8 @@ import requests
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
-from mlflow_breadcrumbs import checkpoints, errors, failures, lineage, registry, statement
+from mlflow_breadcrumbs import errors, failures, lineage, registry, statement
+from mlflow_breadcrumbs.engine import checkpoints
 
 
 def digest_of(resolved: registry.ResolvedVersion) -> str:

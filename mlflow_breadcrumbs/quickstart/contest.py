@@ -4,7 +4,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mlflow_breadcrumbs import recipe, scorecard, study
+from mlflow_breadcrumbs import scorecard, study
+from mlflow_breadcrumbs.engine import recipe
 from mlflow_breadcrumbs.support import progress
 
 METHODS = ("weight_average", "task_arithmetic", "breadcrumbs")

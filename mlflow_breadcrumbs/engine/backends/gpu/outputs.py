@@ -9,9 +9,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from mlflow_breadcrumbs import writing
-from mlflow_breadcrumbs.backends import Job, MaskStatistics, gpu_layout, gpu_memory, kernels
-from mlflow_breadcrumbs.backends.gpu_layout import Piece, Segment
+from mlflow_breadcrumbs.engine import writing
+from mlflow_breadcrumbs.engine.backends import Job, MaskStatistics
+from mlflow_breadcrumbs.engine.backends.cpu import kernels
+from mlflow_breadcrumbs.engine.backends.gpu import inputs, layout
+from mlflow_breadcrumbs.engine.backends.gpu.layout import Piece, Segment
 
 AHEAD = 2
 """Merged pieces that may wait on the device to be written."""
@@ -92,7 +94,7 @@ class Results:
         self._writer = writer
         self._pool = pool
         self._cuda = device.type == "cuda"
-        self._stream = gpu_memory.stream(device)
+        self._stream = inputs.stream(device)
         widest = max((dtype.itemsize for dtype in job.dtypes.values()), default=0)
         self._room = torch.empty(elements * widest, dtype=torch.uint8, pin_memory=self._cuda)
         self._hashers: dict[str, Any] = {}
@@ -168,5 +170,5 @@ class Results:
             tally.base_energy += float(base_energy[own].sum())
             wrong = own[bad[own] < int(kernels.MAGNITUDE)]
             if wrong.size and tally.bad is None:
-                starts = piece.table[wrong, gpu_layout.POSITION] - segment.position
+                starts = piece.table[wrong, layout.POSITION] - segment.position
                 tally.bad = int((segment.start + starts + bad[wrong]).min())

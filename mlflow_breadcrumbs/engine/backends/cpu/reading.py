@@ -10,8 +10,8 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from mlflow_breadcrumbs import checkpoints
-from mlflow_breadcrumbs.backends import kernels
+from mlflow_breadcrumbs.engine import checkpoints
+from mlflow_breadcrumbs.engine.backends.cpu import kernels
 
 PART = 1 << 22
 """Elements of a tensor that are held at once while its masks are sought."""

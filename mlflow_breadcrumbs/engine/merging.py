@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 
-from mlflow_breadcrumbs import agreement, backends, checkpoints, errors, recipe, writing
-from mlflow_breadcrumbs.backends import copying
+from mlflow_breadcrumbs import errors
+from mlflow_breadcrumbs.engine import backends, checkpoints, recipe, tolerance, writing
+from mlflow_breadcrumbs.engine.backends import choosing, copying
 from mlflow_breadcrumbs.support import progress
 
 MERGEABLE = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -139,7 +140,7 @@ def merge(
         raise errors.MergeError(
             f"max_norm_ratio is {max_norm_ratio}; it must be above 0 (inf takes any source)"
         )
-    backend = backend or backends.choose()
+    backend = backend or choosing.choose()
     job = plan(base, sources, settings, labels)
     job = dataclasses.replace(job, verify=verify or expected is not None)
     with writing.CheckpointWriter(
@@ -147,7 +148,7 @@ def merge(
     ) as writer:
         volume = sum(source.nbytes for source in (base, *sources))
         with report("merge", total=volume, unit="bytes") as advance:
-            copied = copying.copy_unmerged(job, writer, advance, backends.processors())
+            copied = copying.copy_unmerged(job, writer, advance, choosing.processors())
             outcome = backend.run(job, writer, advance)
         digests = _input_digests(job, copied, outcome.hexdigests)
         if expected is not None:
@@ -170,7 +171,7 @@ def merge(
         bytes_read=volume,
         base_digest=digests[0] if digests else None,
         source_digests=tuple(digests[1:]) if digests else None,
-        tolerances=agreement.tolerances(job),
+        tolerances=tolerance.tolerances(job),
     )
 
 
@@ -192,7 +193,7 @@ def merge_into(
     Raises:
         MergeError: a value is not finite, or a source is too far from the base.
     """
-    copying.copy_unmerged(job, writer, _unheard, backends.processors())
+    copying.copy_unmerged(job, writer, _unheard, choosing.processors())
     outcome = backend.run(job, writer, _unheard)
     _check_norms(job, outcome, max_norm_ratio)
 

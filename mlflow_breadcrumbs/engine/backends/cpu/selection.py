@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mlflow_breadcrumbs.backends import kernels, reading
+from mlflow_breadcrumbs.engine.backends.cpu import kernels, reading
 
 SAMPLE = 1 << 14
 """Elements in a sample."""

@@ -10,16 +10,14 @@ which takes its formulas from `singular.py`.
 import concurrent.futures
 import contextlib
 import dataclasses
-import os
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import torch
 
-from mlflow_breadcrumbs import checkpoints, errors, recipe, writing
-from mlflow_breadcrumbs.support import devices, progress
-
-NAMES = ("auto", "reference", "cpu", "gpu")
+from mlflow_breadcrumbs import errors
+from mlflow_breadcrumbs.engine import checkpoints, recipe, writing
+from mlflow_breadcrumbs.support import progress
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,53 +104,6 @@ class Backend(Protocol):
                 flat index of the first one.
         """
         ...
-
-
-def choose(device: str = "auto", name: str = "auto", *, threads: int | None = None) -> Backend:
-    """The backend for a device.
-
-    Args:
-        device: `auto`, `cpu`, `cuda` or `cuda:N`. `auto` is the CPU, even where there is a GPU: a
-            merge is bound by how fast the checkpoints can be read.
-        name: one of `NAMES`; `auto` is `gpu` where a CUDA device was asked for, otherwise `cpu`.
-        threads: of the CPU backend; the number of processors when not given.
-
-    Raises:
-        DeviceError: the name is none of them, or the device or Triton is absent.
-    """
-    if name not in NAMES:
-        raise errors.DeviceError(f"backend is {name!r}; it must be one of {', '.join(NAMES)}")
-    if device != "auto":
-        device = devices.choose_device(device)
-    if name == "gpu" and device == "cpu":
-        raise errors.DeviceError(
-            "backend is 'gpu' and device is 'cpu'; the gpu backend needs --device cuda"
-        )
-    if name == "gpu" or (name == "auto" and device.startswith("cuda")):
-        return _gpu(devices.choose_device("cuda" if device == "auto" else device))
-    if name == "reference":
-        from mlflow_breadcrumbs.backends import reference
-
-        return reference.Reference()
-    from mlflow_breadcrumbs.backends import cpu
-
-    return cpu.Cpu(threads or processors())
-
-
-def _gpu(device: str) -> Backend:
-    try:
-        from mlflow_breadcrumbs.backends import gpu
-    except ImportError as error:
-        raise errors.DeviceError(
-            f"the gpu backend needs Triton, which can't be imported ({error}). It comes with "
-            "torch's CUDA builds on Linux: install one of those, or use --backend cpu"
-        ) from error
-    return gpu.Gpu(device)
-
-
-def processors() -> int:
-    """How many processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import torch
 
 from mlflow_breadcrumbs import errors
-from mlflow_breadcrumbs.backends import Job
+from mlflow_breadcrumbs.engine.backends import Job
 
 
 def working_dtype(base: torch.dtype) -> torch.dtype:

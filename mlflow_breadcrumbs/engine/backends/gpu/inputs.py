@@ -20,9 +20,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from mlflow_breadcrumbs import checkpoints
-from mlflow_breadcrumbs.backends import Job
-from mlflow_breadcrumbs.backends.gpu_layout import Piece, Segment
+from mlflow_breadcrumbs.engine import checkpoints
+from mlflow_breadcrumbs.engine.backends import Job
+from mlflow_breadcrumbs.engine.backends.gpu.layout import Piece, Segment
 
 READ = 1 << 23
 """Bytes of small tensors that are read by one task."""

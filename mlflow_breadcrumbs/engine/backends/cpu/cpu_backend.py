@@ -13,19 +13,19 @@ from collections.abc import Sequence
 
 import torch
 
-from mlflow_breadcrumbs import checkpoints, errors, writing
-from mlflow_breadcrumbs.backends import (
+from mlflow_breadcrumbs import errors
+from mlflow_breadcrumbs.engine import checkpoints, writing
+from mlflow_breadcrumbs.engine.backends import (
     Job,
     MergedTensor,
     Outcome,
     arithmetic,
-    decomposing,
     giving_up,
-    reading,
     reference,
 )
-from mlflow_breadcrumbs.backends.blocks import TensorMerge
-from mlflow_breadcrumbs.backends.masking import Mask, Masks, model_masks, unit_masks
+from mlflow_breadcrumbs.engine.backends.cpu import decomposing, reading
+from mlflow_breadcrumbs.engine.backends.cpu.blocks import TensorMerge
+from mlflow_breadcrumbs.engine.backends.cpu.masking import Mask, Masks, model_masks, unit_masks
 from mlflow_breadcrumbs.support import progress
 
 LARGE = 1 << 22

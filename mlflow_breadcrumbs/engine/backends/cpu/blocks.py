@@ -5,16 +5,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
-from mlflow_breadcrumbs.backends import (
-    Job,
-    MaskStatistics,
-    arithmetic,
-    kernels,
-    masking,
-    reading,
-    row_kernels,
-)
-from mlflow_breadcrumbs.backends.masking import Mask, Rows
+from mlflow_breadcrumbs.engine.backends import Job, MaskStatistics, arithmetic
+from mlflow_breadcrumbs.engine.backends.cpu import kernels, masking, reading, row_kernels
+from mlflow_breadcrumbs.engine.backends.cpu.masking import Mask, Rows
 
 SERIAL = 1 << 14
 """Elements that torch converts in the calling thread; for more it starts threads of its own."""

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 import torch
 
-from mlflow_breadcrumbs import backends, checkpoints, recipe
+from mlflow_breadcrumbs.engine import backends, checkpoints, recipe
 
 TOLERANCE = 1e-6
 """Relative Frobenius norm for float32 and float64; decompositions in float64 leave about 1e-8."""

@@ -14,22 +14,20 @@ from collections.abc import Callable, Iterable, Iterator, MutableMapping
 import numpy as np
 import torch
 
-from mlflow_breadcrumbs import checkpoints, errors, writing
-from mlflow_breadcrumbs.backends import (
+from mlflow_breadcrumbs import errors
+from mlflow_breadcrumbs.engine import checkpoints, writing
+from mlflow_breadcrumbs.engine.backends import (
     Job,
     MaskStatistics,
     MergedTensor,
     Outcome,
     arithmetic,
-    blocks,
     giving_up,
-    grid,
-    kernels,
     reference,
-    row_kernels,
     singular,
 )
-from mlflow_breadcrumbs.backends.masking import Masks, Rows
+from mlflow_breadcrumbs.engine.backends.cpu import blocks, grid, kernels, row_kernels
+from mlflow_breadcrumbs.engine.backends.cpu.masking import Masks, Rows
 from mlflow_breadcrumbs.support import devices, progress
 
 ON_DEVICE = 2

@@ -18,7 +18,7 @@ those of .2 ranks 2 and 3, those of .3 ranks 4 and 5. Ranks 4 … 9 are kept.
 import math
 from typing import NamedTuple
 
-from mlflow_breadcrumbs import recipe
+from mlflow_breadcrumbs.engine import recipe
 
 
 class Counts(NamedTuple):

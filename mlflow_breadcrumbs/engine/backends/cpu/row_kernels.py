@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from mlflow_breadcrumbs.backends.kernels import (
+from mlflow_breadcrumbs.engine.backends.cpu.kernels import (
     MAGNITUDE,
     RUN,
     Bits,

@@ -4,7 +4,8 @@ import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from mlflow_breadcrumbs import backends, checkpoints, errors, merge, recipe
+from mlflow_breadcrumbs import errors
+from mlflow_breadcrumbs.engine import backends, checkpoints, merging, recipe
 from mlflow_breadcrumbs.support import progress
 
 
@@ -16,11 +17,11 @@ def merge_files(
     *,
     backend: backends.Backend | None = None,
     verify: bool = False,
-    max_norm_ratio: float | None = merge.MAX_NORM_RATIO,
+    max_norm_ratio: float | None = merging.MAX_NORM_RATIO,
     max_shard_size: int | None = None,
     overwrite: bool = False,
     show: progress.Progress = progress.silent,
-) -> merge.MergeResult:
+) -> merging.MergeResult:
     """Merge checkpoint files; see `merge.merge`.
 
     Raises:
@@ -32,7 +33,7 @@ def merge_files(
         first, *others = (
             stack.enter_context(checkpoints.Checkpoint.open(path)) for path in (base, *sources)
         )
-        return merge.merge(
+        return merging.merge(
             first,
             others,
             settings,

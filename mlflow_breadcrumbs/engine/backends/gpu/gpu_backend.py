@@ -17,23 +17,16 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from mlflow_breadcrumbs import errors, recipe, writing
-from mlflow_breadcrumbs.backends import (
-    Job,
-    Outcome,
-    arithmetic,
-    decomposing,
-    gpu_kernels,
-    gpu_layout,
-    kernels,
-    processors,
-    reading,
-    reference,
-)
-from mlflow_breadcrumbs.backends.gpu_layout import Round
-from mlflow_breadcrumbs.backends.gpu_memory import Loader
-from mlflow_breadcrumbs.backends.gpu_results import Merged, Results
-from mlflow_breadcrumbs.backends.gpu_selection import PASSES, Selection, View
+from mlflow_breadcrumbs import errors
+from mlflow_breadcrumbs.engine import recipe, writing
+from mlflow_breadcrumbs.engine.backends import Job, Outcome, arithmetic, reference
+from mlflow_breadcrumbs.engine.backends.choosing import processors
+from mlflow_breadcrumbs.engine.backends.cpu import decomposing, kernels, reading
+from mlflow_breadcrumbs.engine.backends.gpu import layout, triton_kernels
+from mlflow_breadcrumbs.engine.backends.gpu.inputs import Loader
+from mlflow_breadcrumbs.engine.backends.gpu.layout import Round
+from mlflow_breadcrumbs.engine.backends.gpu.outputs import Merged, Results
+from mlflow_breadcrumbs.engine.backends.gpu.selection import PASSES, Selection, View
 from mlflow_breadcrumbs.support import devices, progress
 
 _logger = logging.getLogger(__name__)
@@ -60,7 +53,7 @@ class Gpu:
     name = "gpu"
 
     def __init__(
-        self, device: str = "cuda", *, piece: int = gpu_layout.PIECE, memory: int | None = None
+        self, device: str = "cuda", *, piece: int = layout.PIECE, memory: int | None = None
     ) -> None:
         self.device = torch.device(device)
         self._piece = piece
@@ -177,7 +170,7 @@ class _Run:
         Raises:
             MergeError: that of the first tensor, by name, that can't be merged.
         """
-        plan = gpu_layout.rounds(self._job, piece)
+        plan = layout.rounds(self._job, piece)
         order = [
             piece
             for found in plan
@@ -230,7 +223,7 @@ class _Run:
         touched[0] = 0
         keep = reference.keep_unit(job.recipe)
         for name in job.merged:
-            if gpu_layout.by_definition(job, name):
+            if layout.by_definition(job, name):
                 statistics, counts, squares = reference.write_tensor(
                     job, name, keep, self._writer, outcome.hexdigests, self._advance
                 )
@@ -255,7 +248,7 @@ class _Run:
 
 def keep_all(view: View) -> torch.Tensor:
     """Cuts of a piece that leave nothing out, int32 [tiles, sources, 4]."""
-    ends = [0, 0, int(kernels.MAGNITUDE), gpu_layout.TILE]
+    ends = [0, 0, int(kernels.MAGNITUDE), layout.TILE]
     cuts = torch.tensor(ends, dtype=torch.int32, device=view.table.device)
     return cuts.expand(len(view.table), view.sources, -1).contiguous()
 
@@ -293,8 +286,8 @@ def merge_piece(
     )
     for tiles in piece.launches:
         own = slice(tiles.first, tiles.last)
-        gpu_kernels.launch(
-            gpu_kernels.merge_tiles,
+        triton_kernels.launch(
+            triton_kernels.merge_tiles,
             (tiles.last - tiles.first,),
             *view.arguments(raw, tiles),
             cuts if tiles.rowwise else cuts[own],
@@ -325,5 +318,5 @@ def scales(job: Job, device: torch.device) -> torch.Tensor:
 
 def touch_counts(job: Job, device: torch.device) -> torch.Tensor:
     """Room for the elements that 0, 1, … sources touched, int64, zeros."""
-    bins = max(64, gpu_layout.power_of_two(len(job.sources) + 1))
+    bins = max(64, layout.power_of_two(len(job.sources) + 1))
     return torch.zeros(bins, dtype=torch.int64, device=device)

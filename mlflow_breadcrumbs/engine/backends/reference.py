@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 
-from mlflow_breadcrumbs import checkpoints, errors, masks, recipe, writing
-from mlflow_breadcrumbs.backends import (
+from mlflow_breadcrumbs import errors
+from mlflow_breadcrumbs.engine import checkpoints, masks, recipe, writing
+from mlflow_breadcrumbs.engine.backends import (
     Job,
     MaskStatistics,
     MergedTensor,

@@ -15,26 +15,27 @@ from typing import Any
 import triton
 import triton.language as tl
 
-from mlflow_breadcrumbs.backends import gpu_layout, kernels
+from mlflow_breadcrumbs.engine.backends.cpu import kernels
+from mlflow_breadcrumbs.engine.backends.gpu import layout
 
 FLOAT32 = tl.constexpr(kernels.FLOAT32)
 BFLOAT16 = tl.constexpr(kernels.BFLOAT16)
 FLOAT16 = tl.constexpr(kernels.FLOAT16)
 FLOAT64 = tl.constexpr(kernels.FLOAT64)
-MIXED = tl.constexpr(gpu_layout.MIXED)
+MIXED = tl.constexpr(layout.MIXED)
 INFINITY = tl.constexpr(kernels.INFINITY)
 MAGNITUDE = tl.constexpr(int(kernels.MAGNITUDE))
 # Only a product tells the compiler that a number which it loads is a multiple: what allows it to
 # load four elements at once.
-ALIGNMENT = tl.constexpr(gpu_layout.ALIGNMENT)
-APART = tl.constexpr(gpu_layout.APART)
-COLUMNS = tl.constexpr(gpu_layout.TABLE_COLUMNS)
-POSITION = tl.constexpr(gpu_layout.POSITION)
-LENGTH = tl.constexpr(gpu_layout.LENGTH)
-ROWS = tl.constexpr(gpu_layout.ROWS)
-UNIT = tl.constexpr(gpu_layout.UNIT)
-LOW = tl.constexpr(gpu_layout.LOW)
-UPPER = tl.constexpr(gpu_layout.UPPER)
+ALIGNMENT = tl.constexpr(layout.ALIGNMENT)
+APART = tl.constexpr(layout.APART)
+COLUMNS = tl.constexpr(layout.TABLE_COLUMNS)
+POSITION = tl.constexpr(layout.POSITION)
+LENGTH = tl.constexpr(layout.LENGTH)
+ROWS = tl.constexpr(layout.ROWS)
+UNIT = tl.constexpr(layout.UNIT)
+LOW = tl.constexpr(layout.LOW)
+UPPER = tl.constexpr(layout.UPPER)
 
 
 def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any) -> None:

@@ -4,8 +4,9 @@ import concurrent.futures
 
 import torch
 
-from mlflow_breadcrumbs import checkpoints, errors, writing
-from mlflow_breadcrumbs.backends import Job, arithmetic
+from mlflow_breadcrumbs import errors
+from mlflow_breadcrumbs.engine import checkpoints, writing
+from mlflow_breadcrumbs.engine.backends import Job, arithmetic
 from mlflow_breadcrumbs.support import progress
 
 

@@ -15,8 +15,9 @@ import threading
 from collections.abc import Sequence
 
 from mlflow_breadcrumbs import errors
-from mlflow_breadcrumbs.backends import Job, reading
-from mlflow_breadcrumbs.backends.masking import Mask, Masks, model_masks, unit_masks
+from mlflow_breadcrumbs.engine.backends import Job
+from mlflow_breadcrumbs.engine.backends.cpu import reading
+from mlflow_breadcrumbs.engine.backends.cpu.masking import Mask, Masks, model_masks, unit_masks
 
 
 def thresholds(job: Job, points: Sequence[tuple[float, float]], *, threads: int) -> list[Masks]:

@@ -17,8 +17,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from mlflow_breadcrumbs import masks
-from mlflow_breadcrumbs.backends import Job, reading
+from mlflow_breadcrumbs.engine import masks
+from mlflow_breadcrumbs.engine.backends import Job
+from mlflow_breadcrumbs.engine.backends.cpu import reading
 
 TILE = 1 << 11
 """Elements of a tile: eight for each of 256 threads, whose registers then suffice for three."""

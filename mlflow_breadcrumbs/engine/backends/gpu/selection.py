@@ -16,8 +16,8 @@ from typing import Any
 
 import torch
 
-from mlflow_breadcrumbs.backends import gpu_kernels, gpu_layout
-from mlflow_breadcrumbs.backends.gpu_layout import Piece, Round, Tiles
+from mlflow_breadcrumbs.engine.backends.gpu import layout, triton_kernels
+from mlflow_breadcrumbs.engine.backends.gpu.layout import Piece, Round, Tiles
 
 DIGITS = ((20, 11), (10, 10), (0, 10))
 """Shift and width, in bits, of the digits of a magnitude; 31 bits in all."""
@@ -85,10 +85,12 @@ class Selection:
             shift, width = DIGITS[number]
             digit = {"CUTS": 2 if number else 1, "SHIFT": shift, "WIDTH": width, "BINS": BINS}
             arguments = (self._magnitudes, self._histogram, self._units)
-            self._launch(gpu_kernels.count_digits, position, raw, *arguments, **digit)
+            self._launch(triton_kernels.count_digits, position, raw, *arguments, **digit)
             return
         equal = self._room(position, 2)
-        self._launch(gpu_kernels.count_equal, position, raw, self._magnitudes, equal, self._units)
+        self._launch(
+            triton_kernels.count_equal, position, raw, self._magnitudes, equal, self._units
+        )
         self._equal.append(equal)
 
     def conclude(self, number: int) -> None:
@@ -104,7 +106,7 @@ class Selection:
         """The cuts of a piece's long tiles, int32 [tiles, sources, 4]; see `merge_tiles`."""
         found = self._room(position, 4)
         arguments = (self._magnitudes, self._equal[position], self._ties[position], found)
-        self._launch(gpu_kernels.place_cuts, position, raw, *arguments, self._units)
+        self._launch(triton_kernels.place_cuts, position, raw, *arguments, self._units)
         return found
 
     def _read_digit(self, width: int) -> None:
@@ -122,13 +124,13 @@ class Selection:
         tables = [
             view.table[: len(equal)] for view, equal in zip(self._views, self._equal, strict=True)
         ]
-        unit = torch.cat(tables)[:, gpu_layout.UNIT].contiguous()
+        unit = torch.cat(tables)[:, layout.UNIT].contiguous()
         equal = torch.cat(self._equal).to(torch.int64)
         passed = equal.cumsum(0) - equal
         first = torch.searchsorted(unit, torch.arange(self._units, device=self._device))
         ties = self._ranks.transpose(0, 1)[unit] - (passed - passed[first][unit])
         sizes = [len(equal) for equal in self._equal]
-        self._ties = torch.split(ties.clamp(0, gpu_layout.TILE + 1).to(torch.int32), sizes)
+        self._ties = torch.split(ties.clamp(0, layout.TILE + 1).to(torch.int32), sizes)
 
     def _room(self, position: int, width: int) -> torch.Tensor:
         view = self._views[position]
@@ -142,12 +144,12 @@ class Selection:
         view = self._views[position]
         tiles = view.piece.long
         if tiles is not None:
-            gpu_kernels.launch(
+            triton_kernels.launch(
                 kernel,
                 (tiles.last, view.sources),
                 *view.arguments(raw, tiles),
                 *arguments,
-                BLOCK=gpu_layout.TILE,
+                BLOCK=layout.TILE,
                 **view.constants(tiles),
                 **constants,
             )

@@ -14,16 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mlflow_breadcrumbs.backends import (
-    Job,
-    arithmetic,
-    grid,
-    kernels,
-    masking,
-    reading,
-    reference,
-    row_kernels,
-)
+from mlflow_breadcrumbs.engine.backends import Job, arithmetic, reference
+from mlflow_breadcrumbs.engine.backends.cpu import grid, kernels, masking, reading, row_kernels
 from mlflow_breadcrumbs.support import progress
 
 Matrix = npt.NDArray[np.float32]

@@ -18,7 +18,8 @@ from typing import Protocol
 
 import torch
 
-from mlflow_breadcrumbs import checkpoints, errors
+from mlflow_breadcrumbs import errors
+from mlflow_breadcrumbs.engine import checkpoints
 
 
 class Writer(Protocol):

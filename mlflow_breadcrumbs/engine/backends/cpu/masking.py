@@ -4,8 +4,9 @@ import concurrent.futures
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from mlflow_breadcrumbs import checkpoints, masks
-from mlflow_breadcrumbs.backends import Job, kernels, reading, selection
+from mlflow_breadcrumbs.engine import checkpoints, masks
+from mlflow_breadcrumbs.engine.backends import Job
+from mlflow_breadcrumbs.engine.backends.cpu import kernels, reading, selection
 
 BLOCK = 1 << 17
 """Elements in a block: its sums stay in the second-level cache while all sources are added."""

@@ -26,8 +26,9 @@ import torch
 import yaml
 import zoo
 
-from mlflow_breadcrumbs import evaluation, flavor, grids, importer, study, sweep, tasks
+from mlflow_breadcrumbs import evaluation, flavor, grids, importer, study, sweep
 from mlflow_breadcrumbs.engine import recipe
+from mlflow_breadcrumbs.models import tasks
 
 DEMO = Path("demo")
 NOTE = """Where an evaluation takes a fraction of a second, what a sweep does besides weighs most: a

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import torch
 
-from mlflow_breadcrumbs import architecture, evaluate, features, flavor, heads, image_sets
+from mlflow_breadcrumbs import evaluate, flavor
+from mlflow_breadcrumbs.models import architecture, features, heads, image_sets
 from mlflow_breadcrumbs.support import progress
 
 MEMORY = 4 << 30

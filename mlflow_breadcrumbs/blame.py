@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from mlflow_breadcrumbs import charts, errors, evaluate, logbook, registry, statement, study
-from mlflow_breadcrumbs import tasks as task_files
 from mlflow_breadcrumbs.engine import checkpoints, layer_groups, recipe, tolerance
+from mlflow_breadcrumbs.models import tasks as task_files
 from mlflow_breadcrumbs.support import intervals, progress, tables
 
 FOLDER = "blame"

@@ -19,7 +19,8 @@ from typing import Any
 
 import torch
 
-from mlflow_breadcrumbs import architecture, evaluate, heads, image_sets
+from mlflow_breadcrumbs import evaluate
+from mlflow_breadcrumbs.models import architecture, heads, image_sets
 from mlflow_breadcrumbs.support import canonical
 
 VARIABLE = "BREADCRUMBS_CACHE"

@@ -4,7 +4,7 @@ import mlflow
 from mlflow.data.code_dataset_source import CodeDatasetSource
 from mlflow.data.meta_dataset import MetaDataset
 
-from mlflow_breadcrumbs import image_sets
+from mlflow_breadcrumbs.models import image_sets
 
 
 def log_image_set(image_set: image_sets.ImageSet, *, context: str) -> None:

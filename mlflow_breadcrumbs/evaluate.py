@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from mlflow_breadcrumbs import architecture, errors, features, heads, image_sets
+from mlflow_breadcrumbs import errors
+from mlflow_breadcrumbs.models import architecture, features, heads, image_sets
 from mlflow_breadcrumbs.support import intervals, progress
 
 

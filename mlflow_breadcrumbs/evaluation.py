@@ -7,18 +7,9 @@ from typing import Any
 import mlflow
 
 from mlflow_breadcrumbs import cache as caches
-from mlflow_breadcrumbs import (
-    datasets,
-    evaluate,
-    finetune,
-    image_sets,
-    jobs,
-    ledger,
-    logbook,
-    registry,
-    tasks,
-)
+from mlflow_breadcrumbs import datasets, evaluate, finetune, jobs, ledger, logbook, registry
 from mlflow_breadcrumbs import meter as meters
+from mlflow_breadcrumbs.models import image_sets, tasks
 from mlflow_breadcrumbs.support import devices, progress
 
 

@@ -13,8 +13,9 @@ from typing import TypeVar
 import mlflow
 import yaml
 
-from mlflow_breadcrumbs import errors, failures, flavor, heads, registry, signing, statement
+from mlflow_breadcrumbs import errors, failures, flavor, registry, signing, statement
 from mlflow_breadcrumbs.engine import checkpoints
+from mlflow_breadcrumbs.models import heads
 from mlflow_breadcrumbs.support import canonical, progress
 
 GONE = "it was deleted and purged, or never was here"

@@ -7,22 +7,19 @@ import mlflow
 from mlflow.entities import LoggedModelInput
 
 from mlflow_breadcrumbs import (
-    architecture,
     datasets,
     errors,
     flavor,
-    heads,
-    image_sets,
     jobs,
     ledger,
     records,
     registration,
     registry,
     serving,
-    tasks,
     training,
 )
 from mlflow_breadcrumbs.engine import checkpoints
+from mlflow_breadcrumbs.models import architecture, heads, image_sets, tasks
 from mlflow_breadcrumbs.support import devices, progress
 
 

@@ -39,9 +39,10 @@ from mlflow.utils.model_utils import (
 )
 
 import mlflow_breadcrumbs
-from mlflow_breadcrumbs import architecture, errors, registry, requirements, serving
-from mlflow_breadcrumbs import heads as task_heads
+from mlflow_breadcrumbs import errors, registry, requirements, serving
 from mlflow_breadcrumbs.engine import checkpoints
+from mlflow_breadcrumbs.models import architecture
+from mlflow_breadcrumbs.models import heads as task_heads
 from mlflow_breadcrumbs.support import devices
 
 FLAVOR_NAME = "breadcrumbs"

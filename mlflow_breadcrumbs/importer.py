@@ -9,19 +9,9 @@ import mlflow
 import open_clip
 import torch
 
-from mlflow_breadcrumbs import (
-    architecture,
-    errors,
-    flavor,
-    heads,
-    jobs,
-    ledger,
-    records,
-    registration,
-    registry,
-    tasks,
-)
+from mlflow_breadcrumbs import errors, flavor, jobs, ledger, records, registration, registry
 from mlflow_breadcrumbs.engine import checkpoints
+from mlflow_breadcrumbs.models import architecture, heads, tasks
 from mlflow_breadcrumbs.support import devices, progress
 
 HEADS = ("auto", "zero-shot", "probe")

@@ -4,9 +4,10 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from mlflow_breadcrumbs import errors, flavor, registry, scorecard, tasks
-from mlflow_breadcrumbs import heads as task_heads
+from mlflow_breadcrumbs import errors, flavor, registry, scorecard
 from mlflow_breadcrumbs.engine import checkpoints
+from mlflow_breadcrumbs.models import heads as task_heads
+from mlflow_breadcrumbs.models import tasks
 
 
 @dataclasses.dataclass(frozen=True)

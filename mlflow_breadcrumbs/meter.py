@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from mlflow_breadcrumbs import architecture, evaluate, heads, image_sets
 from mlflow_breadcrumbs import cache as caches
+from mlflow_breadcrumbs import evaluate
+from mlflow_breadcrumbs.models import architecture, heads, image_sets
 from mlflow_breadcrumbs.support import progress
 
 _logger = logging.getLogger(__name__)

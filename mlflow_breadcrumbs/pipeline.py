@@ -27,9 +27,9 @@ from mlflow_breadcrumbs import (
     scorecard,
     statement,
 )
-from mlflow_breadcrumbs import tasks as task_files
 from mlflow_breadcrumbs.engine import backends, checkpoints, merging, recipe
 from mlflow_breadcrumbs.engine.backends import choosing
+from mlflow_breadcrumbs.models import tasks as task_files
 from mlflow_breadcrumbs.support import canonical, devices, progress
 
 _logger = logging.getLogger(__name__)

@@ -12,9 +12,10 @@ from typing import Any
 
 import torch
 
-from mlflow_breadcrumbs import architecture, errors, evaluate, flavor, heads, image_sets, tasks
 from mlflow_breadcrumbs import cache as caches
+from mlflow_breadcrumbs import errors, evaluate, flavor
 from mlflow_breadcrumbs import meter as meters
+from mlflow_breadcrumbs.models import architecture, heads, image_sets, tasks
 from mlflow_breadcrumbs.support import progress
 
 

@@ -14,7 +14,8 @@ import torch
 from mlflow.exceptions import MlflowException
 from PIL import Image
 
-from mlflow_breadcrumbs import architecture, errors, features, heads, image_sets
+from mlflow_breadcrumbs import errors
+from mlflow_breadcrumbs.models import architecture, features, heads, image_sets
 
 BATCH_SIZE = 64
 

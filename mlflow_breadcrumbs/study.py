@@ -16,21 +16,12 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 
-from mlflow_breadcrumbs import (
-    bench,
-    evaluate,
-    flavor,
-    heads,
-    image_sets,
-    inputs,
-    registry,
-    scorecard,
-    tasks,
-)
+from mlflow_breadcrumbs import bench, evaluate, flavor, inputs, registry, scorecard
 from mlflow_breadcrumbs.engine import backends, checkpoints, merging, recipe, writing
 from mlflow_breadcrumbs.engine.backends import choosing
 from mlflow_breadcrumbs.engine.backends.cpu import cpu_backend, decomposing, grid
 from mlflow_breadcrumbs.engine.backends.cpu.masking import Masks
+from mlflow_breadcrumbs.models import heads, image_sets, tasks
 from mlflow_breadcrumbs.support import canonical, devices, progress
 
 KEPT_UPDATES = 1 << 30

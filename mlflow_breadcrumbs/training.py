@@ -23,8 +23,9 @@ import torch
 from torch import nn
 from torch.utils import data
 
-from mlflow_breadcrumbs import architecture, errors, evaluate, heads, image_sets
+from mlflow_breadcrumbs import errors, evaluate
 from mlflow_breadcrumbs.engine import checkpoints
+from mlflow_breadcrumbs.models import architecture, heads, image_sets
 from mlflow_breadcrumbs.support import canonical, devices, progress
 
 RESUME_FILE = "training.pt"

@@ -18,7 +18,8 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from mlflow_breadcrumbs import architecture, errors
+from mlflow_breadcrumbs import errors
+from mlflow_breadcrumbs.models import architecture
 
 WIDTH, LAYERS, PATCH = 384, 12, 14
 LAYER = re.compile(r"/backbone/encoder/layer\.(\d+)/(.+)/MatMul")

@@ -10,8 +10,9 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from mlflow_breadcrumbs import errors, tasks, training
+from mlflow_breadcrumbs import errors, training
 from mlflow_breadcrumbs.engine import recipe
+from mlflow_breadcrumbs.models import tasks
 from study import choices, descriptions, measuring, plan, zoo
 
 _logger = logging.getLogger(__name__)

@@ -11,7 +11,8 @@ import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from mlflow_breadcrumbs import errors, tasks, training
+from mlflow_breadcrumbs import errors, training
+from mlflow_breadcrumbs.models import tasks
 from study import conversion, distilling, flow, materials, task_files
 
 IMAGE_SIZE = 56

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import yaml
 
-from mlflow_breadcrumbs import image_sets, tasks
+from mlflow_breadcrumbs.models import image_sets, tasks
 from study import archives, materials
 
 SIZES = {"train": 4000, "validation": 500, "test": 1000}

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import mlflow
 
-from mlflow_breadcrumbs import finetune, importer, tasks, training
+from mlflow_breadcrumbs import finetune, importer, training
+from mlflow_breadcrumbs.models import tasks
 
 BASE = "study-base"
 

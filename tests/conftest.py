@@ -28,8 +28,9 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from safetensors.torch import save_file
 
-from mlflow_breadcrumbs import architecture, heads, importer, pipeline, registry, tasks
+from mlflow_breadcrumbs import importer, pipeline, registry
 from mlflow_breadcrumbs.engine import checkpoints, recipe
+from mlflow_breadcrumbs.models import architecture, heads, tasks
 
 torch.set_num_threads(2)
 os.environ.setdefault("MLFLOW_DISABLE_AUTO_LOGGING", "true")

@@ -11,7 +11,8 @@ import pytest
 import tiny
 import torch
 
-from mlflow_breadcrumbs import architecture, errors, flavor
+from mlflow_breadcrumbs import errors, flavor
+from mlflow_breadcrumbs.models import architecture
 
 
 def test_a_name_gives_open_clips_own_configuration():

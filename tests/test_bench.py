@@ -5,7 +5,8 @@ import tiny
 import torch
 from safetensors.torch import load_file
 
-from mlflow_breadcrumbs import architecture, bench, errors, evaluate, flavor, heads
+from mlflow_breadcrumbs import bench, errors, evaluate, flavor
+from mlflow_breadcrumbs.models import architecture, heads
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,9 @@ import torch
 from click.testing import CliRunner
 from safetensors.torch import save_file
 
-from mlflow_breadcrumbs import blame, cli, errors, importer, pipeline, tasks
+from mlflow_breadcrumbs import blame, cli, errors, importer, pipeline
 from mlflow_breadcrumbs.engine import recipe
+from mlflow_breadcrumbs.models import tasks
 
 DAMAGED = "visual.transformer.resblocks.0"
 NAMES = ("left", "right", "broken")

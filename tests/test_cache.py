@@ -7,7 +7,8 @@ import pytest
 import tiny
 import torch
 
-from mlflow_breadcrumbs import cache, evaluate, heads
+from mlflow_breadcrumbs import cache, evaluate
+from mlflow_breadcrumbs.models import heads
 
 FOUND = evaluate.Accuracy(
     task="colours",

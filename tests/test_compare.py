@@ -11,8 +11,9 @@ from click.testing import CliRunner
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from mlflow_breadcrumbs import cli, compare, errors, importer, pipeline, tasks
+from mlflow_breadcrumbs import cli, compare, errors, importer, pipeline
 from mlflow_breadcrumbs.engine import recipe
+from mlflow_breadcrumbs.models import tasks
 
 
 def run(*arguments):

@@ -8,7 +8,8 @@ import pytest
 import tiny
 import torch
 
-from mlflow_breadcrumbs import architecture, errors, evaluate, features, heads, image_sets
+from mlflow_breadcrumbs import errors, evaluate
+from mlflow_breadcrumbs.models import architecture, features, heads, image_sets
 from mlflow_breadcrumbs.support import intervals
 
 

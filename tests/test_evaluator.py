@@ -9,8 +9,9 @@ import pytest
 from mlflow.exceptions import MlflowException
 from sklearn.linear_model import LogisticRegression
 
-from mlflow_breadcrumbs import evaluation, pipeline, tasks
+from mlflow_breadcrumbs import evaluation, pipeline
 from mlflow_breadcrumbs.engine import recipe
+from mlflow_breadcrumbs.models import tasks
 
 
 def frame(zoo, names, *, as_file="path"):

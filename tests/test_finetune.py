@@ -5,8 +5,9 @@ import pytest
 import tiny
 import torch
 
-from mlflow_breadcrumbs import errors, finetune, flavor, heads, tasks, training
+from mlflow_breadcrumbs import errors, finetune, flavor, training
 from mlflow_breadcrumbs.engine import checkpoints
+from mlflow_breadcrumbs.models import heads, tasks
 
 SETTINGS = training.Settings(epochs=2, batch_size=8, learning_rate=1e-3)
 

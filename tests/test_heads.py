@@ -8,7 +8,8 @@ import safetensors.torch
 import tiny
 import torch
 
-from mlflow_breadcrumbs import architecture, errors, evaluate, heads, tasks
+from mlflow_breadcrumbs import errors, evaluate
+from mlflow_breadcrumbs.models import architecture, heads, tasks
 
 
 @pytest.fixture

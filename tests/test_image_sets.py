@@ -10,7 +10,8 @@ import tiny
 from PIL import Image
 from pyarrow import parquet
 
-from mlflow_breadcrumbs import errors, image_sets
+from mlflow_breadcrumbs import errors
+from mlflow_breadcrumbs.models import image_sets, readers
 
 
 def png(picture: np.ndarray) -> bytes:
@@ -35,7 +36,7 @@ def write_parquet(path, rows, names=None, image="image", label="label"):
 
 
 def test_folders_are_read_in_the_order_of_their_names(tmp_path):
-    pool = image_sets.read_folders({"all": tiny.image_tree(tmp_path / "images", 3)})["all"]
+    pool = readers.read_folders({"all": tiny.image_tree(tmp_path / "images", 3)})["all"]
     assert pool.names == ("blue", "green", "red")
     assert [example.label for example in pool.examples] == [0] * 3 + [1] * 3 + [2] * 3
     assert pool.examples[0].image().getpixel((0, 0))[2] > 150
@@ -45,7 +46,7 @@ def test_classes_are_those_of_all_splits_together(tmp_path):
     tiny.image_tree(tmp_path / "train", 1)
     tiny.image_tree(tmp_path / "test", 1)
     (tmp_path / "test/blue/0.png").unlink()
-    pools = image_sets.read_folders({s: tmp_path / s for s in ("train", "test")})
+    pools = readers.read_folders({s: tmp_path / s for s in ("train", "test")})
     assert pools["test"].names == ("blue", "green", "red")
     assert [example.label for example in pools["test"].examples] == [1, 2]
 
@@ -55,22 +56,22 @@ def test_hidden_and_other_files_are_no_images(tmp_path):
     (tmp_path / "red/.hidden.png").write_bytes(b"")
     (tmp_path / "red/notes.txt").write_text("")
     (tmp_path / ".git").mkdir()
-    assert len(image_sets.read_folders({"all": tmp_path})["all"].examples) == 3
+    assert len(readers.read_folders({"all": tmp_path})["all"].examples) == 3
 
 
 def test_no_images(tmp_path):
     (tmp_path / "cat").mkdir()
     with pytest.raises(errors.TaskError, match=r"no images in .* a folder per class"):
-        image_sets.read_folders({"all": tmp_path})
+        readers.read_folders({"all": tmp_path})
     with pytest.raises(errors.TaskError, match="There is no folder"):
-        image_sets.read_folders({"test": tmp_path / "absent"})
+        readers.read_folders({"test": tmp_path / "absent"})
 
 
 def test_an_unreadable_image(tmp_path):
     tiny.image_tree(tmp_path, 1)
     (tmp_path / "red/0.png").write_bytes(b"not a picture")
     (tmp_path / "green/0.png").write_bytes((tmp_path / "green/0.png").read_bytes()[:60])
-    examples = image_sets.read_folders({"all": tmp_path})["all"].examples
+    examples = readers.read_folders({"all": tmp_path})["all"].examples
     assert examples[0].image().mode == "RGB"
     for example in examples[1:]:
         with pytest.raises(errors.TaskError, match=r"The image .*0\.png can't be decoded"):
@@ -87,7 +88,7 @@ def test_parquet_in_the_hugging_face_layout(tmp_path):
         ({"bytes": png(picture), "path": None}, 1),
         ({"bytes": None, "path": "beside.png"}, 0),
     ]
-    pool = image_sets.read_parquet([write_parquet(tmp_path / "a.parquet", rows, ["cat", "dog"])])
+    pool = readers.read_parquet([write_parquet(tmp_path / "a.parquet", rows, ["cat", "dog"])])
     assert pool.names == ("cat", "dog")
     assert [example.label for example in pool.examples] == [1, 0]
     for example in pool.examples:
@@ -98,28 +99,28 @@ def test_parquet_with_bytes_and_other_column_names(tmp_path):
     path = write_parquet(
         tmp_path / "a.parquet", [(png(tiny.pixels("red", 1)[0]), 3)], image="img", label="fine"
     )
-    pool = image_sets.read_parquet([path], image_column="img", label_column="fine")
+    pool = readers.read_parquet([path], image_column="img", label_column="fine")
     assert pool.names is None
     assert pool.examples[0].label == 3
     with pytest.raises(errors.TaskError, match="has no column 'image', 'label'; it has img, fine"):
-        image_sets.read_parquet([path])
+        readers.read_parquet([path])
 
 
 def test_bad_parquet(tmp_path):
     (tmp_path / "a.parquet").write_bytes(b"PAR1")
     with pytest.raises(errors.TaskError, match="is not a Parquet file"):
-        image_sets.read_parquet([tmp_path / "a.parquet"])
+        readers.read_parquet([tmp_path / "a.parquet"])
     cell = {"bytes": b"x", "path": None}
     negative = write_parquet(tmp_path / "b.parquet", [(cell, 0), (cell, -1)])
     with pytest.raises(errors.TaskError, match=r"label -1 in row 1 of .*b\.parquet"):
-        image_sets.read_parquet([negative])
+        readers.read_parquet([negative])
     empty = write_parquet(tmp_path / "c.parquet", [({"bytes": None, "path": None}, 0)])
     with pytest.raises(errors.TaskError, match=r"in row 0 .* neither bytes nor a path"):
-        image_sets.read_parquet([empty]).examples[0].image()
+        readers.read_parquet([empty]).examples[0].image()
     one = write_parquet(tmp_path / "d.parquet", [(cell, 0)], ["a", "b"])
     other = write_parquet(tmp_path / "e.parquet", [(cell, 0)], ["b", "a"])
     with pytest.raises(errors.TaskError, match="names the classes"):
-        image_sets.read_parquet([one, other])
+        readers.read_parquet([one, other])
 
 
 def test_torchvision_with_a_train_flag(tmp_path):
@@ -131,7 +132,7 @@ def test_torchvision_with_a_train_flag(tmp_path):
         (raw / f"{word}-images-idx3-ubyte").write_bytes(header + bytes(count * 28 * 28))
         labels = bytes([0, 0, 8, 1]) + count.to_bytes(4, "big") + bytes(range(count))
         (raw / f"{word}-labels-idx1-ubyte").write_bytes(labels)
-    pools = image_sets.read_torchvision("MNIST", root=tmp_path)
+    pools = readers.read_torchvision("MNIST", root=tmp_path)
     assert {split: len(pool.examples) for split, pool in pools.items()} == {"train": 5, "test": 2}
     assert pools["train"].names[3] == "3 - three"
     assert [example.label for example in pools["test"].examples] == [0, 1]
@@ -140,23 +141,23 @@ def test_torchvision_with_a_train_flag(tmp_path):
 
 def test_torchvision_without_splits(tmp_path):
     tiny.image_tree(tmp_path / "eurosat/2750", 2)
-    pools = image_sets.read_torchvision("EuroSAT", root=tmp_path)
+    pools = readers.read_torchvision("EuroSAT", root=tmp_path)
     assert list(pools) == ["all"]
     assert pools["all"].names == ("blue", "green", "red")
 
 
 def test_torchvision_that_is_not_there(tmp_path):
     with pytest.raises(errors.TaskError, match="no data set 'MNIST2'"):
-        image_sets.read_torchvision("MNIST2", root=tmp_path)
+        readers.read_torchvision("MNIST2", root=tmp_path)
     with pytest.raises(errors.TaskError, match=r"MNIST can't be read .* Set 'download: true'"):
-        image_sets.read_torchvision("MNIST", root=tmp_path)
+        readers.read_torchvision("MNIST", root=tmp_path)
 
 
 def test_the_digest_sees_content_and_not_names_or_order(tmp_path):
     tiny.image_tree(tmp_path, 2)
 
     def digest():
-        pool = image_sets.read_folders({"all": tmp_path})["all"]
+        pool = readers.read_folders({"all": tmp_path})["all"]
         return image_sets.ImageSet("x", pool.names, pool.examples).digest
 
     first = digest()

@@ -10,8 +10,9 @@ import safetensors.torch
 import tiny
 import torch
 
-from mlflow_breadcrumbs import errors, flavor, importer, tasks
+from mlflow_breadcrumbs import errors, flavor, importer
 from mlflow_breadcrumbs.engine import checkpoints
+from mlflow_breadcrumbs.models import tasks
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,8 @@ import pytest
 import tiny
 import torch
 
-from mlflow_breadcrumbs import cache, errors, heads, image_sets, meter
+from mlflow_breadcrumbs import cache, errors, meter
+from mlflow_breadcrumbs.models import heads, image_sets, readers
 
 
 @pytest.fixture
@@ -70,7 +71,7 @@ def test_classes_are_checked_before_anything_is_measured(config):
 
 def test_an_image_that_vanished_is_named(tmp_path, config):
     tiny.image_tree(tmp_path / "images", 1)
-    pool = image_sets.read_folders({"all": tmp_path / "images"})["all"]
+    pool = readers.read_folders({"all": tmp_path / "images"})["all"]
     images = image_sets.ImageSet("colours/test", pool.names, pool.examples)
     (tmp_path / "images" / "red" / "0.png").unlink()
     measuring = meter.Meter(config, cache=cache.Cache(tmp_path / "cache"))

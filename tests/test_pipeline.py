@@ -14,8 +14,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from mlflow_breadcrumbs import errors, importer, pipeline, registry, tasks
+from mlflow_breadcrumbs import errors, importer, pipeline, registry
 from mlflow_breadcrumbs.engine import checkpoints, files, recipe
+from mlflow_breadcrumbs.models import tasks
 from mlflow_breadcrumbs.support import canonical
 
 RECIPE = recipe.MergeRecipe.from_method("breadcrumbs", sources=3, alpha=1.0)

@@ -8,7 +8,8 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from mlflow_breadcrumbs import architecture, errors, image_sets, training
+from mlflow_breadcrumbs import errors, training
+from mlflow_breadcrumbs.models import architecture, image_sets
 from study import conversion, distilling
 
 WIDTH, HEADS, LAYERS, PATCH = 8, 2, 2, 14

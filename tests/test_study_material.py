@@ -14,7 +14,8 @@ import yaml
 from PIL import Image
 
 import study.__main__ as program
-from mlflow_breadcrumbs import errors, tasks
+from mlflow_breadcrumbs import errors
+from mlflow_breadcrumbs.models import tasks
 from study import archives, materials, settings, task_files
 
 

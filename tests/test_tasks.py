@@ -8,7 +8,8 @@ import pytest
 import tiny
 from pyarrow import parquet
 
-from mlflow_breadcrumbs import errors, tasks
+from mlflow_breadcrumbs import errors
+from mlflow_breadcrumbs.models import tasks
 
 
 def write(folder, text):

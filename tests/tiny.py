@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from mlflow_breadcrumbs import architecture, image_sets
+from mlflow_breadcrumbs.models import architecture, image_sets
 
 VISION = {"image_size": 16, "layers": 1, "width": 16, "head_width": 8, "patch_size": 8}
 TEXT = {"context_length": 16, "vocab_size": 49408, "width": 8, "heads": 2, "layers": 1}

@@ -51,7 +51,7 @@ def import_command(
         --registered-model clip --tasks tasks.yaml
     """
     from mlflow_breadcrumbs import importer, terminal
-    from mlflow_breadcrumbs import tasks as task_files
+    from mlflow_breadcrumbs.models import tasks as task_files
 
     version = importer.import_checkpoint(
         checkpoint,
@@ -111,7 +111,7 @@ def finetune_command(
         --registered-model clip-cars
     """
     from mlflow_breadcrumbs import finetune, terminal, training
-    from mlflow_breadcrumbs import tasks as task_files
+    from mlflow_breadcrumbs.models import tasks as task_files
 
     version = finetune.finetune(
         base,

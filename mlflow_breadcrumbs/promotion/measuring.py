@@ -3,7 +3,8 @@
 import dataclasses
 from collections.abc import Sequence
 
-from mlflow_breadcrumbs import cache, errors, evaluation, registry, statement, tasks
+from mlflow_breadcrumbs import cache, errors, evaluation, registry, statement
+from mlflow_breadcrumbs.models import tasks
 from mlflow_breadcrumbs.promotion import contents, facts, gates, policies
 from mlflow_breadcrumbs.support import progress
 

@@ -25,7 +25,7 @@ from mlflow_breadcrumbs import (
     study,
     training,
 )
-from mlflow_breadcrumbs import tasks as task_files
+from mlflow_breadcrumbs.models import tasks as task_files
 from mlflow_breadcrumbs.quickstart import contest, pretrain, tasks
 from mlflow_breadcrumbs.quickstart.settings import Settings
 from mlflow_breadcrumbs.support import progress

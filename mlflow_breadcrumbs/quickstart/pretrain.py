@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from mlflow_breadcrumbs import architecture
+from mlflow_breadcrumbs.models import architecture
 from mlflow_breadcrumbs.quickstart import materials
 from mlflow_breadcrumbs.quickstart.settings import Settings
 from mlflow_breadcrumbs.support import progress

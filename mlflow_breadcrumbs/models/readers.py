@@ -1,25 +1,20 @@
-"""Labelled images: from folders, Parquet files, torchvision's data sets, or memory.
+"""Where labelled images come from: folders, Parquet files, torchvision's data sets.
 
-A reader (`read_folder`, `read_parquet`, `read_torchvision`) gives a `Pool`: examples that load
-themselves when they are looked at, and the names of their labels where the source has names.
-An `ImageSet` is one split of a task, with the labels numbered as the task's classes are.
+Each reader gives a `Pool` of `image_sets` per split: examples that load themselves when they are
+looked at, and the names of their labels where the source has names.
 """
 
-import dataclasses
 import functools
-import hashlib
 import inspect
-import io
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
 from mlflow_breadcrumbs import errors
+from mlflow_breadcrumbs.models import image_sets
 
 IMAGE_SUFFIXES = frozenset(
     {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
@@ -38,168 +33,7 @@ TORCHVISION_SPLITS: Mapping[str, Mapping[str, str]] = {
 """What a torchvision data set calls our splits, where not `train` and `test`."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Example:
-    """One labelled image, read when it is needed."""
-
-    read: Callable[[], bytes | Image.Image]
-    """Gives the encoded file, or the picture where there is no file."""
-    label: int
-    origin: str
-    """Where it comes from, for messages: a path, or a file and a row."""
-
-    def image(self) -> Image.Image:
-        """Decode the picture as RGB.
-
-        Raises:
-            TaskError: It can't be read.
-        """
-        content = self._content()
-        if isinstance(content, Image.Image):
-            return content.convert("RGB")
-        return decode(content, self.origin)
-
-    def digest(self) -> bytes:
-        """SHA-256 of the file's bytes, or of size and RGB pixels where there is no file.
-
-        Raises:
-            TaskError: It can't be read.
-        """
-        content = self._content()
-        if isinstance(content, Image.Image):
-            picture = content.convert("RGB")
-            content = f"{picture.width}x{picture.height}".encode() + picture.tobytes()
-        return hashlib.sha256(content).digest()
-
-    def _content(self) -> bytes | Image.Image:
-        try:
-            return self.read()
-        except OSError as error:
-            raise errors.TaskError(f"The image {self.origin} can't be read: {error}.") from error
-
-
-@dataclasses.dataclass(frozen=True)
-class Pool:
-    """The examples of one split of one source, labelled as the source labels them."""
-
-    examples: tuple[Example, ...]
-    names: tuple[str, ...] | None
-    """Class names by label; None where the source has only numbers."""
-
-
-@dataclasses.dataclass(frozen=True)
-class ImageSet:
-    """Images of one split of a task; labels index `classes`."""
-
-    name: str
-    """`TASK/SPLIT`, for people."""
-    classes: tuple[str, ...]
-    examples: tuple[Example, ...]
-
-    def __len__(self) -> int:
-        return len(self.examples)
-
-    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        """Give the RGB image and its label."""
-        example = self.examples[index]
-        return example.image(), example.label
-
-    def __iter__(self) -> Iterator[tuple[Image.Image, int]]:
-        return (self[index] for index in range(len(self)))
-
-    def subset(self, limit: int | None) -> "ImageSet":
-        """`limit` of the images, always the same; all of them for `None` or when there are fewer.
-
-        A smaller subset is part of a larger one.
-        """
-        if limit is None or limit >= len(self):
-            return self
-        chosen = self.positions(limit)
-        return dataclasses.replace(self, examples=tuple(self.examples[index] for index in chosen))
-
-    def positions(self, limit: int | None) -> Sequence[int]:
-        """Where the images of `subset(limit)` are in this set, ascending."""
-        if limit is None or limit >= len(self):
-            return range(len(self))
-        return sorted(stable_order(len(self))[:limit])
-
-    @functools.cached_property
-    def digest(self) -> str:
-        """SHA-256 over classes, image contents and labels, `sha256:…`.
-
-        Names of files and the order of the images don't count; one changed pixel or label does.
-        """
-        lines = sorted(
-            f"{example.digest().hex()} {self.classes[example.label]}" for example in self.examples
-        )
-        content = json.dumps([self.classes, lines], ensure_ascii=False, separators=(",", ":"))
-        return f"sha256:{hashlib.sha256(content.encode()).hexdigest()}"
-
-
-def from_arrays(
-    name: str,
-    classes: Sequence[str],
-    pixels: npt.NDArray[np.uint8],
-    labels: Sequence[int] | npt.NDArray[np.integer[Any]],
-) -> ImageSet:
-    """Make an image set from memory.
-
-    Args:
-        name: What people call it.
-        classes: Class names; label i is `classes[i]`.
-        pixels: uint8, [images, height, width] (grey) or [images, height, width, 3] (RGB).
-        labels: One per image.
-    """
-    examples = tuple(
-        Example(functools.partial(Image.fromarray, picture), int(label), f"{name}[{index}]")
-        for index, (picture, label) in enumerate(zip(pixels, labels, strict=True))
-    )
-    return ImageSet(name, tuple(classes), examples)
-
-
-def decode(content: bytes, origin: str) -> Image.Image:
-    """Decode an image file as RGB.
-
-    Raises:
-        TaskError: Pillow can't read it.
-    """
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            return image.convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise errors.TaskError(
-            f"The image {origin} can't be decoded ({len(content)} bytes): "
-            f"{str(error).replace(' <_io.BytesIO object>', '')}. "
-            "Give PNG, JPEG or another format that Pillow reads."
-        ) from error
-
-
-def stable_order(count: int) -> list[int]:
-    """Give the indices 0 … count - 1 in an order that looks random and is the same for ever."""
-    return sorted(range(count), key=lambda index: hashlib.sha256(str(index).encode()).digest())
-
-
-def divide(pool: Pool, fraction: float) -> tuple[Pool, Pool]:
-    """Set a fraction (0…1) of every class aside; always the same examples.
-
-    Returns:
-        The pool that remains and the pool set aside; at least one example of a class remains.
-    """
-    by_label: dict[int, list[int]] = {}
-    for index, example in enumerate(pool.examples):
-        by_label.setdefault(example.label, []).append(index)
-    aside = {
-        indices[position]
-        for indices in by_label.values()
-        for position in stable_order(len(indices))[: int(len(indices) * fraction + 0.5)]
-        if len(indices) > 1
-    }
-    remaining = tuple(e for index, e in enumerate(pool.examples) if index not in aside)
-    chosen = tuple(e for index, e in enumerate(pool.examples) if index in aside)
-    return Pool(remaining, pool.names), Pool(chosen, pool.names)
-
-
-def read_folders(roots: Mapping[str, Path]) -> dict[str, Pool]:
+def read_folders(roots: Mapping[str, Path]) -> dict[str, image_sets.Pool]:
     """Read class-per-folder trees, `ROOT/<class>/…/*.png`, one per split.
 
     The labels number the folders' names, sorted, of all splits together, empty ones too.
@@ -224,8 +58,11 @@ def read_folders(roots: Mapping[str, Path]) -> dict[str, Pool]:
             )
     names = tuple(sorted(folders))
     return {
-        split: Pool(
-            tuple(Example(path.read_bytes, names.index(name), str(path)) for name, path in items),
+        split: image_sets.Pool(
+            tuple(
+                image_sets.Example(path.read_bytes, names.index(name), str(path))
+                for name, path in items
+            ),
             names,
         )
         for split, items in found.items()
@@ -234,7 +71,7 @@ def read_folders(roots: Mapping[str, Path]) -> dict[str, Pool]:
 
 def read_parquet(
     paths: Sequence[Path], *, image_column: str = "image", label_column: str = "label"
-) -> Pool:
+) -> image_sets.Pool:
     """Read Parquet files in the Hugging Face image layout.
 
     Args:
@@ -246,7 +83,7 @@ def read_parquet(
     import pyarrow as pa
     from pyarrow import parquet
 
-    examples: list[Example] = []
+    examples: list[image_sets.Example] = []
     names: tuple[str, ...] | None = None
     for path in paths:
         try:
@@ -273,17 +110,17 @@ def read_parquet(
                     f"The label {label!r} {origin} is not a class number (0, 1, …)."
                 )
             read = functools.partial(_parquet_image, pictures, row, path, origin)
-            examples.append(Example(read, label, origin))
+            examples.append(image_sets.Example(read, label, origin))
     if not examples:
         raise errors.TaskError(
             f"There are no images in {', '.join(map(str, paths))}: the files have no rows."
         )
-    return Pool(tuple(examples), names)
+    return image_sets.Pool(tuple(examples), names)
 
 
 def read_torchvision(
     name: str, *, root: Path, download: bool = False, options: Mapping[str, Any] | None = None
-) -> dict[str, Pool]:
+) -> dict[str, image_sets.Pool]:
     """Read a data set of `torchvision.datasets` by name.
 
     Args:
@@ -331,7 +168,7 @@ def read_torchvision(
     return pools
 
 
-def _torchvision_pool(dataset: Any, origin: str) -> Pool:
+def _torchvision_pool(dataset: Any, origin: str) -> image_sets.Pool:
     labels = next(
         (
             getattr(dataset, attribute)
@@ -344,9 +181,9 @@ def _torchvision_pool(dataset: Any, origin: str) -> Pool:
         labels = [dataset[index][1] for index in range(len(dataset))]
 
     names = getattr(dataset, "classes", None)
-    return Pool(
+    return image_sets.Pool(
         tuple(
-            Example(
+            image_sets.Example(
                 functools.partial(_torchvision_image, dataset, index, origin),
                 int(label),
                 f"{origin}[{index}]",

@@ -11,7 +11,8 @@ from typing import Any, cast
 
 import torch
 
-from mlflow_breadcrumbs import architecture, errors, image_sets
+from mlflow_breadcrumbs import errors
+from mlflow_breadcrumbs.models import architecture, image_sets
 from mlflow_breadcrumbs.support import devices, progress
 
 _logger = logging.getLogger(__name__)

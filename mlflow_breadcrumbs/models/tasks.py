@@ -32,7 +32,8 @@ from typing import Annotated, Any, Literal, Self
 import pydantic
 import yaml
 
-from mlflow_breadcrumbs import errors, image_sets
+from mlflow_breadcrumbs import errors
+from mlflow_breadcrumbs.models import image_sets, readers
 
 Split = Literal["train", "validation", "test"]
 
@@ -300,15 +301,15 @@ class _Images(_Strict):
     def load(self, base: str) -> dict[str, image_sets.Pool]:
         """Give the pools by split; paths are relative to the folder or URI `base`."""
         if self.folder is not None:
-            return image_sets.read_folders(_folder_splits(self.folder, base))
+            return readers.read_folders(_folder_splits(self.folder, base))
         if self.parquet is not None:
             return {
-                split: image_sets.read_parquet(
+                split: readers.read_parquet(
                     paths, image_column=self.image_column, label_column=self.label_column
                 )
                 for split, paths in _parquet_splits(self.parquet, base).items()
             }
-        return image_sets.read_torchvision(
+        return readers.read_torchvision(
             str(self.torchvision),
             root=_local(self.root, base),
             download=self.download,

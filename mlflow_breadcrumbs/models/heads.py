@@ -19,7 +19,8 @@ import safetensors
 import safetensors.torch
 import torch
 
-from mlflow_breadcrumbs import architecture, errors, features, image_sets, tasks
+from mlflow_breadcrumbs import errors
+from mlflow_breadcrumbs.models import architecture, features, image_sets, tasks
 from mlflow_breadcrumbs.support import canonical, progress
 
 HEADS_FOLDER = "tasks"

@@ -20,8 +20,8 @@ from pathlib import Path
 import mlflow
 import sqlalchemy as sql
 
-from mlflow_breadcrumbs import graph, registry
 from mlflow_breadcrumbs.ledger import events, index, stores
+from mlflow_breadcrumbs.registry import graph, tag_keys
 from mlflow_breadcrumbs.support import canonical
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
@@ -80,13 +80,13 @@ def fill(tracking_uri: str, count: int) -> None:
 def version_tags(name: str, number: int, parents: list[str]) -> dict[str, str]:
     """What this package would have written: about three edges per version."""
     digest = canonical.digest([name, number])
-    made = {registry.TAG_KIND: "import", registry.TAG_WEIGHTS_DIGEST: digest}
+    made = {tag_keys.KIND: "import", tag_keys.WEIGHTS_DIGEST: digest}
     if number == 1:
         return made
     return made | {
-        registry.TAG_KIND: "merge",
-        registry.TAG_BASE: f"models:/{name}/1",
-        registry.TAG_SOURCES: canonical.dumps(parents).decode(),
+        tag_keys.KIND: "merge",
+        tag_keys.BASE: f"models:/{name}/1",
+        tag_keys.SOURCES: canonical.dumps(parents).decode(),
     }
 
 

@@ -11,9 +11,10 @@ from typing import Any
 
 import torch
 
-from mlflow_breadcrumbs import charts, errors, evaluate, logbook, registry, statement, study
+from mlflow_breadcrumbs import charts, errors, evaluate, statement, study
 from mlflow_breadcrumbs.engine import checkpoints, layer_groups, recipe, tolerance
 from mlflow_breadcrumbs.models import tasks as task_files
+from mlflow_breadcrumbs.registry import run_files, versions
 from mlflow_breadcrumbs.support import intervals, progress, tables
 
 FOLDER = "blame"
@@ -158,14 +159,14 @@ def blame(request: BlameRequest, show: progress.Progress = progress.silent) -> B
         IntegrityError: the inputs or the merge have other bytes than were recorded.
         TaskError: the version has no such task, or its images are unusable.
     """
-    resolved = registry.resolve(request.uri)
+    resolved = versions.resolve(request.uri)
     if request.task not in resolved.tasks:
         raise errors.TaskError(
             f"{resolved.uri} has no task {request.task!r}; it has "
             f"{', '.join(resolved.tasks) or 'none'}"
         )
-    with registry.workspace() as folder:
-        origin = _origin(registry.open_version(resolved, folder))
+    with versions.workspace() as folder:
+        origin = _origin(versions.open_version(resolved, folder))
     materials = study.Materials(
         origin.base,
         origin.sources,
@@ -182,7 +183,7 @@ def blame(request: BlameRequest, show: progress.Progress = progress.silent) -> B
     return found
 
 
-def _origin(version: registry.OpenedVersion) -> _Origin:
+def _origin(version: versions.OpenedVersion) -> _Origin:
     path = version.folder / statement.FILE
     if not path.is_file():
         raise errors.RegistryError(
@@ -206,7 +207,7 @@ def _origin(version: registry.OpenedVersion) -> _Origin:
 def _investigate(
     bench: study.Study,
     request: BlameRequest,
-    resolved: registry.ResolvedVersion,
+    resolved: versions.ResolvedVersion,
     origin: _Origin,
     show: progress.Progress,
 ) -> Blame:
@@ -241,15 +242,15 @@ def _investigate(
 
 
 def _check_repeated(
-    resolved: registry.ResolvedVersion, origin: _Origin, merged: study.Merged
+    resolved: versions.ResolvedVersion, origin: _Origin, merged: study.Merged
 ) -> None:
     """Hold the merge that was done again against the version: by its bits, or its tolerance."""
     if origin.recipe.bit_exact or merged.weights_digest == resolved.recorded_digest:
-        registry.check_digest(resolved, merged.weights_digest)
+        versions.check_digest(resolved, merged.weights_digest)
         return
-    with registry.workspace() as folder:
-        weights = registry.open_version(resolved, folder).weights
-        registry.check_digest(resolved, checkpoints.weights_digest(weights))
+    with versions.workspace() as folder:
+        weights = versions.open_version(resolved, folder).weights
+        versions.check_digest(resolved, checkpoints.weights_digest(weights))
         with checkpoints.Checkpoint.open(weights) as file:
             registered = {name: file.tensor(name) for name in file.names}
             found = tolerance.differences(
@@ -355,4 +356,4 @@ def _log(found: Blame) -> None:
         f"{stem}.json": (json.dumps(found.to_dict(), indent=2) + "\n").encode(),
         f"{stem}.png": charts.blame(found.rows(), found.sentence),
     }
-    logbook.log_files(found.run_id, files, FOLDER)
+    run_files.log_files(found.run_id, files, FOLDER)

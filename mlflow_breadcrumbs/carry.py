@@ -13,14 +13,14 @@ from typing import Any
 from mlflow.models import Model
 from mlflow.models.model import MLMODEL_FILE_NAME, ModelInfo
 
-from mlflow_breadcrumbs import registry
+from mlflow_breadcrumbs.registry import versions
 
 
 @dataclasses.dataclass(frozen=True)
 class _Carrier:
     """What `Model.log` calls as a flavor's module."""
 
-    base: registry.OpenedVersion
+    base: versions.OpenedVersion
 
     def save_model(
         self,
@@ -52,7 +52,7 @@ class _Carrier:
         mlflow_model.save(str(folder / MLMODEL_FILE_NAME))
 
 
-def weights_file(base: registry.OpenedVersion) -> str:
+def weights_file(base: versions.OpenedVersion) -> str:
     """Where the merged weights lie in the version: one file, even if the base's are sharded."""
     return str(base.weights.relative_to(base.folder).with_name("model.safetensors"))
 
@@ -60,7 +60,7 @@ def weights_file(base: registry.OpenedVersion) -> str:
 def log_model(
     name: str,
     *,
-    base: registry.OpenedVersion,
+    base: versions.OpenedVersion,
     weights: Path,
     extra_files: dict[str, bytes],
     tags: dict[str, str],

@@ -11,10 +11,11 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mlflow_breadcrumbs import advice, errors, inputs, registry
+from mlflow_breadcrumbs import advice, errors, inputs
 from mlflow_breadcrumbs.engine import checkpoints, layer_groups, merging, recipe
 from mlflow_breadcrumbs.engine.backends import choosing
 from mlflow_breadcrumbs.engine.backends.cpu import geometry
+from mlflow_breadcrumbs.registry import versions
 from mlflow_breadcrumbs.support import progress
 
 
@@ -122,7 +123,7 @@ def compare(
     settings = settings or recipe.MergeRecipe.from_method("breadcrumbs", sources=len(sources))
     resolved = inputs.resolve(base, sources)
     labels = tuple(entry.uri for entry in resolved[1:])
-    with registry.workspace() as folder, contextlib.ExitStack() as stack:
+    with versions.workspace() as folder, contextlib.ExitStack() as stack:
         opened, digests = inputs.open_versions(resolved, folder)
         first, *others = (
             stack.enter_context(checkpoints.Checkpoint.open(version.weights)) for version in opened
@@ -161,7 +162,7 @@ def _by_layer(
     return layers
 
 
-def _head_clash(sources: Sequence[registry.OpenedVersion]) -> str | None:
+def _head_clash(sources: Sequence[versions.OpenedVersion]) -> str | None:
     """Why the sources' heads can't go into one version, if they can't."""
     try:
         inputs.collect_heads(sources)

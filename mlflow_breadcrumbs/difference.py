@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
-from mlflow_breadcrumbs import catalog, errors, graph, registry, statement
+from mlflow_breadcrumbs import errors, statement
 from mlflow_breadcrumbs.engine import checkpoints, layer_groups
+from mlflow_breadcrumbs.registry import catalog, graph, versions
 from mlflow_breadcrumbs.support import progress
 
 
@@ -59,24 +60,24 @@ def diff(uri: str, other: str, show: progress.Progress = progress.silent) -> Dif
         RegistryError: One of them can't be found or read.
         CheckpointError: The weights of one can't be read.
     """
-    resolved = (registry.resolve(uri), registry.resolve(other))
-    with registry.workspace() as folder:
-        one, two = (registry.open_version(version, folder) for version in resolved)
+    resolved = (versions.resolve(uri), versions.resolve(other))
+    with versions.workspace() as folder:
+        one, two = (versions.open_version(version, folder) for version in resolved)
         recipes = (_lineage(one), _lineage(two))
         groups, only = distances(one, two, show)
     return Difference(
         uris=(resolved[0].uri, resolved[1].uri),
         sources=_sources(resolved, recipes),
         recipe=_fields(*(_recipe(content) for content in recipes)),
-        metrics=_metrics(*(registry.metrics_of(version.run_id) for version in resolved)),
+        metrics=_metrics(*(versions.metrics_of(version.run_id) for version in resolved)),
         groups=groups,
         only=only,
     )
 
 
 def distances(
-    one: registry.OpenedVersion,
-    other: registry.OpenedVersion,
+    one: versions.OpenedVersion,
+    other: versions.OpenedVersion,
     show: progress.Progress = progress.silent,
 ) -> tuple[tuple[GroupDistance, ...], tuple[tuple[str, ...], tuple[str, ...]]]:
     """The distance per group of layers, in the order of the names; and what can't be compared."""
@@ -129,7 +130,7 @@ class _Sum:
         return GroupDistance(name, self.tensors, self.different, apart, relative, self.largest)
 
 
-def _lineage(version: registry.OpenedVersion) -> dict[str, Any] | None:
+def _lineage(version: versions.OpenedVersion) -> dict[str, Any] | None:
     """The build definition of `lineage.json`; `None` for a version that is no merge."""
     path = version.folder / statement.FILE
     if not path.is_file():
@@ -149,7 +150,7 @@ def _recipe(definition: Mapping[str, Any] | None) -> Mapping[str, Any]:
 
 
 def _sources(
-    resolved: Sequence[registry.ResolvedVersion], definitions: Sequence[dict[str, Any] | None]
+    resolved: Sequence[versions.ResolvedVersion], definitions: Sequence[dict[str, Any] | None]
 ) -> tuple[dict[str, Any], ...]:
     """The parents of either, each with its weight in both."""
     found: dict[tuple[str, str], dict[str, Any]] = {}
@@ -163,7 +164,7 @@ def _sources(
 
 
 def _parents(
-    version: registry.ResolvedVersion, definition: Mapping[str, Any] | None
+    version: versions.ResolvedVersion, definition: Mapping[str, Any] | None
 ) -> list[tuple[str, str, float]]:
     if definition is not None:
         return [

@@ -4,7 +4,7 @@ Children stand above what they were made from. An edge's label says the role; a 
 has a dashed border, so that the picture reads without colour.
 """
 
-from mlflow_breadcrumbs import graph
+from mlflow_breadcrumbs.registry import graph
 
 
 def mermaid(known: graph.Graph) -> str:

@@ -7,9 +7,10 @@ from typing import Any
 import mlflow
 
 from mlflow_breadcrumbs import cache as caches
-from mlflow_breadcrumbs import datasets, evaluate, finetune, jobs, ledger, logbook, registry
+from mlflow_breadcrumbs import datasets, evaluate, finetune, ledger, logbook
 from mlflow_breadcrumbs import meter as meters
 from mlflow_breadcrumbs.models import image_sets, tasks
+from mlflow_breadcrumbs.registry import runs, tag_keys, versions
 from mlflow_breadcrumbs.support import devices, progress
 
 
@@ -75,16 +76,16 @@ def evaluate_version(
     device = devices.choose_device(device)
     listed = tasks.load_tasks(task_file)
     chosen = [tasks.find(listed, name) for name in only] or list(listed)
-    resolved = registry.resolve(uri)
+    resolved = versions.resolve(uri)
     ledger.check()
-    with registry.workspace() as folder:
+    with versions.workspace() as folder:
         version = finetune.open_base(resolved, folder, device)
         pairs = [(finetune.choose_head(version, task), task.images(split)) for task in chosen]
         for head, images in pairs:  # before a run is started
             evaluate.check_classes(head, images)
         name = resolved.name or resolved.uri
         with (
-            jobs.run(f"evaluate {resolved.uri}", "evaluate", nested=nested) as run_id,
+            runs.run(f"evaluate {resolved.uri}", "evaluate", nested=nested) as run_id,
             ledger.recording("evaluate", name, run_id=run_id, subject=resolved.uri) as job,
         ):
             meter = meters.Meter(version.config, device, batch_size, cache, show)
@@ -99,7 +100,7 @@ def evaluate_version(
 
 def _log(
     found: Evaluation,
-    resolved: registry.ResolvedVersion,
+    resolved: versions.ResolvedVersion,
     weights_digest: str | None,
     looked_at: Sequence[image_sets.ImageSet],
     split: str,
@@ -113,6 +114,6 @@ def _log(
     )
     client.set_tag(found.run_id, "breadcrumbs.version", resolved.uri)
     if weights_digest is not None:  # last: by this tag the evaluation is found
-        client.set_tag(found.run_id, registry.TAG_WEIGHTS_DIGEST, weights_digest)
+        client.set_tag(found.run_id, tag_keys.WEIGHTS_DIGEST, weights_digest)
     for images in looked_at:
         datasets.log_image_set(images, context=split)

@@ -13,9 +13,10 @@ from typing import TypeVar
 import mlflow
 import yaml
 
-from mlflow_breadcrumbs import errors, failures, flavor, registry, signing, statement
+from mlflow_breadcrumbs import errors, flavor, signing, statement
 from mlflow_breadcrumbs.engine import checkpoints
 from mlflow_breadcrumbs.models import heads
+from mlflow_breadcrumbs.registry import failures, tag_keys, versions
 from mlflow_breadcrumbs.support import canonical, progress
 
 GONE = "it was deleted and purged, or never was here"
@@ -77,7 +78,7 @@ class Run:
 class Evidence:
     """All that can be found out about one version."""
 
-    resolved: registry.ResolvedVersion
+    resolved: versions.ResolvedVersion
     contents: Contents | errors.BreadcrumbsError
     lineage: bytes | errors.BreadcrumbsError
     """The bytes of `lineage.json`."""
@@ -97,7 +98,7 @@ class Evidence:
         if isinstance(self.run, Run) and self.resolved.model_id in self.run.outputs:
             tags.append(self.run.tags)
         return isinstance(self.lineage, bytes) or any(
-            found.get(registry.TAG_KIND) == "merge" or registry.TAG_LINEAGE_DIGEST in found
+            found.get(tag_keys.KIND) == "merge" or tag_keys.LINEAGE_DIGEST in found
             for found in tags
         )
 
@@ -114,13 +115,13 @@ class Collector:
         self._fault = fault
         self._contents: dict[str, Contents | errors.BreadcrumbsError] = {}
 
-    def gather(self, resolved: registry.ResolvedVersion) -> Evidence:
+    def gather(self, resolved: versions.ResolvedVersion) -> Evidence:
         """The evidence on a version.
 
         Raises:
             UnreachableError: the tracking server does not answer.
         """
-        lineage = _kept(lambda: registry.read_file(resolved, statement.FILE))
+        lineage = _kept(lambda: versions.read_file(resolved, statement.FILE))
         stated = _kept(lambda: statement.parse(lineage)) if isinstance(lineage, bytes) else lineage
         known = stated if isinstance(stated, statement.Statement) else None
         return Evidence(
@@ -146,7 +147,7 @@ class Collector:
             resolved.recorded_digest,
         )
 
-    def contents(self, resolved: registry.ResolvedVersion) -> Contents | errors.BreadcrumbsError:
+    def contents(self, resolved: versions.ResolvedVersion) -> Contents | errors.BreadcrumbsError:
         """What a version's files hold now."""
         if resolved.location not in self._contents:
             with self._show(f"read {resolved.uri}", total=1, unit="version") as advance:
@@ -165,22 +166,22 @@ def collector(
         show: is told which versions are read.
         fault: says what is wrong with a signature; without it signatures are not looked at.
     """
-    with registry.workspace() as folder:
+    with versions.workspace() as folder:
         yield Collector(folder, show, fault)
 
 
 def find(
     stated: statement.Input,
-) -> tuple[registry.ResolvedVersion | errors.BreadcrumbsError, bool]:
+) -> tuple[versions.ResolvedVersion | errors.BreadcrumbsError, bool]:
     """The version of a statement's input, and whether only its logged model is left.
 
     MLflow keeps the logged model, and its bytes, of a version that is deleted.
     """
-    version = _kept(lambda: registry.resolve(stated.uri))
-    if isinstance(version, registry.ResolvedVersion):
+    version = _kept(lambda: versions.resolve(stated.uri))
+    if isinstance(version, versions.ResolvedVersion):
         return version, False
-    model = _kept(lambda: registry.resolve(f"models:/{stated.model_id}"))
-    return (model if isinstance(model, registry.ResolvedVersion) else version), True
+    model = _kept(lambda: versions.resolve(f"models:/{stated.model_id}"))
+    return (model if isinstance(model, versions.ResolvedVersion) else version), True
 
 
 def every_version() -> list[str]:
@@ -200,9 +201,9 @@ def every_version() -> list[str]:
             return [f"models:/{name}/{number}" for name, number in sorted(found)]
 
 
-def _read(resolved: registry.ResolvedVersion, fault: Fault | None) -> Contents:
-    with registry.workspace() as folder:
-        opened = registry.open_version(resolved, folder, whole=fault is not None)
+def _read(resolved: versions.ResolvedVersion, fault: Fault | None) -> Contents:
+    with versions.workspace() as folder:
+        opened = versions.open_version(resolved, folder, whole=fault is not None)
         ours = opened.flavor == flavor.FLAVOR_NAME
         record = yaml.safe_load((opened.folder / "MLmodel").read_text(encoding="utf-8"))
         named = record.get("flavors", {}).get(opened.flavor) or {}
@@ -237,7 +238,7 @@ def _head_digest(head: heads.Head) -> str:
     )
 
 
-def _model_tags(resolved: registry.ResolvedVersion) -> Mapping[str, str]:
+def _model_tags(resolved: versions.ResolvedVersion) -> Mapping[str, str]:
     if resolved.model_id is None:
         raise errors.RegistryError(f"{resolved.uri} has no logged model")
     with failures.explained(f"cannot read the logged model {resolved.model_id}", GONE):

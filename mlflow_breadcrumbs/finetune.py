@@ -6,20 +6,10 @@ from pathlib import Path
 import mlflow
 from mlflow.entities import LoggedModelInput
 
-from mlflow_breadcrumbs import (
-    datasets,
-    errors,
-    flavor,
-    jobs,
-    ledger,
-    records,
-    registration,
-    registry,
-    serving,
-    training,
-)
+from mlflow_breadcrumbs import datasets, errors, flavor, ledger, serving, training
 from mlflow_breadcrumbs.engine import checkpoints
 from mlflow_breadcrumbs.models import architecture, heads, image_sets, tasks
+from mlflow_breadcrumbs.registry import registering, runs, tag_keys, versions
 from mlflow_breadcrumbs.support import devices, progress
 
 
@@ -32,7 +22,7 @@ def finetune(
     device: str = "auto",
     folder: str | Path | None = None,
     progress: progress.Progress = progress.silent,
-) -> records.RegisteredVersion:
+) -> versions.RegisteredVersion:
     """Fine-tune a registered version on a task, and register the result.
 
     The head is the base's for that task where it has one, else it is made from the text tower.
@@ -56,14 +46,14 @@ def finetune(
         TaskError: The images or the head are unusable.
     """
     settings = settings or training.Settings()
-    registry.check_name(registered_model)
+    versions.check_name(registered_model)
     ledger.check()
     device = devices.choose_device(device)
-    resolved = registry.resolve(base_uri)
+    resolved = versions.resolve(base_uri)
     train_set, validation_set = task.images("train"), task.images("validation")
     with (
-        registry.workspace() as space,
-        jobs.run(f"finetune {task.name}", "finetune") as run_id,
+        versions.workspace() as space,
+        runs.run(f"finetune {task.name}", "finetune") as run_id,
         ledger.recording("finetune", registered_model, run_id=run_id) as job,
     ):
         base = open_base(resolved, space, device)
@@ -83,14 +73,14 @@ def finetune(
         )
         info = flavor.log_model("model", config=base.config, model=base.model, heads=[head])
         digest = info.flavors[flavor.FLAVOR_NAME]["weights_digest"]
-        version = registration.register(
+        version = registering.register(
             registered_model,
             model_id=info.model_id,
             tags={
-                registry.TAG_TASK: task.name,
-                registry.TAG_BASE: resolved.uri,
-                registry.TAG_WEIGHTS_DIGEST: digest,
-                registry.TAG_KIND: "finetune",
+                tag_keys.TASK: task.name,
+                tag_keys.BASE: resolved.uri,
+                tag_keys.WEIGHTS_DIGEST: digest,
+                tag_keys.KIND: "finetune",
             },
         )
         job.done(version, base=resolved.uri, task=task.name)
@@ -100,7 +90,7 @@ def finetune(
 
 
 def open_base(
-    resolved: registry.ResolvedVersion, space: Path, device: str
+    resolved: versions.ResolvedVersion, space: Path, device: str
 ) -> serving.OpenClipModel:
     """Load a resolved version, its bytes checked against the recorded digest.
 
@@ -108,9 +98,9 @@ def open_base(
         RegistryError: Another flavor logged it.
         IntegrityError: The bytes are not those that were registered.
     """
-    opened = registry.open_version(resolved, space)
+    opened = versions.open_version(resolved, space)
     digest = checkpoints.weights_digest(opened.weights)
-    registry.check_digest(resolved, digest)
+    versions.check_digest(resolved, digest)
     loaded = flavor.load_folder(opened.folder, device, origin=resolved.uri)
     return dataclasses.replace(loaded, weights_digest=digest)
 
@@ -133,7 +123,7 @@ def choose_head(base: serving.OpenClipModel, task: tasks.Task) -> heads.Head:
 
 def _log_start(
     run_id: str,
-    resolved: registry.ResolvedVersion,
+    resolved: versions.ResolvedVersion,
     task: tasks.Task,
     settings: training.Settings,
     train_set: image_sets.ImageSet,

@@ -39,10 +39,11 @@ from mlflow.utils.model_utils import (
 )
 
 import mlflow_breadcrumbs
-from mlflow_breadcrumbs import errors, registry, requirements, serving
+from mlflow_breadcrumbs import errors, requirements, serving
 from mlflow_breadcrumbs.engine import checkpoints
 from mlflow_breadcrumbs.models import architecture
 from mlflow_breadcrumbs.models import heads as task_heads
+from mlflow_breadcrumbs.registry import versions
 from mlflow_breadcrumbs.support import devices
 
 FLAVOR_NAME = "breadcrumbs"
@@ -171,7 +172,7 @@ def log_model(
         RegistryError: The registered model can't have that name.
     """
     if registered_model_name is not None:
-        registry.check_name(registered_model_name)
+        versions.check_name(registered_model_name)
     return Model.log(
         artifact_path=None,
         name=name,
@@ -209,7 +210,7 @@ def load_model(model_uri: str, device: str = "cpu") -> serving.OpenClipModel:
     device = devices.choose_device(device)
     location = str(model_uri)
     if location.startswith("models:/"):
-        location = registry.resolve(location).location
+        location = versions.resolve(location).location
     try:
         folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=location))
     except (MlflowException, OSError) as error:

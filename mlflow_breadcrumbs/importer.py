@@ -9,9 +9,10 @@ import mlflow
 import open_clip
 import torch
 
-from mlflow_breadcrumbs import errors, flavor, jobs, ledger, records, registration, registry
+from mlflow_breadcrumbs import errors, flavor, ledger
 from mlflow_breadcrumbs.engine import checkpoints
 from mlflow_breadcrumbs.models import architecture, heads, tasks
+from mlflow_breadcrumbs.registry import registering, runs, tag_keys, versions
 from mlflow_breadcrumbs.support import devices, progress
 
 HEADS = ("auto", "zero-shot", "probe")
@@ -31,7 +32,7 @@ def import_checkpoint(
     head: str = "auto",
     device: str = "auto",
     progress: progress.Progress = progress.silent,
-) -> records.RegisteredVersion:
+) -> versions.RegisteredVersion:
     """Register a checkpoint as a new version.
 
     Args:
@@ -52,7 +53,7 @@ def import_checkpoint(
         TaskError: A head can't be made.
         RegistryError: The registry refuses the name.
     """
-    registry.check_name(registered_model)
+    versions.check_name(registered_model)
     ledger.check()
     device = devices.choose_device(device)
     if task is not None:
@@ -64,8 +65,8 @@ def import_checkpoint(
     _check_head(head, config, task_list)
 
     with (
-        registry.workspace() as space,
-        jobs.run(f"import {registered_model}", "import") as run_id,
+        versions.workspace() as space,
+        runs.run(f"import {registered_model}", "import") as run_id,
         ledger.recording("import", registered_model, run_id=run_id) as job,
     ):
         if tag is not None:
@@ -86,12 +87,12 @@ def import_checkpoint(
         info = flavor.log_model("model", config=config, weights=weights, heads=made)
         names = [each.name for each in task_list] or ([task] if task else [])
         tags = {
-            registry.TAG_KIND: "import",
-            registry.TAG_WEIGHTS_DIGEST: info.flavors[flavor.FLAVOR_NAME]["weights_digest"],
+            tag_keys.KIND: "import",
+            tag_keys.WEIGHTS_DIGEST: info.flavors[flavor.FLAVOR_NAME]["weights_digest"],
         }
         if names:
-            tags[registry.TAG_TASK] = ",".join(names)
-        version = registration.register(registered_model, model_id=info.model_id, tags=tags)
+            tags[tag_keys.TASK] = ",".join(names)
+        version = registering.register(registered_model, model_id=info.model_id, tags=tags)
         job.done(version, checkpoint=checkpoint, architecture=config.architecture, tasks=names)
         return version
 

@@ -4,25 +4,26 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from mlflow_breadcrumbs import errors, flavor, registry, scorecard
+from mlflow_breadcrumbs import errors, flavor, scorecard
 from mlflow_breadcrumbs.engine import checkpoints
 from mlflow_breadcrumbs.models import heads as task_heads
 from mlflow_breadcrumbs.models import tasks
+from mlflow_breadcrumbs.registry import versions
 
 
 @dataclasses.dataclass(frozen=True)
 class Inputs:
     """The base and the sources, opened, with the digests that their bytes must have."""
 
-    base: registry.OpenedVersion
-    sources: tuple[registry.OpenedVersion, ...]
+    base: versions.OpenedVersion
+    sources: tuple[versions.OpenedVersion, ...]
     digests: tuple[str, ...]
     """Weights digests, of the base, then of each source: as recorded, else as found."""
     heads: tuple[dict[str, task_heads.Head], ...]
     """Per source, the heads of its tasks."""
 
     @property
-    def everything(self) -> tuple[registry.OpenedVersion, ...]:
+    def everything(self) -> tuple[versions.OpenedVersion, ...]:
         """The base, then the sources."""
         return (self.base, *self.sources)
 
@@ -45,7 +46,7 @@ class Inputs:
         return {task: head for own in self.heads for task, head in own.items()}
 
 
-def resolve(base: str, sources: Sequence[str]) -> tuple[registry.ResolvedVersion, ...]:
+def resolve(base: str, sources: Sequence[str]) -> tuple[versions.ResolvedVersion, ...]:
     """The base, then the sources, pinned; the one place where a merge looks URIs up.
 
     Raises:
@@ -54,7 +55,7 @@ def resolve(base: str, sources: Sequence[str]) -> tuple[registry.ResolvedVersion
     """
     if not sources:
         raise errors.MergeError("there are no sources; a merge needs at least one (--source)")
-    resolved = tuple(registry.resolve(uri) for uri in (base, *sources))
+    resolved = tuple(versions.resolve(uri) for uri in (base, *sources))
     seen: dict[str, str] = {}
     for source in resolved[1:]:
         if source.uri == resolved[0].uri:
@@ -70,7 +71,7 @@ def resolve(base: str, sources: Sequence[str]) -> tuple[registry.ResolvedVersion
     return resolved
 
 
-def open_all(resolved: Sequence[registry.ResolvedVersion], folder: Path) -> Inputs:
+def open_all(resolved: Sequence[versions.ResolvedVersion], folder: Path) -> Inputs:
     """Make every input readable here.
 
     The recorded digests are taken at their word: the merge holds the bytes against them while it
@@ -92,14 +93,14 @@ def open_all(resolved: Sequence[registry.ResolvedVersion], folder: Path) -> Inpu
 
 
 def open_versions(
-    resolved: Sequence[registry.ResolvedVersion], folder: Path
-) -> tuple[tuple[registry.OpenedVersion, ...], tuple[str, ...]]:
+    resolved: Sequence[versions.ResolvedVersion], folder: Path
+) -> tuple[tuple[versions.OpenedVersion, ...], tuple[str, ...]]:
     """Make versions readable here, whatever they hold; with their weights digests.
 
     Raises:
         RegistryError: files are gone or are no safetensors.
     """
-    opened = tuple(registry.open_version(entry, folder) for entry in resolved)
+    opened = tuple(versions.open_version(entry, folder) for entry in resolved)
     digests = tuple(
         version.resolved.recorded_digest or checkpoints.weights_digest(version.weights)
         for version in opened
@@ -123,10 +124,10 @@ def plan_evaluation(taken: Inputs, task_file: str) -> tuple[tuple[int, tasks.Tas
 
 
 def _same_weights(
-    entry: registry.ResolvedVersion,
-    twin: registry.ResolvedVersion,
+    entry: versions.ResolvedVersion,
+    twin: versions.ResolvedVersion,
     digest: str,
-    opened: Sequence[registry.OpenedVersion],
+    opened: Sequence[versions.OpenedVersion],
 ) -> errors.MergeError:
     if twin is opened[0].resolved:
         return errors.MergeError(
@@ -140,7 +141,7 @@ def _same_weights(
 
 
 def collect_heads(
-    sources: Sequence[registry.OpenedVersion],
+    sources: Sequence[versions.OpenedVersion],
 ) -> tuple[dict[str, task_heads.Head], ...]:
     """Per source the heads of its tasks; one task must mean one head in the merged version.
 

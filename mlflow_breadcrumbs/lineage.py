@@ -7,7 +7,8 @@ import dataclasses
 import re
 from typing import Any, Literal
 
-from mlflow_breadcrumbs import catalog, errors, graph, ledger, registry, statement
+from mlflow_breadcrumbs import errors, ledger, statement
+from mlflow_breadcrumbs.registry import catalog, graph, tag_keys, versions
 from mlflow_breadcrumbs.support import canonical
 
 Where = Literal["mlflow", "ledger"]
@@ -61,7 +62,7 @@ class Affected:
         return dataclasses.asdict(self)
 
 
-def read_statement(resolved: registry.ResolvedVersion) -> tuple[bytes, statement.Statement]:
+def read_statement(resolved: versions.ResolvedVersion) -> tuple[bytes, statement.Statement]:
     """The `lineage.json` of a version and what it says, held against the version's digest tag.
 
     Raises:
@@ -70,14 +71,14 @@ def read_statement(resolved: registry.ResolvedVersion) -> tuple[bytes, statement
         IntegrityError: it was changed after the version was registered.
     """
     try:
-        content = registry.read_file(resolved, statement.FILE)
+        content = versions.read_file(resolved, statement.FILE)
     except errors.UnreachableError:
         raise
     except errors.RegistryError as error:
         raise errors.RegistryError(
             f"{error}; only a version that `mlflow-breadcrumbs merge` made has one"
         ) from error
-    recorded = resolved.tags.get(registry.TAG_LINEAGE_DIGEST)
+    recorded = resolved.tags.get(tag_keys.LINEAGE_DIGEST)
     if recorded not in (None, canonical.sha256(content)):
         raise errors.IntegrityError(
             f"the {statement.FILE} of {resolved.uri} was changed after it was registered: recorded "
@@ -149,7 +150,7 @@ def impact(uri: str, where: Where = "mlflow") -> tuple[Affected, ...]:
 def _pinned(uri: str, gone: bool = False) -> str:
     """The one URI that a version goes by; that of a deleted one may be allowed too."""
     try:
-        found = registry.resolve(uri)
+        found = versions.resolve(uri)
     except errors.RegistryError:
         if gone and re.fullmatch(r"models:/[^/@]+/\d+", uri) and catalog.fetch(uri) is None:
             return uri

@@ -3,27 +3,15 @@
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import mlflow
-from mlflow.entities import LifecycleStage, LoggedModelInput, Metric, Param, RunTag
-from mlflow.exceptions import MlflowException
-from mlflow.utils.time import get_current_time_millis
+from mlflow.entities import LoggedModelInput, Param, RunTag
 from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH
 
-from mlflow_breadcrumbs import (
-    artifacts,
-    compare,
-    datasets,
-    evaluate,
-    inputs,
-    jobs,
-    pictures,
-    registry,
-    scorecard,
-)
+from mlflow_breadcrumbs import compare, datasets, evaluate, inputs, pictures, scorecard
 from mlflow_breadcrumbs.engine import merging, recipe
+from mlflow_breadcrumbs.registry import run_files, runs, tag_keys, versions
 from mlflow_breadcrumbs.support import canonical, tables
 
 EVALUATION = "evaluation.json"
@@ -48,7 +36,7 @@ def log_inputs(run_id: str, settings: recipe.MergeRecipe, taken: inputs.Inputs) 
             for key, value in values.items()
             if given.get(key) != value
         ],
-        tags=[RunTag(registry.TAG_RECIPE_DIGEST, settings.digest)],
+        tags=[RunTag(tag_keys.RECIPE_DIGEST, settings.digest)],
     )
     _log_models(run_id, taken)
     client.log_text(run_id, settings.to_json(), "recipe.json")
@@ -96,7 +84,7 @@ def log_merge(run_id: str, taken: inputs.Inputs, merged: merging.MergeResult) ->
         "merge_bytes_per_second": merged.bytes_read / merged.seconds,
     }
     values |= {f"touched_by/{number}": share for number, share in enumerate(merged.touched)}
-    log_metrics(run_id, values)
+    run_files.log_metrics(run_id, values)
     labels = [source.resolved.uri for source in taken.sources]
     rows = [
         dataclasses.asdict(entry) | {"source": labels[entry.source]} for entry in merged.statistics
@@ -107,10 +95,10 @@ def log_merge(run_id: str, taken: inputs.Inputs, merged: merging.MergeResult) ->
 def log_evaluation(run_id: str, card: scorecard.Scorecard, split: str) -> None:
     """The metrics in one batch, the table, the picture, and the images as data-set inputs."""
     client = mlflow.MlflowClient()
-    log_metrics(run_id, card.metrics() | card.seconds())
+    run_files.log_metrics(run_id, card.metrics() | card.seconds())
     client.log_text(run_id, tables.to_csv(card.rows()), "evaluation.csv")
     client.log_dict(run_id, {"split": split, "tasks": card.rows()}, EVALUATION)
-    log_bytes(run_id, pictures.bars(card.rows(), split=split), "evaluation.png")
+    run_files.log_bytes(run_id, pictures.bars(card.rows(), split=split), "evaluation.png")
     for images in card.images:
         datasets.log_image_set(images, context=split)
 
@@ -131,7 +119,7 @@ def log_accuracies(
     true class (rows) and predicted class (columns).
     """
     client = mlflow.MlflowClient()
-    log_metrics(run_id, evaluate.metrics(accuracies), model_id=model_id)
+    run_files.log_metrics(run_id, evaluate.metrics(accuracies), model_id=model_id)
     client.log_text(
         run_id, tables.to_csv([found.to_dict() for found in accuracies]), "evaluation.csv"
     )
@@ -143,7 +131,7 @@ def log_accuracies(
             for name, counts in zip(found.classes, found.confusion().tolist(), strict=True)
         ]
         client.log_text(run_id, tables.to_csv(matrix), f"confusion/{found.task}.csv")
-        log_bytes(run_id, pictures.confusion(found), f"confusion/{found.task}.png")
+        run_files.log_bytes(run_id, pictures.confusion(found), f"confusion/{found.task}.png")
 
 
 def log_comparison(run_id: str, found: compare.Comparison) -> None:
@@ -151,13 +139,13 @@ def log_comparison(run_id: str, found: compare.Comparison) -> None:
     client = mlflow.MlflowClient()
     client.log_dict(run_id, found.to_dict(), "comparison.json")
     client.log_text(run_id, tables.to_csv(found.rows()), "comparison.csv")
-    log_bytes(run_id, pictures.heat_map(found), "comparison.png")
+    run_files.log_bytes(run_id, pictures.heat_map(found), "comparison.png")
 
 
 def record_comparison(found: compare.Comparison) -> str:
     """A comparison in a run of its own, with the versions as parameters; the run's id."""
     name = f"compare {len(found.sources)} sources of {found.base}"
-    with jobs.run(name, "compare", nested=True) as run_id:
+    with runs.run(name, "compare", nested=True) as run_id:
         uris = {f"source.{i}": uri for i, uri in enumerate(found.sources)}
         mlflow.log_params({f"compare.{key}": uri for key, uri in uris.items()})
         mlflow.log_param("compare.base", found.base)
@@ -165,19 +153,11 @@ def record_comparison(found: compare.Comparison) -> str:
     return run_id
 
 
-def has_run(run_id: str) -> bool:
-    """Whether a run is there and not deleted."""
-    try:
-        return bool(mlflow.get_run(run_id).info.lifecycle_stage == LifecycleStage.ACTIVE)
-    except MlflowException:
-        return False
-
-
 def find_study(kind: str, base: str, sources: Sequence[str]) -> str | None:
     """The last finished run that `log_materials` wrote these sources into, in whatever order."""
     found = mlflow.search_runs(
         search_all_experiments=True,
-        filter_string=f"tags.`{registry.TAG_KIND}` = '{kind}' and attributes.status = 'FINISHED'",
+        filter_string=f"tags.`{tag_keys.KIND}` = '{kind}' and attributes.status = 'FINISHED'",
         order_by=["attributes.start_time DESC"],
         output_format="list",
     )
@@ -190,82 +170,18 @@ def find_study(kind: str, base: str, sources: Sequence[str]) -> str | None:
     return None
 
 
-def read_metrics(run_id: str) -> dict[str, float]:
-    """The latest values of a run's metrics."""
-    return dict(mlflow.get_run(run_id).data.metrics)
-
-
 def read_comparison(run_id: str) -> tuple[dict[str, Any], bytes] | None:
     """What `log_comparison` left in a run: the comparison and its heat map; `None` without one."""
-    with registry.workspace() as folder:
-        kept = _files(run_id, folder)
+    with versions.workspace() as folder:
+        kept = run_files.files_of(run_id, folder)
         if "comparison.json" not in kept.list():
             return None
         found: dict[str, Any] = json.loads(kept.file("comparison.json").read_bytes())
         return found, kept.file("comparison.png").read_bytes()
 
 
-def read_text(run_id: str, path: str) -> str | None:
-    """A small file of a run; `None` where it, or the run, is not there."""
-    if not has_run(run_id):
-        return None
-    content = _read(run_id, path)
-    return None if content is None else content.decode()
-
-
 def read_evaluation(run_id: str) -> dict[str, Any] | None:
     """The `evaluation.json` of a run; `None` without one."""
-    content = _read(run_id, EVALUATION)
+    content = run_files.read_bytes(run_id, EVALUATION)
     found: dict[str, Any] | None = None if content is None else json.loads(content)
     return found
-
-
-def _read(run_id: str, path: str) -> bytes | None:
-    """A small file of a run; `None` where it is not there."""
-    with registry.workspace() as folder:
-        kept = _files(run_id, folder)
-        return kept.file(path).read_bytes() if path in kept.list() else None
-
-
-def read_pictures(run_id: str, place: str) -> dict[str, bytes]:
-    """The PNG files in a folder of a run, by their names without suffix, sorted."""
-    with registry.workspace() as folder:
-        kept = _files(run_id, folder)
-        paths = [path for path in kept.list() if Path(path).match(f"{place}/*.png")]
-        return {Path(path).stem: kept.file(path).read_bytes() for path in paths}
-
-
-def _files(run_id: str, folder: Path) -> artifacts.Artifacts:
-    """A run's files; downloads go into the folder."""
-    location = mlflow.get_run(run_id).info.artifact_uri
-    return artifacts.Artifacts(f"the run {run_id}", location, folder)
-
-
-def log_bytes(run_id: str, content: bytes, path: str) -> None:
-    """A file of a run, from memory."""
-    with registry.workspace() as folder:
-        file = folder / Path(path).name
-        file.write_bytes(content)
-        inside = Path(path).parent.as_posix()
-        mlflow.MlflowClient().log_artifact(run_id, str(file), None if inside == "." else inside)
-
-
-def log_files(run_id: str, contents: Mapping[str, bytes], folder: str) -> None:
-    """Files in a folder of a run's artifacts, by their names."""
-    for name, content in contents.items():
-        log_bytes(run_id, content, f"{folder}/{name}")
-
-
-def log_metrics(
-    run_id: str, values: Mapping[str, float], step: int = 0, *, model_id: str | None = None
-) -> None:
-    """All in one request, instead of one each."""
-    mlflow.MlflowClient().log_batch(run_id, metrics=as_metrics(values, step, model_id))
-
-
-def as_metrics(
-    values: Mapping[str, float], step: int = 0, model_id: str | None = None
-) -> list[Metric]:
-    """Metrics by name as MLflow takes them in one request."""
-    now = get_current_time_millis()
-    return [Metric(key, value, now, step, model_id=model_id) for key, value in values.items()]

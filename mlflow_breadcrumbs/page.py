@@ -5,7 +5,8 @@ import functools
 
 import jinja2
 
-from mlflow_breadcrumbs import errors, logbook, pictures, report
+from mlflow_breadcrumbs import errors, pictures, report
+from mlflow_breadcrumbs.registry import run_files
 
 FILE = "report.html"
 
@@ -45,7 +46,7 @@ def log(found: report.Report, page: bytes) -> str:
             f"the run that made {found.uri} is gone, so the page can't be logged to it; "
             "write it with --output FILE.html --no-log"
         )
-    logbook.log_bytes(found.run_id, page, FILE)
+    run_files.log_bytes(found.run_id, page, FILE)
     return f"runs:/{found.run_id}/{FILE}"
 
 

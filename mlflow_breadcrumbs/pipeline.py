@@ -14,22 +14,18 @@ from typing import Any
 from mlflow_breadcrumbs import cache as caches
 from mlflow_breadcrumbs import (
     carry,
-    failures,
     flavor,
     inputs,
-    jobs,
     ledger,
     logbook,
-    records,
     recovery,
-    registration,
-    registry,
     scorecard,
     statement,
 )
 from mlflow_breadcrumbs.engine import backends, checkpoints, merging, recipe
 from mlflow_breadcrumbs.engine.backends import choosing
 from mlflow_breadcrumbs.models import tasks as task_files
+from mlflow_breadcrumbs.registry import aliases, failures, registering, runs, tag_keys, versions
 from mlflow_breadcrumbs.support import canonical, devices, progress
 
 _logger = logging.getLogger(__name__)
@@ -68,7 +64,7 @@ class MergeRequest:
 class MergedVersion:
     """The registered result of a merge."""
 
-    version: records.RegisteredVersion
+    version: versions.RegisteredVersion
     recipe_digest: str
     reused: bool
     """The version existed already; nothing was merged."""
@@ -123,7 +119,7 @@ def merge(request: MergeRequest, show: progress.Progress = progress.silent) -> M
     recorded = [entry.recorded_digest for entry in resolved]
     if found := _find(request, recorded):
         return found
-    with registry.workspace() as folder:
+    with versions.workspace() as folder:
         taken = inputs.open_all(resolved, folder)
         if None in recorded and (found := _find(request, taken.digests)):
             return found
@@ -133,9 +129,9 @@ def merge(request: MergeRequest, show: progress.Progress = progress.silent) -> M
             return _present(request, left)
         tags = _tags(request, taken, asked)
         name = f"merge {request.registered_model}"
-        mark = {registry.TAG_REQUEST_DIGEST: asked}
+        mark = {tag_keys.REQUEST_DIGEST: asked}
         with (
-            jobs.run(name, "merge", tags=mark, nested=True) as run_id,
+            runs.run(name, "merge", tags=mark, nested=True) as run_id,
             ledger.recording("merge", request.registered_model, run_id=run_id) as job,
         ):
             started = _now()
@@ -165,9 +161,9 @@ def _check(request: MergeRequest) -> tuple[str, backends.Backend]:
 
 def check_target(name: str, alias: str | None) -> None:
     """Raise `RegistryError` unless a version can get this name and alias."""
-    registry.check_name(name)
+    versions.check_name(name)
     if alias is not None:
-        registry.check_alias(alias)
+        aliases.check_alias(alias)
 
 
 def _find(request: MergeRequest, digests: Sequence[str | None]) -> MergedVersion | None:
@@ -176,7 +172,7 @@ def _find(request: MergeRequest, digests: Sequence[str | None]) -> MergedVersion
     if request.force or len(known) < len(digests):
         return None
     key = merge_digest(request.recipe, known)
-    found = registration.find_merge(request.registered_model, key)
+    found = registering.find_merge(request.registered_model, key)
     if found is None:
         return None
     _logger.info("%s is this merge already", found.uri)
@@ -184,11 +180,11 @@ def _find(request: MergeRequest, digests: Sequence[str | None]) -> MergedVersion
     return _present(request, found.registered)
 
 
-def _present(request: MergeRequest, version: records.RegisteredVersion) -> MergedVersion:
+def _present(request: MergeRequest, version: versions.RegisteredVersion) -> MergedVersion:
     """A version that was there already as the result, with the alias asked for."""
     if request.alias is not None:
         ledger.set_alias(version.name, request.alias, version.version)
-    metrics = registry.metrics_of(version.run_id)
+    metrics = versions.metrics_of(version.run_id)
     return MergedVersion(version, request.recipe.digest, reused=True, metrics=metrics)
 
 
@@ -291,7 +287,7 @@ def _statement(
             dtypes=checkpoints.float_dtypes(version.weights),
             tasks=version.resolved.tasks,
             weight=weight,
-            licence=registry.licence_of(version.resolved),
+            licence=versions.licence_of(version.resolved),
         )
         for version, digest, weight in zip(taken.everything, taken.digests, weights, strict=True)
     ]
@@ -319,12 +315,12 @@ def _register(
     merged: merging.MergeResult,
     lineage: bytes,
     tags: Mapping[str, str],
-) -> records.RegisteredVersion:
+) -> versions.RegisteredVersion:
     """Log the model, then register it with every tag in one step, then set the alias."""
     tags = {
         **tags,
-        registry.TAG_WEIGHTS_DIGEST: merged.weights_digest,
-        registry.TAG_LINEAGE_DIGEST: canonical.sha256(lineage),
+        tag_keys.WEIGHTS_DIGEST: merged.weights_digest,
+        tag_keys.LINEAGE_DIGEST: canonical.sha256(lineage),
     }
     extra = {statement.FILE: lineage}
     with failures.explained("cannot log the merged model"):
@@ -341,7 +337,7 @@ def _register(
             info = carry.log_model(
                 "model", base=taken.base, weights=merged.output, extra_files=extra, tags=tags
             )
-    version = registration.register(request.registered_model, model_id=info.model_id, tags=tags)
+    version = registering.register(request.registered_model, model_id=info.model_id, tags=tags)
     if request.alias is not None:
         ledger.set_alias(version.name, request.alias, version.version)
     return version
@@ -351,12 +347,12 @@ def _tags(request: MergeRequest, taken: inputs.Inputs, asked: str) -> dict[str, 
     """The version's tags, as far as they are known before the merge."""
     uris = [version.resolved.uri for version in taken.everything]
     tags = _ancestry_tags(request.recipe, uris, taken.digests)
-    tags[registry.TAG_REQUEST_DIGEST] = asked
+    tags[tag_keys.REQUEST_DIGEST] = asked
     if taken.all_heads:
-        tags[registry.TAG_TASK] = ",".join(taken.all_heads)
+        tags[tag_keys.TASK] = ",".join(taken.all_heads)
     if request.force:
-        tags[registry.TAG_FORCED] = "true"
-    registry.check_tags(tags)
+        tags[tag_keys.FORCED] = "true"
+    tag_keys.check(tags)
     return tags
 
 
@@ -370,8 +366,8 @@ def tags_of(lineage: bytes) -> dict[str, str]:
         [entry.weights_digest for entry in entries],
     )
     return tags | {
-        registry.TAG_WEIGHTS_DIGEST: stated.weights_digest,
-        registry.TAG_LINEAGE_DIGEST: canonical.sha256(lineage),
+        tag_keys.WEIGHTS_DIGEST: stated.weights_digest,
+        tag_keys.LINEAGE_DIGEST: canonical.sha256(lineage),
     }
 
 
@@ -381,12 +377,12 @@ def _ancestry_tags(
     """The tags of what went into a merge, base first; one per source, for searching its merges."""
     base, *sources = uris
     return {
-        registry.TAG_KIND: "merge",
-        registry.TAG_RECIPE_DIGEST: settings.digest,
-        registry.TAG_MERGE_DIGEST: merge_digest(settings, digests),
-        registry.TAG_BASE: base,
-        registry.TAG_SOURCES: canonical.dumps(sources).decode(),
-    } | {registry.source_tag(digest): uri for digest, uri in zip(digests[1:], sources, strict=True)}
+        tag_keys.KIND: "merge",
+        tag_keys.RECIPE_DIGEST: settings.digest,
+        tag_keys.MERGE_DIGEST: merge_digest(settings, digests),
+        tag_keys.BASE: base,
+        tag_keys.SOURCES: canonical.dumps(sources).decode(),
+    } | {tag_keys.of_source(digest): uri for digest, uri in zip(digests[1:], sources, strict=True)}
 
 
 def _now() -> datetime.datetime:

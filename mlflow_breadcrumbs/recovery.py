@@ -11,23 +11,15 @@ import mlflow
 from mlflow.entities import LoggedModel, LoggedModelStatus, Run
 from mlflow.exceptions import MlflowException
 
-from mlflow_breadcrumbs import (
-    errors,
-    failures,
-    jobs,
-    ledger,
-    records,
-    registration,
-    registry,
-    statement,
-)
+from mlflow_breadcrumbs import errors, ledger, statement
 from mlflow_breadcrumbs.engine import checkpoints
+from mlflow_breadcrumbs.registry import failures, registering, runs, tag_keys, versions
 from mlflow_breadcrumbs.support import canonical, scratch
 
 _logger = logging.getLogger(__name__)
 
 
-def take_up(name: str, request_digest: str) -> records.RegisteredVersion | None:
+def take_up(name: str, request_digest: str) -> versions.RegisteredVersion | None:
     """Register the model that a stopped job with this request logged, if it is there and whole.
 
     A job that may still be running is left alone.
@@ -42,8 +34,8 @@ def take_up(name: str, request_digest: str) -> records.RegisteredVersion | None:
     client = mlflow.MlflowClient()
     with failures.explained("cannot search for what a stopped job left"):
         models = client.search_logged_models(
-            [jobs.experiment_id()],
-            filter_string=f"tags.`{registry.TAG_REQUEST_DIGEST}` = '{request_digest}'",
+            [runs.experiment_id()],
+            filter_string=f"tags.`{tag_keys.REQUEST_DIGEST}` = '{request_digest}'",
         )
         for model in models:
             run = _find_run(model.source_run_id)
@@ -59,18 +51,18 @@ def take_up(name: str, request_digest: str) -> records.RegisteredVersion | None:
     return None
 
 
-def finish(version: records.RegisteredVersion) -> None:
+def finish(version: versions.RegisteredVersion) -> None:
     """Do what is left of the job that registered a version, if it was stopped before its end."""
     with failures.explained(f"cannot end the run of {version.uri}"):
         if _is_stopped(_find_run(version.run_id)):
             if version.model_id:
-                registration.link(version)
+                registering.link(version)
             _record(version)
             mlflow.MlflowClient().set_terminated(version.run_id, "FINISHED")
             scratch.sweep()
 
 
-def _record(version: records.RegisteredVersion) -> None:
+def _record(version: versions.RegisteredVersion) -> None:
     """See to it that the history says how a version came to be.
 
     An intent that the stopped job left open is settled now that there is the version. A job that
@@ -99,28 +91,28 @@ def _is_stopped(run: Run | None) -> bool:
     """Whether a run's job has ended, but not by its last step."""
     if run is None:
         return False
-    return run.info.status in ("FAILED", "KILLED") or jobs.is_abandoned(run)
+    return run.info.status in ("FAILED", "KILLED") or runs.is_abandoned(run)
 
 
-def _register(name: str, model: LoggedModel) -> records.RegisteredVersion:
+def _register(name: str, model: LoggedModel) -> versions.RegisteredVersion:
     """The version of a model: the one that was made before the job was stopped, or a new one."""
     source = f"models:/{model.model_id}"
-    if made := registration.versions_of(name, source):
-        return registry.resolve(f"models:/{name}/{made[0].version}").registered
+    if made := registering.versions_of(name, source):
+        return versions.resolve(f"models:/{name}/{made[0].version}").registered
     own = {key: value for key, value in model.tags.items() if key.startswith("breadcrumbs.")}
-    return registration.register(name, model_id=model.model_id, tags=own)
+    return registering.register(name, model_id=model.model_id, tags=own)
 
 
 def _is_whole(model: LoggedModel) -> bool:
     """Whether the bytes of a logged model are those that its tags name."""
     try:
-        with registry.workspace() as folder:
-            opened = registry.open_version(registry.resolve(f"models:/{model.model_id}"), folder)
+        with versions.workspace() as folder:
+            opened = versions.open_version(versions.resolve(f"models:/{model.model_id}"), folder)
             weights = checkpoints.weights_digest(opened.weights)
             lineage = canonical.sha256((opened.folder / statement.FILE).read_bytes())
     except (errors.BreadcrumbsError, OSError):
         return False
     return (weights, lineage) == (
-        model.tags.get(registry.TAG_WEIGHTS_DIGEST),
-        model.tags.get(registry.TAG_LINEAGE_DIGEST),
+        model.tags.get(tag_keys.WEIGHTS_DIGEST),
+        model.tags.get(tag_keys.LINEAGE_DIGEST),
     )

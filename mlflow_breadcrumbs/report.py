@@ -4,8 +4,9 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mlflow_breadcrumbs import compare, errors, lineage, logbook, pictures, registry
+from mlflow_breadcrumbs import compare, errors, lineage, logbook, pictures
 from mlflow_breadcrumbs.engine import recipe
+from mlflow_breadcrumbs.registry import run_files, tag_keys, versions
 from mlflow_breadcrumbs.support import progress
 
 STUDIES = ("sweep", "scaling", "blame")
@@ -99,8 +100,8 @@ def gather(uri: str, *, log: bool = True, show: progress.Progress = progress.sil
         RegistryError: there is no such version, or it was not merged by this package.
         IntegrityError: its lineage is not what was registered.
     """
-    resolved = registry.resolve(uri)
-    if resolved.run_id is not None and not logbook.has_run(resolved.run_id):
+    resolved = versions.resolve(uri)
+    if resolved.run_id is not None and not run_files.has_run(resolved.run_id):
         resolved = dataclasses.replace(resolved, run_id=None)
     predicate = _predicate(resolved)
     definition = predicate["buildDefinition"]
@@ -135,8 +136,8 @@ def gather(uri: str, *, log: bool = True, show: progress.Progress = progress.sil
     )
 
 
-def _predicate(resolved: registry.ResolvedVersion) -> dict[str, Any]:
-    if resolved.tags.get(registry.TAG_KIND) != "merge":
+def _predicate(resolved: versions.ResolvedVersion) -> dict[str, Any]:
+    if resolved.tags.get(tag_keys.KIND) != "merge":
         raise errors.RegistryError(
             f"{resolved.uri} was not merged by this package, so there is nothing to report on; "
             "`evaluate` measures any version and `lineage` shows where it comes from"
@@ -161,7 +162,7 @@ def _sources(dependencies: Sequence[Mapping[str, Any]]) -> list[Source]:
 
 
 def _comparison(
-    resolved: registry.ResolvedVersion,
+    resolved: versions.ResolvedVersion,
     merged: Sequence[Source],
     fields: Mapping[str, Any],
     log: bool,
@@ -182,17 +183,17 @@ def _comparison(
 
 
 def _savings(
-    resolved: registry.ResolvedVersion, comparison: Mapping[str, Any] | None
+    resolved: versions.ResolvedVersion, comparison: Mapping[str, Any] | None
 ) -> Savings | None:
     if comparison is None:
         return None
     models, float32 = len(comparison["sources"]), 4
     held = comparison["model_parameters"] * float32
-    metrics = logbook.read_metrics(resolved.run_id) if resolved.run_id else {}
+    metrics = run_files.read_metrics(resolved.run_id) if resolved.run_id else {}
     return Savings(
         models=models,
         stored_before=sum(row["bytes"] for row in comparison["sources"]),
-        stored_after=registry.stored_bytes(resolved),
+        stored_after=versions.stored_bytes(resolved),
         served_before=models * held,
         served_after=held,
         evaluated_before=metrics.get("evaluation_seconds/sources"),
@@ -201,15 +202,15 @@ def _savings(
 
 
 def _studies(
-    resolved: registry.ResolvedVersion, merged: Sequence[Source]
+    resolved: versions.ResolvedVersion, merged: Sequence[Source]
 ) -> dict[str, dict[str, bytes]]:
     base, *sources = (version.uri for version in merged)
     found = {}
     for study in STUDIES:
-        pngs = logbook.read_pictures(resolved.run_id, study) if resolved.run_id else {}
+        pngs = run_files.read_pictures(resolved.run_id, study) if resolved.run_id else {}
         if not pngs and study in BEFORE:
             other = logbook.find_study(study, base, sources)
-            pngs = logbook.read_pictures(other, study) if other else {}
+            pngs = run_files.read_pictures(other, study) if other else {}
         if pngs:
             found[study] = pngs
     return found

@@ -12,8 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mlflow_breadcrumbs import errors, evidence, lineage, registry, statement
+from mlflow_breadcrumbs import errors, evidence, lineage, statement
 from mlflow_breadcrumbs.engine import backends, checkpoints, merging, tolerance
+from mlflow_breadcrumbs.registry import versions
 from mlflow_breadcrumbs.support import progress
 
 _logger = logging.getLogger(__name__)
@@ -75,8 +76,8 @@ def reproduce(
         StatementError: its `lineage.json` is none.
         IntegrityError: `lineage.json`, or the bytes of the base or of a source, were changed.
     """
-    resolved = registry.resolve(uri)
-    with registry.workspace() as folder, contextlib.ExitStack() as stack:
+    resolved = versions.resolve(uri)
+    with versions.workspace() as folder, contextlib.ExitStack() as stack:
         _, stated = lineage.read_statement(resolved)
         base, *sources = (
             stack.enter_context(checkpoints.Checkpoint.open(_find(entry, folder)))
@@ -115,18 +116,18 @@ def _find(stated: statement.Input, folder: Path) -> Path:
         ) from version
     if deleted:
         _logger.warning("%s was deleted; taking the bytes of %s", stated.uri, version.uri)
-    return registry.open_version(version, folder).weights
+    return versions.open_version(version, folder).weights
 
 
 def _compare(
-    resolved: registry.ResolvedVersion,
+    resolved: versions.ResolvedVersion,
     again: merging.MergeResult,
     folder: Path,
     tolerances: Mapping[str, float],
 ) -> tuple[str | None, tuple[tolerance.Difference, ...]]:
     """The digest of the registered weights, and where they differ from the reproduced ones."""
     try:
-        weights = registry.open_version(resolved, folder).weights
+        weights = versions.open_version(resolved, folder).weights
         digest = checkpoints.weights_digest(weights)
     except errors.UnreachableError:
         raise

@@ -13,9 +13,10 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mlflow_breadcrumbs import charts, errors, jobs, logbook, study
+from mlflow_breadcrumbs import charts, errors, logbook, study
 from mlflow_breadcrumbs.charts import METRIC
 from mlflow_breadcrumbs.engine import recipe
+from mlflow_breadcrumbs.registry import run_files, runs
 from mlflow_breadcrumbs.support import progress, tables
 
 PROTOCOLS = ("tuned", "carried")
@@ -76,7 +77,7 @@ def scaling(request: ScalingRequest, show: progress.Progress = progress.silent) 
     name = f"scaling to {len(request.materials.sources)} sources"
     with (
         study.opened(request.materials, show) as bench,
-        jobs.run(name, "scaling", nested=True) as run_id,
+        runs.run(name, "scaling", nested=True) as run_id,
     ):
         settings = {
             f"scaling.{field.name}": getattr(request, field.name)
@@ -189,6 +190,6 @@ def _log(run_id: str, rows: Sequence[Mapping[str, Any]]) -> None:
     """The table, the picture, and the metric at each T as a metric with steps."""
     for row in rows:
         name = f"{row['protocol']}/{row['method']}"
-        logbook.log_metrics(run_id, {name: row[METRIC]}, step=row["sources"])
+        run_files.log_metrics(run_id, {name: row[METRIC]}, step=row["sources"])
     files = {"scaling.png": charts.scaling(rows), "scaling.csv": tables.to_csv(rows).encode()}
-    logbook.log_files(run_id, files, FOLDER)
+    run_files.log_files(run_id, files, FOLDER)

@@ -16,12 +16,13 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 
-from mlflow_breadcrumbs import bench, evaluate, flavor, inputs, registry, scorecard
+from mlflow_breadcrumbs import bench, evaluate, flavor, inputs, scorecard
 from mlflow_breadcrumbs.engine import backends, checkpoints, merging, recipe, writing
 from mlflow_breadcrumbs.engine.backends import choosing
 from mlflow_breadcrumbs.engine.backends.cpu import cpu_backend, decomposing, grid
 from mlflow_breadcrumbs.engine.backends.cpu.masking import Masks
 from mlflow_breadcrumbs.models import heads, image_sets, tasks
+from mlflow_breadcrumbs.registry import versions
 from mlflow_breadcrumbs.support import canonical, devices, progress
 
 KEPT_UPDATES = 1 << 30
@@ -65,7 +66,7 @@ def opened(materials: Materials, show: progress.Progress = progress.silent) -> I
     """
     device = devices.choose_device(materials.device)
     resolved = inputs.resolve(materials.base, materials.sources)
-    with registry.workspace() as folder, contextlib.ExitStack() as stack:
+    with versions.workspace() as folder, contextlib.ExitStack() as stack:
         taken = inputs.open_all(resolved, folder)
         pairs = inputs.plan_evaluation(taken, materials.tasks)
         files = [
@@ -74,7 +75,7 @@ def opened(materials: Materials, show: progress.Progress = progress.silent) -> I
         ]
         with show("check digests", total=len(files), unit="versions") as advance:
             for version, file in zip(taken.everything, files, strict=True):
-                registry.check_digest(version.resolved, checkpoints.weights_digest(file))
+                versions.check_digest(version.resolved, checkpoints.weights_digest(file))
                 advance(1)
         yield Study(materials, device, taken, pairs, files, show)
 

@@ -5,7 +5,8 @@ from typing import Any
 
 import mlflow
 
-from mlflow_breadcrumbs import errors, failures
+from mlflow_breadcrumbs import errors
+from mlflow_breadcrumbs.registry import failures
 
 EVENTS = ("model_version_alias.created", "model_version_alias.deleted")
 NAME = "mlflow-breadcrumbs"

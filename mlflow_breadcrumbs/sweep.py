@@ -12,9 +12,10 @@ from typing import Any
 
 import yaml
 
-from mlflow_breadcrumbs import charts, errors, grids, logbook, pipeline, records, study, sweep_runs
+from mlflow_breadcrumbs import charts, errors, grids, logbook, pipeline, study, sweep_runs
 from mlflow_breadcrumbs.charts import METRIC
 from mlflow_breadcrumbs.engine import recipe
+from mlflow_breadcrumbs.registry import versions
 from mlflow_breadcrumbs.support import canonical, progress, tables
 
 RECIPE_FILE = "best_recipe.yaml"
@@ -60,7 +61,7 @@ class SweepResult:
     """One row per hyperparameter and factor: the metric, and how far it is below the chosen."""
     measured_now: int = 0
     """Recipes that were measured now; the others had been before."""
-    version: records.RegisteredVersion | None = None
+    version: versions.RegisteredVersion | None = None
 
     def best(self, count: int) -> list[Mapping[str, Any]]:
         """The rows of the best recipes, the best one first."""
@@ -313,7 +314,7 @@ def _files(result: SweepResult) -> dict[str, bytes]:
 
 def _register(
     request: SweepRequest, chosen: recipe.MergeRecipe, show: progress.Progress
-) -> records.RegisteredVersion:
+) -> versions.RegisteredVersion:
     """The merge by the chosen recipe, through the main flow."""
     materials = request.materials
     return pipeline.merge(

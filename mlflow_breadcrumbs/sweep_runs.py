@@ -8,8 +8,9 @@ from typing import Any
 import mlflow
 from mlflow.entities import Param, RunTag
 
-from mlflow_breadcrumbs import logbook, registry
+from mlflow_breadcrumbs import logbook
 from mlflow_breadcrumbs.engine import recipe
+from mlflow_breadcrumbs.registry import run_files, tag_keys
 
 TAG_SWEEP_DIGEST = "breadcrumbs.sweep_digest"
 TAG_PARENT = "mlflow.parentRunId"
@@ -52,7 +53,7 @@ def parent(name: str, digest: str) -> Iterator[Parent]:
     """
     found = mlflow.search_runs(
         filter_string=f"tags.`{TAG_SWEEP_DIGEST}` = '{digest}' "
-        f"and tags.`{registry.TAG_KIND}` = '{KIND_SWEEP}'",
+        f"and tags.`{tag_keys.KIND}` = '{KIND_SWEEP}'",
         output_format="list",
     )
     found.sort(key=lambda run: run.info.start_time)
@@ -63,7 +64,7 @@ def parent(name: str, digest: str) -> Iterator[Parent]:
     known = found[0].info.run_id if found else None
     nested = mlflow.active_run() is not None
     with mlflow.start_run(run_id=known, run_name=None if known else name, nested=nested) as run:
-        mlflow.set_tags({registry.TAG_KIND: KIND_SWEEP, TAG_SWEEP_DIGEST: digest})
+        mlflow.set_tags({tag_keys.KIND: KIND_SWEEP, TAG_SWEEP_DIGEST: digest})
         yield Parent(run.info.run_id, run.info.experiment_id, finished=False)
 
 
@@ -72,11 +73,11 @@ def trials(parent: Parent) -> dict[str, Trial]:
     found = mlflow.search_runs(
         experiment_ids=[parent.experiment_id],
         filter_string=f"tags.`{TAG_PARENT}` = '{parent.run_id}' "
-        f"and tags.`{registry.TAG_KIND}` = '{KIND_TRIAL}'",
+        f"and tags.`{tag_keys.KIND}` = '{KIND_TRIAL}'",
         output_format="list",
     )
     return {
-        run.data.tags[registry.TAG_RECIPE_DIGEST]: Trial(
+        run.data.tags[tag_keys.RECIPE_DIGEST]: Trial(
             run.info.run_id, dict(run.data.metrics), run.info.status == "FINISHED"
         )
         for run in found
@@ -104,9 +105,9 @@ def save(
     """
     client = mlflow.MlflowClient()
     run_id = earlier.run_id if earlier else _create(client, parent, settings)
-    tags = [RunTag(registry.TAG_WEIGHTS_DIGEST, weights_digest)] if weights_digest else []
+    tags = [RunTag(tag_keys.WEIGHTS_DIGEST, weights_digest)] if weights_digest else []
     params = [Param(key, value) for key, value in logbook.recipe_params(settings).items()]
-    client.log_batch(run_id, logbook.as_metrics(metrics), params, tags)
+    client.log_batch(run_id, run_files.as_metrics(metrics), params, tags)
     if finished:
         client.set_terminated(run_id, "FINISHED")
     return Trial(run_id, {**(earlier.metrics if earlier else {}), **metrics}, finished)
@@ -123,8 +124,8 @@ def log_outcome(
     values = {f"validation/{name}": validation[name] for name in averages} | dict(test)
     mlflow.MlflowClient().log_batch(
         parent.run_id,
-        logbook.as_metrics(values),
-        tags=[RunTag(registry.TAG_RECIPE_DIGEST, chosen.digest)],
+        run_files.as_metrics(values),
+        tags=[RunTag(tag_keys.RECIPE_DIGEST, chosen.digest)],
     )
 
 
@@ -135,8 +136,8 @@ def _create(client: Any, parent: Parent, settings: recipe.MergeRecipe) -> str:
         run_name=name,
         tags={
             TAG_PARENT: parent.run_id,
-            registry.TAG_KIND: KIND_TRIAL,
-            registry.TAG_RECIPE_DIGEST: settings.digest,
+            tag_keys.KIND: KIND_TRIAL,
+            tag_keys.RECIPE_DIGEST: settings.digest,
         },
     )
     run_id: str = run.info.run_id
@@ -145,7 +146,7 @@ def _create(client: Any, parent: Parent, settings: recipe.MergeRecipe) -> str:
 
 def save_result(parent: Parent, result: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
     """The pictures, tables and the recipe of a sweep, then its result, which says: it is done."""
-    logbook.log_files(parent.run_id, files, FOLDER)
+    run_files.log_files(parent.run_id, files, FOLDER)
     mlflow.MlflowClient().log_dict(parent.run_id, dict(result), f"{FOLDER}/{RESULT}")
 
 

@@ -8,7 +8,8 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from mlflow_breadcrumbs import errors, ledger, registry, verify
+from mlflow_breadcrumbs import errors, ledger, verify
+from mlflow_breadcrumbs.registry import versions
 from mlflow_breadcrumbs.support import canonical
 
 _logger = logging.getLogger(__name__)
@@ -27,7 +28,7 @@ def verified(reports: Sequence[verify.Report]) -> None:
 
 def exported(uri: str, form: str, content: str) -> None:
     """Keep that a version's lineage was exported, and the digest of what was handed out."""
-    pinned = registry.resolve(uri).uri
+    pinned = versions.resolve(uri).uri
     digest = canonical.sha256(content.encode())
     _try(lambda: _note("export", pinned, format=form, content_digest=digest))
 

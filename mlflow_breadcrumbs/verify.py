@@ -10,7 +10,8 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
-from mlflow_breadcrumbs import errors, evidence, ledger, pipeline, registry, signing, statement
+from mlflow_breadcrumbs import errors, evidence, ledger, pipeline, signing, statement
+from mlflow_breadcrumbs.registry import tag_keys, versions
 from mlflow_breadcrumbs.support import canonical, progress
 
 Status = Literal["ok", "changed", "missing", "unknown"]
@@ -95,7 +96,7 @@ def verify(
         SigningError: the key can't be read.
     """
     fault = signing.verifier(key) if key is not None else None
-    resolved = registry.resolve(uri)
+    resolved = versions.resolve(uri)
     with evidence.collector(show, fault) as collector:
         return judge(collector.gather(resolved), _walk(), signed=fault is not None)
 
@@ -137,7 +138,7 @@ def _report(
     signed: bool,
 ) -> Report:
     try:
-        resolved = registry.resolve(uri)
+        resolved = versions.resolve(uri)
     except errors.UnreachableError:
         raise
     except errors.RegistryError as error:
@@ -167,7 +168,7 @@ def judge(
         chain: what the walk through the ledger found.
         signed: whether there must be a signature.
     """
-    kind = "merge" if found.is_merge else found.resolved.tags.get(registry.TAG_KIND, "unknown")
+    kind = "merge" if found.is_merge else found.resolved.tags.get(tag_keys.KIND, "unknown")
     checks = tuple(check for examine in EXAMINERS for check in examine(found))
     checks += tuple(check_ledger(found, chain))
     if signed:
@@ -198,7 +199,7 @@ def examine_lineage(found: evidence.Evidence) -> Iterator[Check]:
     if isinstance(found.lineage, errors.BreadcrumbsError):
         yield Check("lineage.json", "missing", str(found.lineage))
         return
-    recorded = found.resolved.tags.get(registry.TAG_LINEAGE_DIGEST)
+    recorded = found.resolved.tags.get(tag_keys.LINEAGE_DIGEST)
     yield _compare("lineage.json", recorded, canonical.sha256(found.lineage))
     if isinstance(found.stated, errors.BreadcrumbsError):
         yield Check("lineage.json's schema", "changed", str(found.stated))
@@ -213,10 +214,10 @@ def examine_tags(found: evidence.Evidence) -> Iterator[Check]:
     expected = pipeline.tags_of(found.lineage)
     for key, value in expected.items():
         # A source's key holds a digest; its value, the URI, reads better.
-        name = f"tag for {value}" if key.startswith(registry.source_tag("")) else f"tag {key}"
+        name = f"tag for {value}" if key.startswith(tag_keys.of_source("")) else f"tag {key}"
         yield _compare_tag(name, value, found.resolved.tags.get(key))
     for key in sorted(set(found.resolved.tags) - set(expected)):
-        if key.startswith(registry.source_tag("")):
+        if key.startswith(tag_keys.of_source("")):
             yield Check(f"tag {key}", "changed", "lineage.json names no such source")
     if isinstance(found.model_tags, errors.BreadcrumbsError):
         yield Check("tags of the logged model", "unknown", str(found.model_tags))
@@ -237,7 +238,7 @@ def examine_heads(found: evidence.Evidence) -> Iterator[Check]:
     if isinstance(contents.heads, errors.BreadcrumbsError):
         yield Check("heads", "changed", str(contents.heads))
         return
-    yield _compare_tasks(found.resolved.tags.get(registry.TAG_TASK, ""), contents.heads)
+    yield _compare_tasks(found.resolved.tags.get(tag_keys.TASK, ""), contents.heads)
     if not found.sources:
         return
     theirs: dict[str, set[str]] = {}
@@ -285,7 +286,7 @@ def examine_run(found: evidence.Evidence) -> Iterator[Check]:
         return
     if found.resolved.run_id != stated.run_id:
         yield Check("run", "changed", f"{found.resolved.run_id}, but lineage says {stated.run_id}")
-    elif run.tags.get(registry.TAG_RECIPE_DIGEST) != stated.settings.digest:
+    elif run.tags.get(tag_keys.RECIPE_DIGEST) != stated.settings.digest:
         yield Check("run", "changed", "its recipe digest is not that of lineage.json")
     else:
         yield Check("run", "ok", "deleted in MLflow, and not yet purged" if run.deleted else "")
@@ -384,7 +385,7 @@ def _compare_tag(name: str, expected: str, found: str | None) -> Check:
 
 def _compare_tasks(tag: str, heads: Mapping[str, str]) -> Check:
     named = {task for task in tag.split(",") if task}
-    name = f"tag {registry.TAG_TASK}"
+    name = f"tag {tag_keys.TASK}"
     if named == set(heads):
         return Check(name, "ok")
     carried = ", ".join(sorted(heads)) or "none"

@@ -28,9 +28,10 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from safetensors.torch import save_file
 
-from mlflow_breadcrumbs import importer, pipeline, registry
+from mlflow_breadcrumbs import importer, pipeline
 from mlflow_breadcrumbs.engine import checkpoints, recipe
 from mlflow_breadcrumbs.models import architecture, heads, tasks
+from mlflow_breadcrumbs.registry import versions
 
 torch.set_num_threads(2)
 os.environ.setdefault("MLFLOW_DISABLE_AUTO_LOGGING", "true")
@@ -310,7 +311,7 @@ class Family(Zoo):
 
     def file(self, uri: str, name: str = "open_clip_model.safetensors") -> Path:
         """A file of a version in the store."""
-        return Path(registry.resolve(uri).location.removeprefix("file://")) / name
+        return Path(versions.resolve(uri).location.removeprefix("file://")) / name
 
 
 def merge_family(zoo: Zoo) -> Family:

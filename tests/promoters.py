@@ -17,9 +17,10 @@ from pathlib import Path
 import faults
 import mlflow
 
-from mlflow_breadcrumbs import ledger, registry
+from mlflow_breadcrumbs import ledger
 from mlflow_breadcrumbs.ledger import events, stores
 from mlflow_breadcrumbs.promotion import promote, rollback  # noqa: F401
+from mlflow_breadcrumbs.registry import aliases
 
 BOUNDARIES = {
     faults.trackings.SqlAlchemyStore: (
@@ -73,7 +74,7 @@ def state():
     )
     verdict = ledger.verify()
     return {
-        "at": registry.alias_version(NAME, ALIAS),
+        "at": aliases.version_at(NAME, ALIAS),
         "moves": [[m.before, m.after, m.cause] for m in ledger.alias_changes(NAME, ALIAS)],
         "decisions": [
             [event.kind, event.phase, event.details.get("verdict")]

@@ -2,7 +2,7 @@
 
 import mlflow
 
-from mlflow_breadcrumbs import registry
+from mlflow_breadcrumbs.registry import tag_keys
 from mlflow_breadcrumbs.support import canonical
 
 
@@ -12,11 +12,11 @@ def version(name, *, base=None, sources=(), source="nowhere", **tags):
     if not client.search_registered_models(f"name = '{name}'"):
         client.create_registered_model(name)
     kind = "merge" if sources else "finetune" if base else "import"
-    made = {registry.TAG_KIND: kind, registry.TAG_WEIGHTS_DIGEST: f"sha256:{name}"}
+    made = {tag_keys.KIND: kind, tag_keys.WEIGHTS_DIGEST: f"sha256:{name}"}
     if base:
-        made[registry.TAG_BASE] = base
+        made[tag_keys.BASE] = base
     if sources:
-        made[registry.TAG_SOURCES] = canonical.dumps(list(sources)).decode()
+        made[tag_keys.SOURCES] = canonical.dumps(list(sources)).decode()
     found = client.create_model_version(name, source, tags=made | tags)
     return f"models:/{name}/{found.version}"
 

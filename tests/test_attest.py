@@ -17,9 +17,10 @@ from cyclonedx.validation.json import JsonStrictValidator
 from openlineage.client import event_v2
 from prov import model as prov_model
 
-from mlflow_breadcrumbs import attest, cli, errors, registry, statement
+from mlflow_breadcrumbs import attest, cli, errors, statement
 from mlflow_breadcrumbs.attest import facts
 from mlflow_breadcrumbs.commands import evidence as commands
+from mlflow_breadcrumbs.registry import versions
 
 
 def run(*arguments):
@@ -298,6 +299,6 @@ def test_keys_that_are_none(family, keys, tmp_path):
         assert result.exit_code == 1
         assert f"cannot sign with the key {key}" in result.stderr
     for key in (text, tmp_path / "none.pem", keys / "ours"):
-        result = run("verify", registry.resolve(family.merged).uri, "--key", key)
+        result = run("verify", versions.resolve(family.merged).uri, "--key", key)
         assert result.exit_code == 1
         assert f"cannot verify with the key {key}" in result.stderr

@@ -6,8 +6,9 @@ import mlflow
 import pytest
 import torch
 
-from mlflow_breadcrumbs import attest, errors, pipeline, registry, reproduce, verify
+from mlflow_breadcrumbs import attest, errors, pipeline, reproduce, verify
 from mlflow_breadcrumbs.engine import recipe
+from mlflow_breadcrumbs.registry import versions
 
 transformers = pytest.importorskip("transformers")
 
@@ -58,9 +59,9 @@ def test_transformers_versions_are_merged_from_their_safetensors(store):
         first, *others = (model.state_dict()[name] for model in (base, *tuned))
         expected = first + sum(other - first for other in others)
         torch.testing.assert_close(tensor, expected, atol=1e-6, rtol=0)
-    resolved = registry.resolve("models:/merged/1")
-    with registry.workspace() as folder:
-        opened = registry.open_version(resolved, folder)
+    resolved = versions.resolve("models:/merged/1")
+    with versions.workspace() as folder:
+        opened = versions.open_version(resolved, folder)
         assert opened.flavor == "transformers"
         lineage = json.loads((opened.folder / "lineage.json").read_bytes())
         assert lineage["subject"][0]["name"] == str(opened.weights.relative_to(opened.folder))

@@ -6,8 +6,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from mlflow_breadcrumbs import difference, errors, pipeline, registry
+from mlflow_breadcrumbs import difference, errors, pipeline
 from mlflow_breadcrumbs.engine import recipe
+from mlflow_breadcrumbs.registry import versions
 
 
 def merge(zoo, sources, alpha):
@@ -50,7 +51,7 @@ def test_two_merges_differ_in_sources_recipe_metrics_and_weights(zoo):
 
 def opened(path, tensors):
     save_file(tensors, path)
-    return registry.OpenedVersion(None, path, "breadcrumbs", path.parent)
+    return versions.OpenedVersion(None, path, "breadcrumbs", path.parent)
 
 
 def test_the_distance_is_the_norm_of_the_difference_per_group(tmp_path):

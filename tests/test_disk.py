@@ -6,8 +6,9 @@ import tempfile
 import mlflow
 import pytest
 
-from mlflow_breadcrumbs import errors, jobs, pipeline
+from mlflow_breadcrumbs import errors, pipeline
 from mlflow_breadcrumbs.engine import recipe
+from mlflow_breadcrumbs.registry import runs
 
 
 @pytest.fixture
@@ -41,8 +42,8 @@ def refused(zoo, error, words):
     client = mlflow.MlflowClient()
     assert not client.search_model_versions("name = 'merged'")
     kind = "tags.`breadcrumbs.kind` = 'merge'"
-    assert not client.search_logged_models([jobs.experiment_id()], filter_string=kind)
-    failed = client.search_runs([jobs.experiment_id()], kind)
+    assert not client.search_logged_models([runs.experiment_id()], filter_string=kind)
+    failed = client.search_runs([runs.experiment_id()], kind)
     assert {run.info.status for run in failed} <= {"FAILED"}
 
 

@@ -2,7 +2,8 @@
 
 import pytest
 
-from mlflow_breadcrumbs import drawing, graph
+from mlflow_breadcrumbs import drawing
+from mlflow_breadcrumbs.registry import graph
 
 
 def version(uri, **changes):

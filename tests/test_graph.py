@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_drawing import version
 
-from mlflow_breadcrumbs import graph
+from mlflow_breadcrumbs.registry import graph
 
 PAIRS = st.lists(st.tuples(st.integers(0, 7), st.integers(0, 7)), max_size=20, unique=True)
 

@@ -11,8 +11,9 @@ import mlflow
 import pytest
 import registered
 
-from mlflow_breadcrumbs import errors, ledger, registry
+from mlflow_breadcrumbs import errors, ledger
 from mlflow_breadcrumbs.ledger import alias_moves, events, journal, stores
+from mlflow_breadcrumbs.registry import aliases
 
 FORK = multiprocessing.get_context("fork")
 
@@ -26,7 +27,7 @@ def three(store, ledger_uri):
 
 
 def at(alias="champion"):
-    return registry.alias_version("m", alias)
+    return aliases.version_at("m", alias)
 
 
 def told():
@@ -89,11 +90,11 @@ def test_an_alias_that_was_changed_in_mlflow_itself_is_told_as_that(three):
 
 
 def test_a_change_in_mlflow_while_it_is_moved_is_no_success(three, monkeypatch):
-    def overtaken(name, alias, version, set_alias=registry.set_alias):
+    def overtaken(name, alias, version, set_alias=aliases.point):
         set_alias(name, alias, version)
         directly("3")
 
-    monkeypatch.setattr(registry, "set_alias", overtaken)
+    monkeypatch.setattr(aliases, "point", overtaken)
     with pytest.raises(errors.RaceError, match="was moved to version 2, and is at version 3 now"):
         ledger.move(three, "champion", "2", because="promote", expected=None)
     phase, details = told()[-1]
@@ -156,7 +157,7 @@ def test_one_that_was_given_up_is_settled_by_where_the_alias_stands(
 def killed(before):
     """Move the alias in a process that is killed there."""
     if before:
-        registry.set_alias = lambda *arguments: os.kill(os.getpid(), signal.SIGKILL)
+        aliases.point = lambda *arguments: os.kill(os.getpid(), signal.SIGKILL)
     else:
         journal._finish = lambda *arguments: os.kill(os.getpid(), signal.SIGKILL)
     ledger.move("m", "champion", "1", because="promote", expected=None)
@@ -181,7 +182,7 @@ def held(ready):
         ready.set()
         time.sleep(60)
 
-    registry.set_alias = slowly
+    aliases.point = slowly
     ledger.move("m", "champion", "1", because="promote")
 
 
@@ -202,12 +203,12 @@ def test_a_live_process_is_waited_for_until_it_is_gone(three):
 
 
 def test_an_interruption_leaves_the_outcome_to_be_found_out(three, monkeypatch):
-    def interrupted(name, alias, version, set_alias=registry.set_alias):
+    def interrupted(name, alias, version, set_alias=aliases.point):
         set_alias(name, alias, version)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(registry, "set_alias", interrupted)
+        patch.setattr(aliases, "point", interrupted)
         with pytest.raises(KeyboardInterrupt):
             ledger.move(three, "champion", "1", because="promote")
     assert [said for said, _ in told()] == ["intent"]
@@ -225,7 +226,7 @@ def test_a_server_that_is_gone_is_asked_again_later(three, monkeypatch):
         def gone(name, alias):
             raise errors.UnreachableError("no answer")
 
-        patch.setattr(registry, "alias_version", gone)
+        patch.setattr(aliases, "version_at", gone)
         assert journal.settle() == 0
     assert journal.settle() == 1
 

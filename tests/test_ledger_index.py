@@ -6,8 +6,9 @@ import mlflow
 import pytest
 import registered
 
-from mlflow_breadcrumbs import catalog, ledger, registry
+from mlflow_breadcrumbs import ledger
 from mlflow_breadcrumbs.ledger import index, schema, stores
+from mlflow_breadcrumbs.registry import catalog, tag_keys
 
 
 def counts(synced):
@@ -48,7 +49,7 @@ def test_only_a_full_sync_finds_deleted_versions_and_changed_tags(versions, monk
     ledger.sync()
     client = mlflow.MlflowClient()
     client.delete_model_version("merged", "5")
-    client.set_model_version_tag("merged", "4", registry.TAG_SOURCES, f'["{versions[1]}"]')
+    client.set_model_version_tag("merged", "4", tag_keys.SOURCES, f'["{versions[1]}"]')
     monkeypatch.setattr(index, "OVERLAP", -1)
     assert counts(ledger.sync()) == (0, 0, 0)
     assert counts(ledger.sync(full=True)) == (0, 1, 1)
@@ -77,9 +78,9 @@ def test_a_cycle_in_the_tags_ends(store, ledger_uri):
 
 
 def test_a_damaged_tag_falls_back_to_the_tag_of_each_source(store, ledger_uri, caplog):
-    tags = {registry.source_tag("sha256:a"): "models:/a/1"}
+    tags = {tag_keys.of_source("sha256:a"): "models:/a/1"}
     uri = registered.version("one", sources=("models:/a/1",), **tags)
-    mlflow.MlflowClient().set_model_version_tag("one", "1", registry.TAG_SOURCES, "[nonsense")
+    mlflow.MlflowClient().set_model_version_tag("one", "1", tag_keys.SOURCES, "[nonsense")
     ledger.sync()
     assert [edge.parent for edge in ledger.ancestry(uri).parents(uri)] == ["models:/a/1"]
     assert "models:/one/1: the tag breadcrumbs.sources is damaged" in caplog.text

@@ -7,9 +7,10 @@ import signal
 import mlflow
 import pytest
 
-from mlflow_breadcrumbs import errors, evaluation, ledger, pipeline, records, registry
+from mlflow_breadcrumbs import errors, evaluation, ledger, pipeline
 from mlflow_breadcrumbs.engine import recipe
 from mlflow_breadcrumbs.ledger import events, journal, stores
+from mlflow_breadcrumbs.registry import tag_keys, versions
 
 RECIPE = recipe.MergeRecipe.from_method("breadcrumbs", sources=2)
 
@@ -31,9 +32,9 @@ def register(name, run_id):
     if not client.search_registered_models(f"name = '{name}'"):
         client.create_registered_model(name)
     made = client.create_model_version(
-        name, "nowhere", run_id, tags={registry.TAG_WEIGHTS_DIGEST: "sha256:1"}
+        name, "nowhere", run_id, tags={tag_keys.WEIGHTS_DIGEST: "sha256:1"}
     )
-    return records.RegisteredVersion(
+    return versions.RegisteredVersion(
         name, str(made.version), f"models:/{name}/{made.version}", run_id, "", "sha256:1"
     )
 

@@ -5,9 +5,10 @@ import mlflow
 import postgres
 import pytest
 
-from mlflow_breadcrumbs import catalog, ledger, lineage, pipeline
+from mlflow_breadcrumbs import ledger, lineage, pipeline
 from mlflow_breadcrumbs.engine import recipe
 from mlflow_breadcrumbs.ledger import schema, stores
+from mlflow_breadcrumbs.registry import catalog
 
 NAME = "thirty"
 

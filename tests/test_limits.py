@@ -7,8 +7,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from mlflow_breadcrumbs import errors, lineage, pipeline, registry
+from mlflow_breadcrumbs import errors, lineage, pipeline
 from mlflow_breadcrumbs.engine import recipe
+from mlflow_breadcrumbs.registry import tag_keys, versions
 from mlflow_breadcrumbs.support import canonical
 
 NAME = "a name of fifty characters, so that the list grows "
@@ -50,19 +51,19 @@ def test_two_hundred_sources_and_a_pattern_of_ten_thousand_characters(store, tmp
     text = mlflow.artifacts.load_text(f"{run.info.artifact_uri}/recipe.json")
     assert json.loads(text) == settings.to_dict()
 
-    tags = registry.resolve(made.uri).tags
+    tags = versions.resolve(made.uri).tags
     assert len(tags["breadcrumbs.sources"]) > 8000  # what a run's tag would keep of it
     assert json.loads(tags["breadcrumbs.sources"]) == sources
     assert sum(key.startswith("breadcrumbs.source/") for key in tags) == 200
     own = {key: value for key, value in tags.items() if key != "breadcrumbs.ledger_head"}
-    assert dict(registry.resolve(f"models:/{made.model_id}").tags).items() >= own.items()
+    assert dict(versions.resolve(f"models:/{made.model_id}").tags).items() >= own.items()
     parents = lineage.tree(made.uri).parents
     assert [parent.uri for parent in parents] == [base, *sources]
     assert pipeline.merge(request).reused
 
 
 def test_a_tag_that_is_too_long_stops_the_merge():
-    registry.check_tags({"breadcrumbs.sources": "x" * 100_000})
+    tag_keys.check({"breadcrumbs.sources": "x" * 100_000})
     words = "breadcrumbs.sources would have 100001 characters, and MLflow keeps 100000; merge fewer"
     with pytest.raises(errors.RegistryError, match=words):
-        registry.check_tags({"breadcrumbs.sources": "x" * 100_001})
+        tag_keys.check({"breadcrumbs.sources": "x" * 100_001})

@@ -16,7 +16,6 @@ from mlflow_breadcrumbs import (
     cli,
     errors,
     pipeline,
-    registry,
     reproduce,
     scaling,
     statement,
@@ -25,6 +24,7 @@ from mlflow_breadcrumbs import (
 )
 from mlflow_breadcrumbs.engine import recipe, tolerance
 from mlflow_breadcrumbs.engine.backends import singular
+from mlflow_breadcrumbs.registry import versions
 from mlflow_breadcrumbs.support import canonical
 
 METHODS = ("tsv_m", "iso_c")
@@ -85,7 +85,7 @@ def test_a_version_is_merged_verified_and_reproduced(zoo, method):
 
 
 def parsed(zoo, uri):
-    path = conftest.Path(registry.resolve(uri).location.removeprefix("file://"))
+    path = conftest.Path(versions.resolve(uri).location.removeprefix("file://"))
     return statement.parse((path / statement.FILE).read_bytes())
 
 

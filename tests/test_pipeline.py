@@ -14,9 +14,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from mlflow_breadcrumbs import errors, importer, pipeline, registry
+from mlflow_breadcrumbs import errors, importer, pipeline
 from mlflow_breadcrumbs.engine import checkpoints, files, recipe
 from mlflow_breadcrumbs.models import tasks
+from mlflow_breadcrumbs.registry import tag_keys, versions
 from mlflow_breadcrumbs.support import canonical
 
 RECIPE = recipe.MergeRecipe.from_method("breadcrumbs", sources=3, alpha=1.0)
@@ -67,8 +68,8 @@ def test_a_merge_is_registered_with_all_that_the_contract_names(zoo):
     assert json.loads(tags["breadcrumbs.sources"]) == list(zoo.sources)
     assert tags["breadcrumbs.task"] == "colours,tints,hues"
     for source in zoo.sources:
-        digest = registry.resolve(source).recorded_digest
-        key = registry.source_tag(digest)
+        digest = versions.resolve(source).recorded_digest
+        key = tag_keys.of_source(digest)
         assert tags[key] == source
         (hit,) = client.search_model_versions(f"tags.`{key}` = '{source}'")
         assert hit.name == "merged"
@@ -89,7 +90,7 @@ def test_a_merge_is_registered_with_all_that_the_contract_names(zoo):
         "base": zoo.base,
         **{f"source.{i}": uri for i, uri in enumerate(zoo.sources)},
     }
-    everything = [registry.resolve(uri).model_id for uri in (zoo.base, *zoo.sources)]
+    everything = [versions.resolve(uri).model_id for uri in (zoo.base, *zoo.sources)]
     assert {entry.model_id for entry in run.inputs.model_inputs} == set(everything)
     (output,) = run.outputs.model_outputs
     assert found.source == f"models:/{output.model_id}"
@@ -147,7 +148,7 @@ def test_the_merged_artifact_is_open_clips_own_layout_with_lineage(zoo, tmp_path
     entries = [d for d in definition["resolvedDependencies"] if d["annotations"]["role"] != "code"]
     assert [entry["uri"] for entry in entries] == [zoo.base, *zoo.sources]
     for entry in entries:
-        recorded = registry.resolve(entry["uri"]).recorded_digest
+        recorded = versions.resolve(entry["uri"]).recorded_digest
         assert f"sha256:{entry['digest']['weightsSha256']}" == recorded
     products = lineage["predicate"]["runDetails"]["byproducts"]
     assert [product["name"] for product in products[1:]] == [
@@ -377,7 +378,7 @@ def test_bytes_that_were_overwritten(filled, store, tmp_path):
     import conftest
 
     zoo = conftest.fill(tmp_path, store)
-    location = registry.resolve(zoo.sources[0]).location
+    location = versions.resolve(zoo.sources[0]).location
     weights = Path(location.removeprefix("file://")) / "open_clip_model.safetensors"
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
@@ -406,7 +407,7 @@ def test_names_that_mlflow_refuses(zoo, name, words):
 @pytest.mark.parametrize("name", ["with space", "größe ✓", "100%", "a%20b", "q?x=1", "it's"])
 def test_names_that_look_odd_work_throughout(zoo, name):
     result = pipeline.merge(request(zoo, registered_model=name, tasks=None))
-    assert registry.resolve(f"models:/{name}/1").recorded_digest == result.version.weights_digest
+    assert versions.resolve(f"models:/{name}/1").recorded_digest == result.version.weights_digest
     assert pipeline.merge(request(zoo, registered_model=name, tasks=None)).reused
     onward = request(zoo, sources=(f"models:/{name}/1", zoo.sources[0]), tasks=None)
     assert pipeline.merge(onward).version.uri == "models:/merged/1"

@@ -11,9 +11,10 @@ import yaml
 from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
-from mlflow_breadcrumbs import cli, errors, evaluation, ledger, pipeline, registry
+from mlflow_breadcrumbs import cli, errors, evaluation, ledger, pipeline
 from mlflow_breadcrumbs.engine import recipe
 from mlflow_breadcrumbs.promotion import approvals, gathering, policies, promote
+from mlflow_breadcrumbs.registry import aliases, tag_keys, versions
 
 NOW = datetime.datetime.now(datetime.UTC)
 LET_THROUGH = "average_normalized_accuracy: 0"
@@ -46,7 +47,7 @@ def merge(zoo, alpha, tasks=True):
 
 
 def at(alias="champion"):
-    return registry.alias_version("merged", alias)
+    return aliases.version_at("merged", alias)
 
 
 def events(kind):
@@ -67,7 +68,7 @@ def test_a_first_promotion_and_all_that_it_leaves(family):
     assert run.data.tags["breadcrumbs.decision"] == "promoted"
     assert run.data.tags["breadcrumbs.kind"] == "promotion"
     assert run.data.params["policy_digest"] == decision.policy_digest
-    assert run.data.params["weights_digest"] == registry.resolve(family.merged).recorded_digest
+    assert run.data.params["weights_digest"] == versions.resolve(family.merged).recorded_digest
     assert run.data.metrics["rules_passed"] == len(decision.verdict.rules)
     assert "average_normalized_accuracy" in run.data.metrics
     kept = Path(mlflow.artifacts.download_artifacts(run_id=decision.run_id))
@@ -212,7 +213,7 @@ def test_evidence_on_other_weights_does_not_count(measured):
     client.set_tag(run_id, "breadcrumbs.weights_digest", kept["weights_digest"])
     decision = decide(uri, "tasks: {colours: {accuracy: 0}}")
     assert decision.result == "refused"
-    facts = gathering.gather(registry.resolve(uri), policies.parse(LET_THROUGH), None)
+    facts = gathering.gather(versions.resolve(uri), policies.parse(LET_THROUGH), None)
     assert facts.set_aside == (f"run {run_id} measured other weights, sha256:other",)
 
 
@@ -270,7 +271,7 @@ def test_a_lineage_that_was_changed_is_no_evidence(family):
     path.write_bytes(path.read_bytes().replace(b'"accuracy":', b'"accuracy": '))
     assert f"the lineage.json of {family.merged} was changed after it was registered" in str(
         gathering.gather(
-            registry.resolve(family.merged), policies.parse(LET_THROUGH), None
+            versions.resolve(family.merged), policies.parse(LET_THROUGH), None
         ).set_aside
     )
     assert decide(family.merged, LET_THROUGH).result == "refused"
@@ -317,7 +318,7 @@ def test_weights_that_were_changed_are_not_measured_either(family):
 
 
 def test_a_task_cannot_be_edited_away(family):
-    mlflow.MlflowClient().set_model_version_tag("merged", "1", registry.TAG_TASK, "tints")
+    mlflow.MlflowClient().set_model_version_tag("merged", "1", tag_keys.TASK, "tints")
     decision = decide(family.merged, 'tasks: {"*": {accuracy: 0}}')
     assert rule(decision, "accuracy/colours").verdict == "passed"
 
@@ -337,7 +338,7 @@ def test_an_interruption_after_the_alias_was_moved_is_settled_as_promoted(family
     said = [event.details for event in events("promotion") if event.phase == "done"]
     assert [entry["verdict"] for entry in said] == ["promoted", "promoted"]
     assert (said[0]["settled"], said[0]["version"]) == (True, "1")
-    assert "breadcrumbs.promoted/champion" in registry.resolve(family.merged).tags
+    assert "breadcrumbs.promoted/champion" in versions.resolve(family.merged).tags
 
 
 @pytest.fixture
@@ -392,7 +393,7 @@ def test_approvals_are_counted_withdrawn_and_bound_to_the_weights(family, person
 
 
 def test_makers_are_found_by_the_run_where_the_ledger_knows_nothing(family, tmp_path):
-    resolved = registry.resolve(family.merged)
+    resolved = versions.resolve(family.merged)
     by_ledger = approvals.makers(resolved, resolved.recorded_digest)
     with ledger.using(f"sqlite:///{tmp_path}/empty.db"):
         assert approvals.makers(resolved, resolved.recorded_digest) == by_ledger
@@ -400,7 +401,7 @@ def test_makers_are_found_by_the_run_where_the_ledger_knows_nothing(family, tmp_
 
 
 def test_only_registered_versions_are_approved_and_promoted(family):
-    uri = f"models:/{registry.resolve(family.merged).model_id}"
+    uri = f"models:/{versions.resolve(family.merged).model_id}"
     with pytest.raises(errors.PromotionError, match="only a version can have an alias"):
         decide(uri, LET_THROUGH)
     with pytest.raises(errors.PromotionError, match="is not registered; approve a version"):
@@ -414,7 +415,7 @@ def test_metrics_of_the_runs_about_the_weights(family):
         "unknown",
         "no run about these weights has the metric latency_ms",
     )
-    digest = registry.resolve(family.merged).recorded_digest
+    digest = versions.resolve(family.merged).recorded_digest
     with mlflow.start_run(tags={"breadcrumbs.weights_digest": digest}) as run:
         mlflow.log_metric("latency_ms", 12.5)
     found = rule(decide(family.merged, text), "metric latency_ms")

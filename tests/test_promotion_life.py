@@ -12,9 +12,10 @@ import pytest
 from click.testing import CliRunner
 from mlflow.server import get_app_client
 
-from mlflow_breadcrumbs import cli, errors, ledger, pipeline, registry
+from mlflow_breadcrumbs import cli, errors, ledger, pipeline
 from mlflow_breadcrumbs.engine import recipe
 from mlflow_breadcrumbs.promotion import policies, promote
+from mlflow_breadcrumbs.registry import aliases
 
 pytestmark = pytest.mark.slow
 
@@ -110,13 +111,13 @@ def test_merged_refused_approved_promoted_drifted_and_rolled_back(place, tmp_pat
             check_that_eve_may_not(number, monkeypatch)
         promoted = run("promote", "merged", "--version", number, *rules, "--tasks", zoo.tasks)
         assert promoted.exit_code == 0, promoted.output
-        assert registry.alias_version("merged", "champion") == number
+        assert aliases.version_at("merged", "champion") == number
     again = ("recheck", "merged@champion", "--tasks", zoo.tasks)
     held = run(*again)
     assert held.exit_code == 0, held.output
     (tmp_path / "strict.yaml").write_text("tasks: {colours: {accuracy_low: 1.0}}")
     back = run(*again, "--policy", tmp_path / "strict.yaml", "--rollback")
-    assert (back.exit_code, registry.alias_version("merged", "champion")) == (3, "1"), back.output
+    assert (back.exit_code, aliases.version_at("merged", "champion")) == (3, "1"), back.output
 
     told = [
         (event.kind, event.details.get("verdict") or event.details.get("after"))
@@ -155,7 +156,7 @@ def test_merged_refused_approved_promoted_drifted_and_rolled_back(place, tmp_pat
 
 def check_that_eve_may_not(number, monkeypatch):
     """Who may only read is told so by the server, and nothing is moved."""
-    before = registry.alias_version("merged", "champion")
+    before = aliases.version_at("merged", "champion")
     request = promote.Request(f"models:/merged/{number}", "champion", policies.parse(POLICY))
     with monkeypatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_USERNAME", "eve")
@@ -164,4 +165,4 @@ def check_that_eve_may_not(number, monkeypatch):
             promote.promote(request)
         with pytest.raises(errors.RegistryError, match="answered 403: the account in MLFLOW_TR"):
             ledger.set_alias("merged", "champion", number)
-    assert registry.alias_version("merged", "champion") == before
+    assert aliases.version_at("merged", "champion") == before

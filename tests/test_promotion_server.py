@@ -8,9 +8,10 @@ import mlflow
 import proxy
 import pytest
 
-from mlflow_breadcrumbs import errors, ledger, registry
+from mlflow_breadcrumbs import errors, ledger
 from mlflow_breadcrumbs.ledger import journal
 from mlflow_breadcrumbs.promotion import policies, promote, rollback
+from mlflow_breadcrumbs.registry import aliases
 
 pytestmark = pytest.mark.slow
 
@@ -47,7 +48,7 @@ def through(remote, tmp_path, monkeypatch):
     conftest.use(between.uri)
     yield between, name, versions
     between.behave()
-    registry.remove_alias(name, "champion")
+    aliases.remove(name, "champion")
     conftest.use(previous)
 
 
@@ -69,7 +70,7 @@ def test_an_answer_that_is_lost_after_the_alias_was_moved_is_a_success(through):
     assert decide(name, one).result == "promoted"
     assert between.met == 1
     assert told(name) == [("alias", "done", None), ("promotion", "done", "promoted")]
-    assert registry.alias_version(name, "champion") == one
+    assert aliases.version_at(name, "champion") == one
 
 
 def test_a_server_that_is_out_of_order_moves_nothing(through):
@@ -79,7 +80,7 @@ def test_a_server_that_is_out_of_order_moves_nothing(through):
     with pytest.raises(errors.UnreachableError, match="answered 500; see the server's log"):
         decide(name, two)
     between.behave()
-    assert registry.alias_version(name, "champion") == one
+    assert aliases.version_at(name, "champion") == one
     assert decide(name, two).result == "promoted"
     assert told(name)[2:] == [
         ("alias", "abandoned", None),
@@ -97,13 +98,13 @@ def test_a_server_that_is_gone_when_the_alias_is_moved_leaves_it_to_be_found_out
     def gone(*arguments):
         raise errors.UnreachableError("no answer")
 
-    def lost(*arguments, set_alias=registry.set_alias):
+    def lost(*arguments, set_alias=aliases.point):
         set_alias(*arguments)
-        registry.alias_version = gone
+        aliases.version_at = gone
         gone()
 
     def promoter():
-        registry.set_alias = lost
+        aliases.point = lost
         with pytest.raises(errors.UnreachableError):
             decide(name, two)
 
@@ -114,7 +115,7 @@ def test_a_server_that_is_gone_when_the_alias_is_moved_leaves_it_to_be_found_out
     between.misbehave("500", ".")
     assert journal.settle() == 0  # nobody can know yet
     between.behave()
-    assert registry.alias_version(name, "champion") == two
+    assert aliases.version_at(name, "champion") == two
     found = rollback.rollback(name, "champion")
     assert found.after == one
     assert [kind for kind in told(name) if kind[0] == "promotion"] == [
@@ -133,4 +134,4 @@ def test_a_server_that_is_down_is_one_message(through):
         decide(name, one)
     between.behave()
     assert told(name) == []
-    assert registry.alias_version(name, "champion") is None
+    assert aliases.version_at(name, "champion") is None

@@ -14,8 +14,9 @@ import pytest
 from PIL import Image
 
 import mlflow_breadcrumbs
-from mlflow_breadcrumbs import errors, registry
+from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.quickstart import contest, flow, materials, pretrain, settings, tasks
+from mlflow_breadcrumbs.registry import versions
 
 SMALL = settings.Settings(
     corpus_images=4,
@@ -65,7 +66,7 @@ def test_the_table_has_the_base_the_sources_and_the_ways_to_merge(shown):
 @pytest.mark.slow
 def test_the_merged_version_came_through_mlflow_run(shown):
     _, result = shown
-    resolved = registry.resolve(result.version)
+    resolved = versions.resolve(result.version)
     run = mlflow.get_run(resolved.run_id)
     assert run.data.tags["mlflow.project.entryPoint"] == "main"
     assert run.info.status == "FINISHED"

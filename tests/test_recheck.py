@@ -10,9 +10,10 @@ import tiny
 import yaml
 from click.testing import CliRunner
 
-from mlflow_breadcrumbs import charts, cli, errors, ledger, pipeline, registry
+from mlflow_breadcrumbs import charts, cli, errors, ledger, pipeline
 from mlflow_breadcrumbs.engine import recipe
 from mlflow_breadcrumbs.promotion import drift, facts, policies, promote, recheck
+from mlflow_breadcrumbs.registry import aliases, versions
 
 NOW = datetime.datetime.now(datetime.UTC)
 KEPT = "average_normalized_accuracy: 0\nno_regression: {margin: 1}"
@@ -50,7 +51,7 @@ def fresh(family, tmp_path):
 
 
 def test_a_version_that_holds_on_fresh_images(family, fresh):
-    pinned = registry.resolve(family.merged)
+    pinned = versions.resolve(family.merged)
     evidence = mlflow.get_run(pinned.run_id).data.metrics
     promoted(family.merged)
     found = again(family, fresh)
@@ -91,13 +92,13 @@ def test_a_rule_that_no_longer_holds_is_acted_on(family, fresh, tmp_path):
     assert f"{other.uri} is champion, and 1 of 2 rules do not hold (accuracy_low/colours)" in (
         result.output
     )
-    assert registry.alias_version("merged", "champion") == other.version
+    assert aliases.version_at("merged", "champion") == other.version
     result = run(*arguments, "--rollback", "--json")
     assert result.exit_code == 3
     answer = json.loads(result.stdout)
     assert (answer["held"], answer["rollback"]["after"]) == (False, "1")
     assert "is back at version 1" in answer["sentence"]
-    assert registry.alias_version("merged", "champion") == "1"
+    assert aliases.version_at("merged", "champion") == "1"
     assert ledger.verify().holds
 
 
@@ -110,7 +111,7 @@ def test_what_is_not_measured_anew_is_unknown_and_rolls_nothing_back(family, fre
     assert not found.held
     assert [rule.verdict for rule in found.verdict.objections] == ["unknown"]
     assert found.rollback is None
-    assert registry.alias_version("merged", "champion") == "1"
+    assert aliases.version_at("merged", "champion") == "1"
 
 
 def test_the_rules_of_the_moment_are_left_out():

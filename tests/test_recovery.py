@@ -12,9 +12,10 @@ import conftest
 import mlflow
 import pytest
 
-from mlflow_breadcrumbs import jobs, ledger, pipeline, registration, registry
+from mlflow_breadcrumbs import ledger, pipeline
 from mlflow_breadcrumbs.engine import recipe
 from mlflow_breadcrumbs.ledger import events, stores
+from mlflow_breadcrumbs.registry import registering, runs, versions
 from mlflow_breadcrumbs.support import processes, scratch
 
 
@@ -85,7 +86,7 @@ def left(zoo, monkeypatch):
         raise Stopped
 
     with monkeypatch.context() as patch:
-        patch.setattr(registration, "register", stop)
+        patch.setattr(registering, "register", stop)
         with pytest.raises(Stopped):
             pipeline.merge(request(zoo))
     (model,) = models()
@@ -101,7 +102,7 @@ def request(zoo, **changes):
 
 def models():
     return mlflow.MlflowClient().search_logged_models(
-        [jobs.experiment_id()], filter_string="tags.`breadcrumbs.kind` = 'merge'"
+        [runs.experiment_id()], filter_string="tags.`breadcrumbs.kind` = 'merge'"
     )
 
 
@@ -115,7 +116,7 @@ def test_a_logged_model_is_taken_up(zoo, left):
     assert (result.version.model_id, result.version.run_id) == (left.model_id, left.source_run_id)
     assert result.reused
     assert status(left.source_run_id) == "FINISHED"
-    assert registry.resolve("models:/merged@candidate").version == "1"
+    assert versions.resolve("models:/merged@candidate").version == "1"
 
 
 def test_a_model_that_is_taken_up_is_in_the_history(zoo, left):
@@ -174,7 +175,7 @@ def test_a_job_that_may_be_running_is_left_alone(zoo, left):
     client = mlflow.MlflowClient()
     for process in (processes.own(), "another-machine/1/2/3"):
         client.update_run(left.source_run_id, status="RUNNING")
-        client.set_tag(left.source_run_id, jobs.TAG_PROCESS, process)
+        client.set_tag(left.source_run_id, runs.TAG_PROCESS, process)
         result = pipeline.merge(request(zoo, force=True))
         assert result.version.model_id != left.model_id
         assert status(left.source_run_id) == "RUNNING"
@@ -186,9 +187,9 @@ def test_the_run_of_a_killed_process_is_ended_by_the_next_job_of_any_kind(zoo):
     started = processes._started(gone.pid)
     gone.communicate()
     with mlflow.start_run() as run:
-        mlflow.set_tag(jobs.TAG_PROCESS, f"{processes.machine()}/{gone.pid}/{started}")
+        mlflow.set_tag(runs.TAG_PROCESS, f"{processes.machine()}/{gone.pid}/{started}")
     mlflow.MlflowClient().update_run(run.info.run_id, status="RUNNING")
-    with jobs.run("evaluate something", "evaluate"):
+    with runs.run("evaluate something", "evaluate"):
         assert status(run.info.run_id) == "KILLED"
 
 

@@ -8,21 +8,22 @@ import sqlalchemy
 import sqlalchemy.event
 from mlflow.store.model_registry.dbmodels.models import SqlRegisteredModelAlias
 
-from mlflow_breadcrumbs import errors, registry
+from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.engine import checkpoints
+from mlflow_breadcrumbs.registry import aliases, versions
 
 
 def test_every_form_of_uri_is_pinned_to_the_version(zoo):
     client = mlflow.MlflowClient()
     client.set_registered_model_alias("tiny", "base", "1")
-    plain = registry.resolve("models:/tiny/1")
+    plain = versions.resolve("models:/tiny/1")
     assert (plain.name, plain.version, plain.uri) == ("tiny", "1", "models:/tiny/1")
     assert plain.model_id is not None
     assert plain.tasks == ("colours", "tints", "hues")
     for uri in ("models:/tiny@base", "models:/tiny/latest", "models:/tiny/None"):
-        found = registry.resolve(uri)
+        found = versions.resolve(uri)
         assert (found.uri, found.given, found.model_id) == (plain.uri, uri, plain.model_id)
-    logged = registry.resolve(f"models:/{plain.model_id}")
+    logged = versions.resolve(f"models:/{plain.model_id}")
     assert (logged.name, logged.location) == (None, plain.location)
 
 
@@ -45,7 +46,7 @@ def test_every_form_of_uri_is_pinned_to_the_version(zoo):
 )
 def test_what_cannot_be_resolved_is_explained_with_what_there_is(zoo, uri, words):
     with pytest.raises(errors.RegistryError, match=words):
-        registry.resolve(uri)
+        versions.resolve(uri)
 
 
 def test_a_copied_version_leads_to_the_same_model(zoo):
@@ -53,20 +54,20 @@ def test_a_copied_version_leads_to_the_same_model(zoo):
     client.copy_model_version("models:/tiny/1", "copy")
     client.copy_model_version("models:/copy/1", "copy of copy")
     original, copied = (
-        registry.resolve("models:/tiny/1"),
-        registry.resolve("models:/copy of copy/1"),
+        versions.resolve("models:/tiny/1"),
+        versions.resolve("models:/copy of copy/1"),
     )
     assert copied.model_id == original.model_id
     assert copied.location == original.location
 
 
 def test_a_deleted_logged_model_is_still_read_where_its_bytes_are(zoo, tmp_path):
-    before = registry.resolve("models:/tiny-hues/1")
+    before = versions.resolve("models:/tiny-hues/1")
     mlflow.MlflowClient().delete_logged_model(before.model_id)
-    opened = registry.open_version(registry.resolve("models:/tiny-hues/1"), tmp_path)
+    opened = versions.open_version(versions.resolve("models:/tiny-hues/1"), tmp_path)
     assert checkpoints.weights_digest(opened.weights) == before.recorded_digest
     with pytest.raises(errors.RegistryError, match=r"cannot resolve models:/m-.* check the model"):
-        registry.resolve(f"models:/{before.model_id}")
+        versions.resolve(f"models:/{before.model_id}")
 
 
 def test_a_dangling_source_is_explained(zoo):
@@ -79,18 +80,18 @@ def test_a_dangling_source_is_explained(zoo):
     with pytest.raises(
         errors.RegistryError, match=r"cannot resolve models:/tiny-hues/1: .*nowhere"
     ):
-        registry.resolve("models:/tiny-hues/1")
+        versions.resolve("models:/tiny-hues/1")
 
 
 def test_a_deleted_run_does_not_matter(zoo, tmp_path):
-    resolved = registry.resolve("models:/tiny-hues/1")
+    resolved = versions.resolve("models:/tiny-hues/1")
     mlflow.MlflowClient().delete_run(resolved.run_id)
-    opened = registry.open_version(registry.resolve("models:/tiny-hues/1"), tmp_path)
+    opened = versions.open_version(versions.resolve("models:/tiny-hues/1"), tmp_path)
     assert checkpoints.weights_digest(opened.weights) == resolved.recorded_digest
 
 
 def test_opening_on_a_local_store_copies_nothing(zoo, tmp_path):
-    opened = registry.open_version(registry.resolve(zoo.base), tmp_path)
+    opened = versions.open_version(versions.resolve(zoo.base), tmp_path)
     assert str(opened.weights).startswith(str(zoo.folder))
     assert not list(tmp_path.glob("m-*"))
 
@@ -100,7 +101,7 @@ def test_artifacts_that_are_gone_are_named(zoo, tmp_path):
     client.create_registered_model("gone")
     client.create_model_version("gone", str(tmp_path / "nowhere"))
     with pytest.raises(errors.RegistryError, match=r"models:/gone/1.*nowhere"):
-        registry.open_version(registry.resolve("models:/gone/1"), tmp_path)
+        versions.open_version(versions.resolve("models:/gone/1"), tmp_path)
 
 
 @pytest.mark.parametrize("content", [b"", b"flavors: [", b"\xff", b"flavors: 3\n", b"- flavors\n"])
@@ -111,7 +112,7 @@ def test_a_damaged_model_file_is_named(store, tmp_path, content):
     client.create_registered_model("damaged")
     client.create_model_version("damaged", str(tmp_path / "model"))
     with pytest.raises(errors.IntegrityError, match=r"the MLmodel file of models:/damaged/1 at "):
-        registry.open_version(registry.resolve("models:/damaged/1"), tmp_path)
+        versions.open_version(versions.resolve("models:/damaged/1"), tmp_path)
 
 
 def test_a_pickle_is_refused_with_how_to_import_it(store, tmp_path):
@@ -129,7 +130,7 @@ def test_a_pickle_is_refused_with_how_to_import_it(store, tmp_path):
         r"was logged by the flavor 'pytorch' and holds no safetensors.*mlflow-breadcrumbs import"
     )
     with pytest.raises(errors.RegistryError, match=words):
-        registry.open_version(registry.resolve("models:/pickled/1"), tmp_path)
+        versions.open_version(versions.resolve("models:/pickled/1"), tmp_path)
 
 
 def test_a_server_that_is_down_is_named(monkeypatch):
@@ -142,7 +143,7 @@ def test_a_server_that_is_down_is_named(monkeypatch):
         with pytest.raises(
             errors.RegistryError, match=r"the tracking server http://127.0.0.1:9 do"
         ):
-            registry.resolve("models:/tiny/1")
+            versions.resolve("models:/tiny/1")
     finally:
         conftest.use(previous)
 
@@ -165,11 +166,11 @@ def test_an_alias_that_another_process_creates_at_the_same_moment(zoo):
 
     sqlalchemy.event.listen(sqlalchemy.orm.Session, "before_flush", interfere)
     try:
-        registry.set_alias("tiny", "champion", "1")
+        aliases.point("tiny", "champion", "1")
     finally:
         sqlalchemy.event.remove(sqlalchemy.orm.Session, "before_flush", interfere)
     assert len(inserted) == 1
-    assert registry.resolve("models:/tiny@champion").version == "1"
+    assert versions.resolve("models:/tiny@champion").version == "1"
 
 
 @pytest.mark.timeout(60)
@@ -178,4 +179,4 @@ def test_two_spellings_of_one_database_do_not_wait_for_each_other(store):
     mlflow.set_registry_uri("sqlite:///mlflow.db")
     assert mlflow.get_registry_uri() != mlflow.get_tracking_uri()
     with pytest.raises(errors.RegistryError, match="cannot resolve models:/none/1"):
-        registry.resolve("models:/none/1")
+        versions.resolve("models:/none/1")

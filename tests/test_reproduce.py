@@ -8,8 +8,9 @@ import pytest
 from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
-from mlflow_breadcrumbs import cli, errors, registry, reproduce
+from mlflow_breadcrumbs import cli, errors, reproduce
 from mlflow_breadcrumbs.engine.backends import choosing
+from mlflow_breadcrumbs.registry import versions
 
 
 def run(*arguments):
@@ -23,7 +24,7 @@ def test_the_same_bits_come_out_again(family, backend):
         found = reproduce.reproduce(uri, backend=choosing.choose(name=backend))
         assert found.identical
         assert found.differences == ()
-        assert found.reproduced_digest == registry.resolve(uri).recorded_digest
+        assert found.reproduced_digest == versions.resolve(uri).recorded_digest
     assert len(mlflow.MlflowClient().search_model_versions()) == len(before)
 
 
@@ -70,7 +71,7 @@ def test_missing_and_reshaped_tensors_are_named(family):
 
 def test_a_deleted_source_is_taken_from_its_logged_model(family):
     client = mlflow.MlflowClient()
-    model = registry.resolve(family.sources[0]).model_id
+    model = versions.resolve(family.sources[0]).model_id
     client.delete_model_version("tiny-colours", "1")
     assert reproduce.reproduce(family.merged).identical
     client.delete_logged_model(model)

@@ -8,8 +8,9 @@ import mlflow
 import pytest
 from click.testing import CliRunner
 
-from mlflow_breadcrumbs import cli, errors, ledger, registry
+from mlflow_breadcrumbs import cli, errors, ledger
 from mlflow_breadcrumbs.promotion import policies, promote, rollback
+from mlflow_breadcrumbs.registry import aliases, tag_keys, versions
 
 RULES = policies.parse("freeze: [{starts: 2001-01-01, ends: 2001-01-02}]")
 
@@ -19,7 +20,7 @@ def three(family):
     """`merged` with three versions of the same weights, in files of their own, promoted in turn."""
     client = mlflow.MlflowClient()
     first = client.get_model_version("merged", "1")
-    folder = Path(registry.resolve(family.merged).location.removeprefix("file://"))
+    folder = Path(versions.resolve(family.merged).location.removeprefix("file://"))
     for number in (2, 3):
         copy = family.folder / f"copy-{number}"
         shutil.copytree(folder, copy)
@@ -31,7 +32,7 @@ def three(family):
 
 
 def at(alias="champion"):
-    return registry.alias_version("merged", alias)
+    return aliases.version_at("merged", alias)
 
 
 def run(*arguments, alias="champion"):
@@ -43,7 +44,7 @@ def delete(number):
 
 
 def damage(number):
-    place = registry.resolve(f"models:/merged/{number}").location.removeprefix("file://")
+    place = versions.resolve(f"models:/merged/{number}").location.removeprefix("file://")
     path = Path(place) / "open_clip_model.safetensors"
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
@@ -129,8 +130,8 @@ def test_a_tag_that_was_changed_with_the_weights_contradicts_the_ledger(three):
     damage(2)
     from mlflow_breadcrumbs.promotion import contents
 
-    found = contents.digest_of(registry.resolve("models:/merged/2"))
-    mlflow.MlflowClient().set_model_version_tag("merged", "2", registry.TAG_WEIGHTS_DIGEST, found)
+    found = contents.digest_of(versions.resolve("models:/merged/2"))
+    mlflow.MlflowClient().set_model_version_tag("merged", "2", tag_keys.WEIGHTS_DIGEST, found)
     assert run().exit_code == 0
     assert at() == "1"
 
@@ -165,7 +166,7 @@ def test_without_runs_evaluations_and_lineage(three):
     for found in mlflow.search_runs(search_all_experiments=True, output_format="list"):
         mlflow.delete_run(found.info.run_id)
     for number in (1, 2, 3):
-        place = registry.resolve(f"models:/merged/{number}").location.removeprefix("file://")
+        place = versions.resolve(f"models:/merged/{number}").location.removeprefix("file://")
         (Path(place) / "lineage.json").unlink()
     assert run().exit_code == 0
     assert at() == "2"
@@ -175,7 +176,7 @@ def test_without_the_ledger_by_the_tags_of_the_versions(three, tmp_path, monkeyp
     monkeypatch.setenv("BREADCRUMBS_LEDGER_URI", f"sqlite:///{tmp_path}/new.db")
     assert run().exit_code == 0
     assert at() == "2"
-    assert "breadcrumbs.promoted/champion" not in registry.resolve("models:/merged/3").tags
+    assert "breadcrumbs.promoted/champion" not in versions.resolve("models:/merged/3").tags
 
 
 def test_without_the_ledger_and_without_tags(family):

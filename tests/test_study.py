@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from mlflow_breadcrumbs import errors, pipeline, registry, study
+from mlflow_breadcrumbs import errors, pipeline, study
 from mlflow_breadcrumbs.engine import checkpoints, recipe
+from mlflow_breadcrumbs.registry import tag_keys, versions
 
 BREADCRUMBS = recipe.MergeRecipe.from_method("breadcrumbs", sources=3, alpha=1.0)
 
@@ -57,13 +58,13 @@ def test_some_of_the_sources_are_merged_as_if_they_were_all(zoo):
 
 
 def test_changed_weights_are_refused_before_anything_is_measured(zoo, tmp_path, monkeypatch):
-    resolved = registry.resolve(zoo.sources[1])
+    resolved = versions.resolve(zoo.sources[1])
     copied = dataclasses.replace(
-        resolved, tags={**resolved.tags, registry.TAG_WEIGHTS_DIGEST: "sha256:" + "0" * 64}
+        resolved, tags={**resolved.tags, tag_keys.WEIGHTS_DIGEST: "sha256:" + "0" * 64}
     )
-    original = registry.resolve
+    original = versions.resolve
     monkeypatch.setattr(
-        registry, "resolve", lambda uri: copied if uri == zoo.sources[1] else original(uri)
+        versions, "resolve", lambda uri: copied if uri == zoo.sources[1] else original(uri)
     )
     with (
         pytest.raises(errors.IntegrityError, match="were changed after they were registered"),

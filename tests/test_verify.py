@@ -7,7 +7,8 @@ import mlflow
 import pytest
 from click.testing import CliRunner
 
-from mlflow_breadcrumbs import attest, cli, errors, evidence, registry, reproduce, verify
+from mlflow_breadcrumbs import attest, cli, errors, evidence, reproduce, verify
+from mlflow_breadcrumbs.registry import tag_keys, versions
 from mlflow_breadcrumbs.support import canonical
 
 
@@ -83,10 +84,10 @@ def test_more_tags(family):
     uri = family.merged
     client = mlflow.MlflowClient()
     client.set_model_version_tag("merged", "1", "breadcrumbs.task", "colours")
-    client.set_model_version_tag("merged", "1", registry.source_tag("sha256:00"), "models:/x/1")
+    client.set_model_version_tag("merged", "1", tag_keys.of_source("sha256:00"), "models:/x/1")
     client.set_model_version_tag("merged", "1", "owner", "somebody")
     client.set_logged_model_tags(
-        registry.resolve(uri).model_id, {"breadcrumbs.base": "models:/x/1"}
+        versions.resolve(uri).model_id, {"breadcrumbs.base": "models:/x/1"}
     )
     assert failures(uri) == {
         "tag breadcrumbs.task": "changed",
@@ -96,7 +97,7 @@ def test_more_tags(family):
 
 
 def test_one_native_input_and_the_output(family):
-    source = registry.resolve(family.sources[0]).model_id
+    source = versions.resolve(family.sources[0]).model_id
     family.execute(
         "DELETE FROM inputs WHERE source_type = 'RUN_INPUT' AND source_id = ? "
         "AND destination_id = ?",
@@ -113,7 +114,7 @@ def test_one_native_input_and_the_output(family):
 
 
 def test_an_input_that_the_lineage_does_not_name_is_shown(family):
-    other = registry.resolve(family.sources[2]).model_id
+    other = versions.resolve(family.sources[2]).model_id
     model = mlflow.entities.LoggedModelInput(other)
     mlflow.MlflowClient().log_inputs(family.run_id, models=[model])
     report = verify.verify(family.merged)
@@ -193,7 +194,7 @@ def test_a_merge_that_hides_that_it_is_one(family):
     """Without its file and its tags it is still what its run and its logged model say."""
     client = mlflow.MlflowClient()
     family.file(family.merged, "lineage.json").unlink()
-    for key in registry.resolve(family.merged).tags:
+    for key in versions.resolve(family.merged).tags:
         client.delete_model_version_tag("merged", "1", key)
     report = verify.verify(family.merged)
     assert report.kind == "merge"
@@ -237,7 +238,7 @@ def test_a_deleted_run(family):
 def test_a_deleted_source_is_verified_by_its_logged_model(family):
     uri = family.merged
     client = mlflow.MlflowClient()
-    model = registry.resolve(family.sources[0]).model_id
+    model = versions.resolve(family.sources[0]).model_id
     path = family.file(family.sources[0])
     client.delete_model_version("tiny-colours", "1")
     report = verify.verify(uri)
@@ -254,7 +255,7 @@ def test_a_deleted_source_is_verified_by_its_logged_model(family):
 
 def test_a_dangling_source(family):
     uri = family.merged
-    model = registry.resolve(family.sources[0]).model_id
+    model = versions.resolve(family.sources[0]).model_id
     family.execute(
         "UPDATE model_versions SET source = 'models:/nowhere/3', storage_location = NULL "
         "WHERE name = 'tiny-colours'",

@@ -13,8 +13,8 @@ import mlflow
 import pytest
 import yaml
 
-from mlflow_breadcrumbs import registry
 from mlflow_breadcrumbs.promotion import policies
+from mlflow_breadcrumbs.registry import aliases
 
 FOLDER = Path(__file__).parent.parent / "workflows"
 
@@ -85,11 +85,11 @@ def test_a_night_and_a_monday(zoo, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "models:/nightly/1 would become champion" in done.stdout
     assert (tmp_path / "output").read_text() == "version=1\n"
-    assert registry.alias_version("nightly", "champion") is None
+    assert aliases.version_at("nightly", "champion") is None
     for _ in range(2):
         done = run("nightly.sh", **given)
         assert done.returncode == 0, done.stderr
-        assert registry.alias_version("nightly", "champion") == "1"
+        assert aliases.version_at("nightly", "champion") == "1"
     assert len(mlflow.MlflowClient().search_model_versions("name='nightly'")) == 1
 
     done = run("recheck.sh", NAME="nightly", TASKS=zoo.tasks)
@@ -101,7 +101,7 @@ def test_a_night_and_a_monday(zoo, tmp_path):
     done = run("nightly.sh", **given, RECIPE=str(tmp_path / "recipe.yaml"))
     assert done.returncode == 0, done.stderr
     assert "not promoted; nightly@champion stays as it is" in done.stdout
-    assert registry.alias_version("nightly", "champion") == "1"
+    assert aliases.version_at("nightly", "champion") == "1"
 
 
 def test_what_a_script_lacks_is_named():

@@ -16,9 +16,10 @@ import contextlib
 from collections.abc import Callable
 from typing import Any
 
-from mlflow_breadcrumbs import errors, ledger, registry, verify
+from mlflow_breadcrumbs import errors, ledger, verify
 from mlflow_breadcrumbs import signing as signatures
 from mlflow_breadcrumbs.attest import card, cyclonedx, facts, openlineage, prov
+from mlflow_breadcrumbs.registry import versions
 from mlflow_breadcrumbs.support import canonical
 
 FORMATS: dict[str, Callable[[facts.Facts], str]] = {
@@ -58,24 +59,24 @@ def seal(uri: str, key: str) -> str:
         ExtraError: the extra `signing` is not installed.
     """
     sign = signatures.signer(key)
-    resolved = registry.resolve(uri)
+    resolved = versions.resolve(uri)
     if failures := verify.verify(resolved.uri).failures:
         listed = "\n  ".join(f"{c.name}: {c.status}: {c.detail}" for c in failures)
         raise errors.IntegrityError(
             f"{resolved.uri} is not what was registered, so it was not signed:\n  {listed}"
         )
-    with registry.workspace() as folder:
-        opened = registry.open_version(resolved, folder, whole=True)
+    with versions.workspace() as folder:
+        opened = versions.open_version(resolved, folder, whole=True)
         path = folder / signatures.FILE
         signature = sign(opened.folder)
         path.write_bytes(signature)
         with _recorded(resolved, canonical.sha256(signature)):
-            registry.add_file(resolved, path)
+            versions.add_file(resolved, path)
     return resolved.uri
 
 
 def _recorded(
-    resolved: registry.ResolvedVersion, digest: str
+    resolved: versions.ResolvedVersion, digest: str
 ) -> contextlib.AbstractContextManager[Any]:
     """The job in the history that adds a signature; a logged model has no history."""
     if resolved.name is None:

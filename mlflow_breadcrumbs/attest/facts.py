@@ -4,7 +4,8 @@ import dataclasses
 import re
 from collections.abc import Iterator
 
-from mlflow_breadcrumbs import lineage, registry, statement
+from mlflow_breadcrumbs import lineage, statement
+from mlflow_breadcrumbs.registry import versions
 from mlflow_breadcrumbs.support import canonical
 
 
@@ -12,7 +13,7 @@ from mlflow_breadcrumbs.support import canonical
 class Facts:
     """A merged version, as its exports describe it."""
 
-    resolved: registry.ResolvedVersion
+    resolved: versions.ResolvedVersion
     content: bytes
     """Of `lineage.json`."""
     stated: statement.Statement
@@ -49,7 +50,7 @@ def gather(uri: str) -> Facts:
         RegistryError: it can't be found, or has no `lineage.json`.
         IntegrityError: its `lineage.json` was changed after it was registered.
     """
-    resolved = registry.resolve(uri)
+    resolved = versions.resolve(uri)
     content, stated = lineage.read_statement(resolved)
     return Facts(resolved, content, stated, lineage.tree(resolved.uri))
 

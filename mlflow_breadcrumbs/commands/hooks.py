@@ -56,7 +56,8 @@ def serve_command(host: str, port: int, tolerance: int, secret_file: str | None)
     `POST /` takes a delivery; `GET /health` says that it is up. Put a reverse proxy with TLS before
     it where MLflow reaches it over a network.
     """
-    from mlflow_breadcrumbs import failures, ledger, receiver, webhooks
+    from mlflow_breadcrumbs import ledger, receiver, webhooks
+    from mlflow_breadcrumbs.registry import failures
 
     settings = receiver.Settings(
         webhooks.read_secret(secret_file, VARIABLE, "--secret-file"), tolerance

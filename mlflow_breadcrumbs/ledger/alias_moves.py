@@ -17,8 +17,9 @@ from typing import Any, Literal
 
 import sqlalchemy as sql
 
-from mlflow_breadcrumbs import errors, failures, registry
+from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.ledger import chronicle, events, journal
+from mlflow_breadcrumbs.registry import aliases, failures
 
 Because = Literal["merge", "promote", "rollback", "recheck", "user"]
 
@@ -103,7 +104,7 @@ def _move(
     run_id: str | None,
 ) -> str | None:
     """Try once; `_BusyError` where another process is at it."""
-    before = registry.alias_version(name, alias)  # a server that is gone must not hold the ledger
+    before = aliases.version_at(name, alias)  # a server that is gone must not hold the ledger
 
     def claim(connection: sql.Connection) -> dict[str, Any]:
         nonlocal before
@@ -113,7 +114,7 @@ def _move(
             ) == alias:
                 raise _BusyError(intent)
         with failures.without_retries():
-            before = registry.alias_version(name, alias)
+            before = aliases.version_at(name, alias)
         if not isinstance(expected, Anywhere) and before != expected:
             raise errors.RaceError(_elsewhere(connection, name, alias, before, expected))
         return {"before": before}
@@ -149,14 +150,14 @@ def _set(job: journal.Recording, name: str, alias: str, to: str | None) -> str |
         try:
             with failures.without_retries():
                 if to is None:
-                    registry.remove_alias(name, alias)
+                    aliases.remove(name, alias)
                 else:
-                    registry.set_alias(name, alias, to)
+                    aliases.point(name, alias, to)
         except errors.UnreachableError:
-            if registry.alias_version(name, alias) != to:
+            if aliases.version_at(name, alias) != to:
                 raise
             # Only the answer was lost.
-        return registry.alias_version(name, alias)
+        return aliases.version_at(name, alias)
 
 
 def _elsewhere(

@@ -4,8 +4,8 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Literal
 
-from mlflow_breadcrumbs import catalog, registry
 from mlflow_breadcrumbs.ledger import chain, events, journal, stores
+from mlflow_breadcrumbs.registry import catalog, versions
 from mlflow_breadcrumbs.support import progress
 
 MAKING = ("import", "finetune", "merge")
@@ -75,7 +75,7 @@ def check_version(
     Returns:
         The checks of the event that made the version, of the chain, and of the head in its tags.
     """
-    tags = registry.resolve(uri).tags
+    tags = versions.resolve(uri).tags
     with stores.opened() as ledger, ledger.reading() as connection:
         about = events.of_version(connection, uri)
         walked = verdict or chain.verify(connection)

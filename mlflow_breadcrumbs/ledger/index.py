@@ -7,8 +7,8 @@ from typing import Any
 
 import sqlalchemy as sql
 
-from mlflow_breadcrumbs import catalog, graph
 from mlflow_breadcrumbs.ledger import chronicle, schema, stores
+from mlflow_breadcrumbs.registry import catalog, graph
 from mlflow_breadcrumbs.support import progress
 
 OVERLAP = 3_600_000

@@ -20,8 +20,9 @@ import requests
 import sqlalchemy as sql
 from mlflow.exceptions import MlflowException
 
-from mlflow_breadcrumbs import errors, failures, records, registry
+from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.ledger import events, stores, whereabouts
+from mlflow_breadcrumbs.registry import aliases, failures, versions
 from mlflow_breadcrumbs.support import processes
 
 TAG_HEAD = "breadcrumbs.ledger_head"
@@ -62,7 +63,7 @@ class Recording:
             self.unsettled = False
             raise
 
-    def done(self, version: records.RegisteredVersion, **details: Any) -> None:
+    def done(self, version: versions.RegisteredVersion, **details: Any) -> None:
         """The version that the job made, and what else belongs into the history."""
         self.subject = version.uri
         self.details |= {"weights_digest": version.weights_digest, **details}
@@ -279,7 +280,7 @@ def _what_became(intent: events.Event) -> events.Draft:
 def _what_an_alias_did(intent: events.Event) -> tuple[bool, dict[str, Any]]:
     """Whether an alias stands where it was to be; what was intended, and where it was found."""
     alias, wanted = whereabouts.target(intent.details, intent.subject) or ("", None)
-    found = registry.alias_version(intent.name, alias)
+    found = aliases.version_at(intent.name, alias)
     return found == wanted, _intended(intent) | ({} if found == wanted else {"found": found})
 
 
@@ -325,7 +326,7 @@ def _digest_of(subject: str | None) -> dict[str, Any]:
     if subject is None:
         return {}
     try:
-        return {"weights_digest": registry.resolve(subject).recorded_digest}
+        return {"weights_digest": versions.resolve(subject).recorded_digest}
     except errors.RegistryError:
         return {}
 

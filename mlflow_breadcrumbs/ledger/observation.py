@@ -17,8 +17,9 @@ import requests
 import sqlalchemy as sql
 from mlflow.exceptions import MlflowException
 
-from mlflow_breadcrumbs import database, errors, failures
+from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.ledger import chronicle, events, journal, schema, stores, whereabouts
+from mlflow_breadcrumbs.registry import database, failures
 
 SKEW = 60
 """Seconds by which the server's clock may differ from ours."""

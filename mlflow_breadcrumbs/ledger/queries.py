@@ -3,7 +3,7 @@
 import dataclasses
 import datetime
 
-from mlflow_breadcrumbs import errors, graph
+from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.ledger import (
     chronicle,
     events,
@@ -13,6 +13,7 @@ from mlflow_breadcrumbs.ledger import (
     stores,
     whereabouts,
 )
+from mlflow_breadcrumbs.registry import graph
 from mlflow_breadcrumbs.support import progress
 
 

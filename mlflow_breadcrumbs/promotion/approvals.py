@@ -6,9 +6,10 @@ from typing import Any
 import sqlalchemy as sql
 from mlflow.utils.mlflow_tags import MLFLOW_USER
 
-from mlflow_breadcrumbs import errors, ledger, registry
+from mlflow_breadcrumbs import errors, ledger
 from mlflow_breadcrumbs.ledger import events, journal, schema, stores
 from mlflow_breadcrumbs.promotion import contents, facts
+from mlflow_breadcrumbs.registry import versions
 from mlflow_breadcrumbs.support import processes
 
 APPROVED, WITHDRAWN = "approval", "approval_withdrawn"
@@ -95,7 +96,7 @@ def standing(name: str, weights_digest: str) -> tuple[facts.Approval, ...]:
     return tuple(found.values())
 
 
-def makers(resolved: registry.ResolvedVersion, weights_digest: str) -> tuple[str, ...]:
+def makers(resolved: versions.ResolvedVersion, weights_digest: str) -> tuple[str, ...]:
     """Who made these weights: by the ledger's events, under any name, else by the version's run."""
     # The digest is searched in the text, since the same weights may have another name.
     holds = schema.Event.body.contains(weights_digest)
@@ -111,19 +112,19 @@ def makers(resolved: registry.ResolvedVersion, weights_digest: str) -> tuple[str
     return tuple(sorted(found))
 
 
-def _version(uri: str) -> tuple[registry.ResolvedVersion, str, str]:
+def _version(uri: str) -> tuple[versions.ResolvedVersion, str, str]:
     """A version, the digest of its bytes as they are, and its name."""
-    resolved = registry.resolve(uri)
+    resolved = versions.resolve(uri)
     if resolved.name is None:
         raise errors.PromotionError(
             f"{resolved.uri} is not registered; approve a version, as models:/NAME/1"
         )
     digest = contents.digest_of(resolved)
-    registry.check_digest(resolved, digest)
+    versions.check_digest(resolved, digest)
     return resolved, digest, resolved.name
 
 
-def _note(kind: str, resolved: registry.ResolvedVersion, digest: str, comment: str) -> int:
+def _note(kind: str, resolved: versions.ResolvedVersion, digest: str, comment: str) -> int:
     details = {"weights_digest": digest, "comment": comment}
     name = resolved.name or ""
     return journal.note(kind, name, subject=resolved.uri, details=details).sequence

@@ -5,23 +5,24 @@ import requests
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
-from mlflow_breadcrumbs import errors, failures, lineage, registry, statement
+from mlflow_breadcrumbs import errors, lineage, statement
 from mlflow_breadcrumbs.engine import checkpoints
+from mlflow_breadcrumbs.registry import failures, versions
 
 
-def digest_of(resolved: registry.ResolvedVersion) -> str:
+def digest_of(resolved: versions.ResolvedVersion) -> str:
     """The weights digest of a version's bytes as they are now.
 
     Raises:
         RegistryError: they are gone, or can't be read.
         CheckpointError: they are no checkpoint any more.
     """
-    with registry.workspace() as folder:
-        return checkpoints.weights_digest(registry.open_version(resolved, folder).weights)
+    with versions.workspace() as folder:
+        return checkpoints.weights_digest(versions.open_version(resolved, folder).weights)
 
 
 def lineage_of(
-    resolved: registry.ResolvedVersion,
+    resolved: versions.ResolvedVersion,
 ) -> statement.Statement | errors.BreadcrumbsError:
     """A version's `lineage.json`, if it is the one that was registered; else why not.
 
@@ -36,7 +37,7 @@ def lineage_of(
         return error
 
 
-def run_of(resolved: registry.ResolvedVersion) -> Run | None:
+def run_of(resolved: versions.ResolvedVersion) -> Run | None:
     """The MLflow run that made a version; `None` where it is gone.
 
     Raises:

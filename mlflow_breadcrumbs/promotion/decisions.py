@@ -7,8 +7,8 @@ from typing import Any
 import mlflow
 from mlflow.entities import Param, RunTag
 
-from mlflow_breadcrumbs import failures, logbook, registry
 from mlflow_breadcrumbs.promotion import policies, verdicts
+from mlflow_breadcrumbs.registry import failures, run_files, versions
 
 EXPERIMENT = "breadcrumbs-promotions"
 """Where the runs of decisions are, unless another is named."""
@@ -19,7 +19,7 @@ TAG_POLICY = "breadcrumbs.policy_digest"
 
 def log(
     run_id: str,
-    resolved: registry.ResolvedVersion,
+    resolved: versions.ResolvedVersion,
     alias: str,
     rules: policies.Policy,
     verdict: verdicts.Verdict,
@@ -50,7 +50,7 @@ def log(
     own = {"breadcrumbs.version": resolved.uri, "breadcrumbs.alias": alias, **tags}
     mlflow.MlflowClient().log_batch(
         run_id,
-        metrics=logbook.as_metrics(metrics),
+        metrics=run_files.as_metrics(metrics),
         params=[Param(key, str(value)) for key, value in params.items()],
         tags=[RunTag(key, value) for key, value in own.items()],
     )
@@ -62,4 +62,4 @@ def log(
         **(files or {}),
     }.items():
         with failures.explained(f"cannot log {path}"):
-            logbook.log_bytes(run_id, content, path)
+            run_files.log_bytes(run_id, content, path)

@@ -16,9 +16,10 @@ from typing import Any
 import mlflow
 from mlflow.entities import Run
 
-from mlflow_breadcrumbs import errors, failures, ledger, logbook, registry, statement, verify
+from mlflow_breadcrumbs import errors, ledger, logbook, statement, verify
 from mlflow_breadcrumbs.ledger import events
 from mlflow_breadcrumbs.promotion import approvals, contents, facts, policies
+from mlflow_breadcrumbs.registry import failures, tag_keys, versions
 
 RUNS = 100
 """How many runs about the same weights are looked at, the newest first."""
@@ -35,7 +36,7 @@ class Measured:
 
 
 def gather(
-    resolved: registry.ResolvedVersion, rules: policies.Policy, champion: str | None
+    resolved: versions.ResolvedVersion, rules: policies.Policy, champion: str | None
 ) -> facts.Facts:
     """What a policy asks about a version; what no rule asks for is left out.
 
@@ -72,7 +73,7 @@ def gather(
 
 
 def _tasks(
-    resolved: registry.ResolvedVersion, stated: statement.Statement | errors.BreadcrumbsError
+    resolved: versions.ResolvedVersion, stated: statement.Statement | errors.BreadcrumbsError
 ) -> tuple[str, ...]:
     """The tasks of a version: those of its tag, and of its lineage, which can't be edited away."""
     merged = stated.sources if isinstance(stated, statement.Statement) else ()
@@ -81,7 +82,7 @@ def _tasks(
 
 
 def measurements(
-    resolved: registry.ResolvedVersion,
+    resolved: versions.ResolvedVersion,
     weights_digest: str,
     stated: statement.Statement | errors.BreadcrumbsError,
 ) -> Measured:
@@ -95,11 +96,11 @@ def measurements(
             _add(_rows_of_lineage(stated), {}, merged, found, aside)
         else:
             aside.append(f"lineage.json is about the weights {stated.weights_digest}")
-    elif resolved.tags.get(registry.TAG_LINEAGE_DIGEST):
+    elif resolved.tags.get(tag_keys.LINEAGE_DIGEST):
         aside.append(f"lineage.json can't be relied on: {stated}")
     by_run = {event.run_id: event for event in known if event.kind == "evaluate"}
     for run in _runs_about(weights_digest):
-        if run.data.tags.get(registry.TAG_KIND) == "evaluate":
+        if run.data.tags.get(tag_keys.KIND) == "evaluate":
             rows = _rows_of_run(run, weights_digest)
             event = by_run.get(run.info.run_id)
             _add(rows, run.data.metrics, event, found, aside)
@@ -209,14 +210,14 @@ def _with_denominators(measured: Measured, stated: statement.Statement) -> Measu
 
 
 def _champion(
-    resolved: registry.ResolvedVersion, rules: policies.Policy, number: str | None
+    resolved: versions.ResolvedVersion, rules: policies.Policy, number: str | None
 ) -> facts.Champion | None:
     """The version that has the alias, as far as the rules compare with it."""
     if number is None:
         return None
     uri = f"models:/{resolved.name}/{number}"
     try:
-        live = registry.resolve(uri)
+        live = versions.resolve(uri)
     except errors.UnreachableError:
         raise
     except errors.RegistryError as error:
@@ -242,7 +243,7 @@ def _verification(uri: str) -> facts.Verification:
 
 
 def _licences(
-    resolved: registry.ResolvedVersion, stated: statement.Statement | errors.BreadcrumbsError
+    resolved: versions.ResolvedVersion, stated: statement.Statement | errors.BreadcrumbsError
 ) -> Iterator[facts.Licence]:
     """The licences of the base and of each source; of the version itself where none is known.
 
@@ -250,14 +251,14 @@ def _licences(
     tag changed since the merge, both licences are given.
     """
     if not isinstance(stated, statement.Statement):
-        yield facts.Licence(resolved.uri, "version", registry.licence_of(resolved))
+        yield facts.Licence(resolved.uri, "version", versions.licence_of(resolved))
         return
     for entry in stated.inputs:
         now: str | None = None
         inner: statement.Statement | errors.BreadcrumbsError | None = None
         try:
-            source = registry.resolve(entry.uri)
-            now = registry.licence_of(source)
+            source = versions.resolve(entry.uri)
+            now = versions.licence_of(source)
             if now is None and entry.licence is None:
                 inner = contents.lineage_of(source)
         except errors.UnreachableError:
@@ -272,7 +273,7 @@ def _licences(
             yield facts.Licence(entry.uri, entry.role, name)
 
 
-def _metrics(resolved: registry.ResolvedVersion, runs: Iterable[Run]) -> dict[str, facts.Metric]:
+def _metrics(resolved: versions.ResolvedVersion, runs: Iterable[Run]) -> dict[str, facts.Metric]:
     """The metrics of the run that made a version and of the runs about its weights, newest last."""
     made = contents.run_of(resolved)
     everything = [*([made] if made else []), *reversed(list(runs))]
@@ -288,7 +289,7 @@ def _runs_about(weights_digest: str) -> list[Run]:
     with failures.explained("cannot search for evaluations"):
         found: list[Run] = mlflow.search_runs(
             search_all_experiments=True,
-            filter_string=f"tags.`{registry.TAG_WEIGHTS_DIGEST}` = '{weights_digest}' "
+            filter_string=f"tags.`{tag_keys.WEIGHTS_DIGEST}` = '{weights_digest}' "
             "and attributes.status = 'FINISHED'",
             order_by=["attributes.start_time DESC"],
             max_results=RUNS,
@@ -297,7 +298,7 @@ def _runs_about(weights_digest: str) -> list[Run]:
     return found
 
 
-def _kept_events(resolved: registry.ResolvedVersion) -> Iterator[events.Event]:
+def _kept_events(resolved: versions.ResolvedVersion) -> Iterator[events.Event]:
     """The ledger's events about a version that carry metrics."""
     for event in ledger.history(resolved.name or ""):
         if event.subject == resolved.uri and event.phase == events.DONE:

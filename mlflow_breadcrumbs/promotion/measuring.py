@@ -3,9 +3,10 @@
 import dataclasses
 from collections.abc import Sequence
 
-from mlflow_breadcrumbs import cache, errors, evaluation, registry, statement
+from mlflow_breadcrumbs import cache, errors, evaluation, statement
 from mlflow_breadcrumbs.models import tasks
 from mlflow_breadcrumbs.promotion import contents, facts, gates, policies
+from mlflow_breadcrumbs.registry import versions
 from mlflow_breadcrumbs.support import progress
 
 
@@ -24,7 +25,7 @@ class Settings:
 def measure(
     how: Settings,
     task_file: str,
-    resolved: registry.ResolvedVersion,
+    resolved: versions.ResolvedVersion,
     rules: policies.Policy,
     known: facts.Facts,
     show: progress.Progress,

@@ -15,7 +15,7 @@ import requests
 from mlflow.entities import LoggedModelInput
 from mlflow.exceptions import MlflowException
 
-from mlflow_breadcrumbs import errors, jobs, ledger, registry
+from mlflow_breadcrumbs import errors, ledger
 from mlflow_breadcrumbs.ledger import alias_moves, journal
 from mlflow_breadcrumbs.promotion import (
     decisions,
@@ -27,6 +27,7 @@ from mlflow_breadcrumbs.promotion import (
     standing,
     verdicts,
 )
+from mlflow_breadcrumbs.registry import aliases, runs, versions
 from mlflow_breadcrumbs.support import progress
 
 Result = Literal["promoted", "refused", "lost"]
@@ -105,12 +106,12 @@ def promote(
         LedgerError: the ledger can't be written; nothing was moved.
         BreadcrumbsError: another of its kinds; the alias was not moved.
     """
-    registry.check_alias(request.alias)
+    aliases.check_alias(request.alias)
     resolved = _resolve(request.uri)
     ledger.check()
-    seen = registry.alias_version(str(resolved.name), request.alias)
+    seen = aliases.version_at(str(resolved.name), request.alias)
     expected = seen if isinstance(request.expected, alias_moves.Anywhere) else request.expected
-    with jobs.project():
+    with runs.project():
         known, verdict = _judge(request, resolved, seen, now, show)
         if request.dry_run:
             result, sentence = _foresee(verdict, resolved, request.alias, seen, expected)
@@ -131,9 +132,9 @@ def promote(
     )
 
 
-def _resolve(uri: str) -> registry.ResolvedVersion:
+def _resolve(uri: str) -> versions.ResolvedVersion:
     """The version, pinned: what its alias does meanwhile changes nothing."""
-    resolved = registry.resolve(uri)
+    resolved = versions.resolve(uri)
     if resolved.name is None:
         raise errors.PromotionError(
             f"{resolved.uri} is not registered, and only a version can have an alias; register it"
@@ -143,7 +144,7 @@ def _resolve(uri: str) -> registry.ResolvedVersion:
 
 def _judge(
     request: Request,
-    resolved: registry.ResolvedVersion,
+    resolved: versions.ResolvedVersion,
     champion: str | None,
     now: datetime.datetime | None,
     show: progress.Progress,
@@ -162,7 +163,7 @@ def _judge(
 
 def _decide(
     request: Request,
-    resolved: registry.ResolvedVersion,
+    resolved: versions.ResolvedVersion,
     expected: str | None,
     known: facts.Facts,
     verdict: verdicts.Verdict,
@@ -176,9 +177,9 @@ def _decide(
         "weights_digest": known.weights_digest,
     }
     title = f"promote {resolved.uri} to {request.alias}"
-    experiment = jobs.experiment_named(request.experiment)
+    experiment = runs.experiment_named(request.experiment)
     with (
-        jobs.run(title, "promotion", nested=True, experiment=experiment) as run_id,
+        runs.run(title, "promotion", nested=True, experiment=experiment) as run_id,
         ledger.recording(
             "promotion", name, run_id=run_id, subject=resolved.uri, details=said
         ) as job,
@@ -203,14 +204,14 @@ def _say(run_id: str, result: Result) -> None:
 
 def _move(
     request: Request,
-    resolved: registry.ResolvedVersion,
+    resolved: versions.ResolvedVersion,
     expected: str | None,
     run_id: str,
     job: journal.Recording,
 ) -> tuple[Result, str]:
     """Move the alias, if it is where it is expected."""
     name, version, alias = str(resolved.name), str(resolved.version), request.alias
-    if expected == version and registry.alias_version(name, alias) == version:
+    if expected == version and aliases.version_at(name, alias) == version:
         if standing.tag(alias) not in resolved.tags:  # a promotion was stopped before its end
             standing.mark(name, alias, version, run_id)
         return "promoted", f"{resolved.uri} is {alias} already"
@@ -238,7 +239,7 @@ def _move(
 
 def _foresee(
     verdict: verdicts.Verdict,
-    resolved: registry.ResolvedVersion,
+    resolved: versions.ResolvedVersion,
     alias: str,
     seen: str | None,
     expected: str | None,
@@ -252,7 +253,7 @@ def _foresee(
     return "promoted", f"{resolved.uri} would become {alias}"
 
 
-def _refusal(resolved: registry.ResolvedVersion, alias: str, verdict: verdicts.Verdict) -> str:
+def _refusal(resolved: versions.ResolvedVersion, alias: str, verdict: verdicts.Verdict) -> str:
     names = ", ".join(rule.name for rule in verdict.objections)
     return (
         f"{resolved.uri} does not become {alias}: {len(verdict.objections)} of "
@@ -263,7 +264,7 @@ def _refusal(resolved: registry.ResolvedVersion, alias: str, verdict: verdicts.V
 def _log(
     run_id: str,
     request: Request,
-    resolved: registry.ResolvedVersion,
+    resolved: versions.ResolvedVersion,
     expected: str | None,
     known: facts.Facts,
     verdict: verdicts.Verdict,

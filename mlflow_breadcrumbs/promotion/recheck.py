@@ -9,7 +9,7 @@ import datetime
 from collections.abc import Sequence
 from typing import Any
 
-from mlflow_breadcrumbs import charts, errors, jobs, ledger, logbook, registry
+from mlflow_breadcrumbs import charts, errors, ledger
 from mlflow_breadcrumbs.promotion import (
     decisions,
     drift,
@@ -22,6 +22,7 @@ from mlflow_breadcrumbs.promotion import (
     standing,
     verdicts,
 )
+from mlflow_breadcrumbs.registry import aliases, run_files, runs, versions
 from mlflow_breadcrumbs.support import progress, tables
 
 KIND = "recheck"
@@ -87,22 +88,22 @@ def recheck(request: Request, *, show: progress.Progress = progress.silent) -> R
         LedgerError: the ledger can't be written; nothing was measured.
         BreadcrumbsError: another of its kinds.
     """
-    registry.check_alias(request.alias)
-    number = registry.alias_version(request.name, request.alias)
+    aliases.check_alias(request.alias)
+    number = aliases.version_at(request.name, request.alias)
     if number is None:
         raise errors.PromotionError(
             f"no version of {request.name!r} has the alias {request.alias!r}, so there is nothing "
             "to recheck; see `mlflow-breadcrumbs history` for what it was"
         )
-    resolved = registry.resolve(f"models:/{request.name}/{number}")
+    resolved = versions.resolve(f"models:/{request.name}/{number}")
     ledger.check()
     promoted = standing.promoted(resolved, request.alias)
     rules = lasting(request.rules or _policy_of(resolved, request.alias, promoted))
-    experiment = jobs.experiment_named(request.experiment)
+    experiment = runs.experiment_named(request.experiment)
     said = {"alias": request.alias, "version": number, "policy_digest": rules.digest}
     with (
-        jobs.project(),
-        jobs.run(f"recheck {resolved.uri}", KIND, nested=True, experiment=experiment) as run_id,
+        runs.project(),
+        runs.run(f"recheck {resolved.uri}", KIND, nested=True, experiment=experiment) as run_id,
         ledger.recording(
             KIND, request.name, run_id=run_id, subject=resolved.uri, details=said
         ) as job,
@@ -139,10 +140,10 @@ def lasting(rules: policies.Policy) -> policies.Policy:
 
 
 def _policy_of(
-    resolved: registry.ResolvedVersion, alias: str, promoted: standing.Promoted | None
+    resolved: versions.ResolvedVersion, alias: str, promoted: standing.Promoted | None
 ) -> policies.Policy:
     """The policy that a version got its alias by."""
-    text = logbook.read_text(promoted.decision, "policy.yaml") if promoted else None
+    text = run_files.read_text(promoted.decision, "policy.yaml") if promoted else None
     if text is None:
         raise errors.PromotionError(
             f"nothing says by which policy {resolved.uri} became {alias!r}: it was not promoted "
@@ -153,7 +154,7 @@ def _policy_of(
 
 def _measure(
     request: Request,
-    resolved: registry.ResolvedVersion,
+    resolved: versions.ResolvedVersion,
     rules: policies.Policy,
     number: str,
     show: progress.Progress,
@@ -170,7 +171,7 @@ def _measure(
     return known, dataclasses.replace(known, measurements=fresh)
 
 
-def _sentence(resolved: registry.ResolvedVersion, alias: str, verdict: verdicts.Verdict) -> str:
+def _sentence(resolved: versions.ResolvedVersion, alias: str, verdict: verdicts.Verdict) -> str:
     if verdict.passed:
         return f"{resolved.uri} keeps every rule that it became {alias} by"
     names = ", ".join(rule.name for rule in verdict.objections)
@@ -183,7 +184,7 @@ def _sentence(resolved: registry.ResolvedVersion, alias: str, verdict: verdicts.
 def _log(
     run_id: str,
     request: Request,
-    resolved: registry.ResolvedVersion,
+    resolved: versions.ResolvedVersion,
     rules: policies.Policy,
     fresh: facts.Facts,
     verdict: verdicts.Verdict,

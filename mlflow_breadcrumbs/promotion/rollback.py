@@ -8,9 +8,10 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
-from mlflow_breadcrumbs import errors, ledger, registry
+from mlflow_breadcrumbs import errors, ledger
 from mlflow_breadcrumbs.ledger import events, journal
 from mlflow_breadcrumbs.promotion import approvals, contents, standing
+from mlflow_breadcrumbs.registry import aliases, versions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,11 +51,11 @@ def rollback(name: str, alias: str, to: str | None = None) -> Rollback:
         RegistryError: the registry can't be read, or refused.
         LedgerError: the ledger can't be used; nothing was moved.
     """
-    registry.check_alias(alias)
+    aliases.check_alias(alias)
     stopped = _stopped(name, alias)
     if stopped is not None and to in (None, stopped.after):
         return stopped
-    current = registry.alias_version(name, alias)
+    current = aliases.version_at(name, alias)
     candidates = _candidates(name, alias, current, to)
     skipped: list[str] = []
     for version in candidates:
@@ -85,7 +86,7 @@ def _stopped(name: str, alias: str) -> Rollback | None:
         if (
             event.sequence > known
             and (event.kind, event.phase, said.get("alias")) == ("rollback", events.DONE, alias)
-            and registry.alias_version(name, alias) == said.get("after")
+            and aliases.version_at(name, alias) == said.get("after")
         ):
             before, after = said.get("before"), str(said["after"])
             if before is not None:
@@ -125,7 +126,7 @@ def _fault(name: str, version: str) -> str | None:
     """Why a version is not fit to go back to; `None` if it is."""
     uri = f"models:/{name}/{version}"
     try:
-        resolved = registry.resolve(uri)
+        resolved = versions.resolve(uri)
         found = contents.digest_of(resolved)
     except errors.UnreachableError:
         raise

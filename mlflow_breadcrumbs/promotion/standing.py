@@ -12,7 +12,8 @@ import mlflow
 import requests
 from mlflow.exceptions import MlflowException
 
-from mlflow_breadcrumbs import failures, ledger, registry
+from mlflow_breadcrumbs import ledger
+from mlflow_breadcrumbs.registry import failures, versions
 
 LONGEST = 250
 """Characters of a tag's key in MLflow."""
@@ -30,7 +31,7 @@ class Promoted:
     """The run of the decision."""
 
 
-def promoted(resolved: registry.ResolvedVersion, alias: str) -> Promoted | None:
+def promoted(resolved: versions.ResolvedVersion, alias: str) -> Promoted | None:
     """When and by which decision a version got an alias; `None` where its tag does not say."""
     time, _, decision = resolved.tags.get(tag(alias), "").partition(" ")
     try:
@@ -91,7 +92,7 @@ def earlier(name: str, alias: str, current: str | None) -> list[str]:
 def _tagged(name: str, alias: str) -> list[str]:
     """The versions with the tag, the last promoted first."""
     with failures.explained(f"cannot search the versions of {name!r}"):
-        found = mlflow.MlflowClient().search_model_versions(f"name = {registry.quoted(name)}")
+        found = mlflow.MlflowClient().search_model_versions(f"name = {versions.quoted(name)}")
     marked = [entry for entry in found if tag(alias) in entry.tags]
     return [
         str(entry.version)

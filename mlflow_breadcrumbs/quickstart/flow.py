@@ -15,19 +15,11 @@ from typing import Any
 import mlflow
 
 import mlflow_breadcrumbs
-from mlflow_breadcrumbs import (
-    errors,
-    finetune,
-    importer,
-    lineage,
-    records,
-    registry,
-    study,
-    training,
-)
+from mlflow_breadcrumbs import errors, finetune, importer, lineage, study, training
 from mlflow_breadcrumbs.models import tasks as task_files
 from mlflow_breadcrumbs.quickstart import contest, pretrain, tasks
 from mlflow_breadcrumbs.quickstart.settings import Settings
+from mlflow_breadcrumbs.registry import versions
 from mlflow_breadcrumbs.support import progress
 
 EXPERIMENT = "quickstart"
@@ -116,8 +108,8 @@ def quickstart(
             tried = contest.contest(bench, settings.alphas, show)
         alpha = tried[-1].alpha
         _mlflow_run(project, base, sources, task_file, alpha, show)
-        merged = registry.resolve(f"models:/{MERGED_MODEL}@{ALIAS}")
-        measured = registry.metrics_of(merged.run_id)
+        merged = versions.resolve(f"models:/{MERGED_MODEL}@{ALIAS}")
+        measured = versions.metrics_of(merged.run_id)
         accuracies = {task.name: measured[f"accuracy/{task.name}"] for task in task_list}
         last = dataclasses.replace(tried[-1], accuracies=accuracies)
         ancestry = lineage.tree(merged.uri)
@@ -182,11 +174,11 @@ def _own_store(store: str, folder: Path) -> Iterator[None]:
 
 
 def _finetune(
-    base: records.RegisteredVersion,
+    base: versions.RegisteredVersion,
     task: task_files.Task,
     settings: Settings,
     show: progress.Progress,
-) -> records.RegisteredVersion:
+) -> versions.RegisteredVersion:
     return finetune.finetune(
         base.uri,
         task,
@@ -204,8 +196,8 @@ def _finetune(
 
 def _mlflow_run(
     project: Path,
-    base: records.RegisteredVersion,
-    sources: Sequence[records.RegisteredVersion],
+    base: versions.RegisteredVersion,
+    sources: Sequence[versions.RegisteredVersion],
     task_file: Path,
     alpha: float | None,
     show: progress.Progress,

@@ -20,12 +20,12 @@ import requests
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 
-from mlflow_breadcrumbs import failures, records, registry
+from mlflow_breadcrumbs.registry import failures, tag_keys, versions
 
 _logger = logging.getLogger(__name__)
 
 
-def register(name: str, *, model_id: str, tags: Mapping[str, str]) -> records.RegisteredVersion:
+def register(name: str, *, model_id: str, tags: Mapping[str, str]) -> versions.RegisteredVersion:
     """Register a logged model as a new version, its tags set in the same step.
 
     Where the tags name a merge that another job has registered meanwhile, the result is that
@@ -34,7 +34,7 @@ def register(name: str, *, model_id: str, tags: Mapping[str, str]) -> records.Re
     Raises:
         RegistryError: the registry refused, or can't be reached.
     """
-    registry.check_name(name)
+    versions.check_name(name)
     source = f"models:/{model_id}"
     with failures.explained(f"cannot register {name!r}"):
         try:
@@ -44,10 +44,10 @@ def register(name: str, *, model_id: str, tags: Mapping[str, str]) -> records.Re
                 if not versions_of(name, source):
                     raise
             # Only the answer was lost; the version is there.
-        return registry.resolve(_settle(name, source, tags)).registered
+        return versions.resolve(_settle(name, source, tags)).registered
 
 
-def link(version: records.RegisteredVersion) -> None:
+def link(version: versions.RegisteredVersion) -> None:
     """Tell the logged model its version, which MLflow does in a step after the registration."""
     client = mlflow.MlflowClient()
     known = client.get_logged_model(version.model_id).tags.get(MLFLOW_MODEL_VERSIONS, "[]")
@@ -62,7 +62,7 @@ def versions_of(name: str, source: str) -> list[Any]:
     return _search(name, f"source_path = '{source}'")
 
 
-def find_merge(name: str, merge_digest: str) -> registry.ResolvedVersion | None:
+def find_merge(name: str, merge_digest: str) -> versions.ResolvedVersion | None:
     """The ready version of a name that is exactly this merge, if there is one.
 
     It is the newest that was forced, else the lowest. Twins of the lowest that a job made and was
@@ -70,8 +70,8 @@ def find_merge(name: str, merge_digest: str) -> registry.ResolvedVersion | None:
     """
     with failures.explained(f"cannot search the versions of {name!r}"):
         found = [entry for entry in _search_merge(name, merge_digest) if entry.status == "READY"]
-        forced = [entry for entry in found if registry.TAG_FORCED in entry.tags]
-        twins = [entry for entry in found if registry.TAG_FORCED not in entry.tags]
+        forced = [entry for entry in found if tag_keys.FORCED in entry.tags]
+        twins = [entry for entry in found if tag_keys.FORCED not in entry.tags]
         if len(twins) > 1:
             aliases = mlflow.MlflowClient().get_registered_model(name).aliases
             named = {int(version) for version in aliases.values()}
@@ -79,13 +79,13 @@ def find_merge(name: str, merge_digest: str) -> registry.ResolvedVersion | None:
                 if twin.source.startswith("models:/m-") and int(twin.version) not in named:
                     _delete(twin, twins[0])
     chosen = forced[-1:] or twins[:1]
-    return registry.resolve(_uri(chosen[0])) if chosen else None
+    return versions.resolve(_uri(chosen[0])) if chosen else None
 
 
 def _settle(name: str, source: str, tags: Mapping[str, str]) -> str:
     """Delete what was just registered where a lower twin is there; the URI of what stays."""
-    digest = tags.get(registry.TAG_MERGE_DIGEST)
-    if digest is None or registry.TAG_FORCED in tags:
+    digest = tags.get(tag_keys.MERGE_DIGEST)
+    if digest is None or tag_keys.FORCED in tags:
         twins = versions_of(name, source)
     else:
         twins = _search_merge(name, digest)
@@ -99,12 +99,12 @@ def _settle(name: str, source: str, tags: Mapping[str, str]) -> str:
 
 
 def _search_merge(name: str, merge_digest: str) -> list[Any]:
-    return _search(name, f"tags.`{registry.TAG_MERGE_DIGEST}` = '{merge_digest}'")
+    return _search(name, f"tags.`{tag_keys.MERGE_DIGEST}` = '{merge_digest}'")
 
 
 def _search(name: str, condition: str) -> list[Any]:
     found = mlflow.MlflowClient().search_model_versions(
-        f"name = {registry.quoted(name)} and {condition}"
+        f"name = {versions.quoted(name)} and {condition}"
     )
     return sorted(found, key=lambda entry: int(entry.version))
 

@@ -8,7 +8,7 @@ import mlflow
 import requests
 from mlflow.exceptions import MlflowException
 
-from mlflow_breadcrumbs import failures
+from mlflow_breadcrumbs.registry import failures
 
 
 class Artifacts:

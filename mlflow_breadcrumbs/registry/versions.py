@@ -17,27 +17,29 @@ import yaml
 from mlflow.entities import LoggedModelStatus
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-from mlflow.utils.validation import MAX_MODEL_REGISTRY_TAG_VALUE_LENGTH
 
-from mlflow_breadcrumbs import artifacts, database, errors, failures, records
+from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.engine import checkpoints
+from mlflow_breadcrumbs.registry import artifacts, database, failures, tag_keys, uris
 from mlflow_breadcrumbs.support import scratch
 
-TAG_TASK = "breadcrumbs.task"
-TAG_RECIPE_DIGEST = "breadcrumbs.recipe_digest"
-TAG_WEIGHTS_DIGEST = "breadcrumbs.weights_digest"
-TAG_BASE = "breadcrumbs.base"
-TAG_SOURCES = "breadcrumbs.sources"
-TAG_LINEAGE_DIGEST = "breadcrumbs.lineage_digest"
-TAG_MERGE_DIGEST = "breadcrumbs.merge_digest"
-TAG_REQUEST_DIGEST = "breadcrumbs.request_digest"
-"""On runs and logged models: all that makes two calls the same; so a stopped call is found."""
-TAG_FORCED = "breadcrumbs.forced"
-"""On versions that were made though the same merge existed."""
-TAG_KIND = "breadcrumbs.kind"
-TAGS_LICENCE = ("license", "licence")
 
-URI_FORMS = "models:/NAME/VERSION, models:/NAME@ALIAS or models:/m-…"
+@dataclasses.dataclass(frozen=True)
+class RegisteredVersion:
+    """A version of a registered model that this package has just made or found."""
+
+    name: str
+    version: str
+    uri: str
+    """`models:/NAME/VERSION`."""
+    run_id: str
+    model_id: str
+    """The logged model's id, `m-…`."""
+    weights_digest: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields by name, for `--json`."""
+        return dataclasses.asdict(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,19 +62,19 @@ class ResolvedVersion:
     @property
     def recorded_digest(self) -> str | None:
         """The weights digest that was recorded when the version was registered."""
-        return self.tags.get(TAG_WEIGHTS_DIGEST)
+        return self.tags.get(tag_keys.WEIGHTS_DIGEST)
 
     @property
     def tasks(self) -> tuple[str, ...]:
         """The tasks that the version was fine-tuned for."""
-        return tuple(task for task in self.tags.get(TAG_TASK, "").split(",") if task)
+        return tuple(task for task in self.tags.get(tag_keys.TASK, "").split(",") if task)
 
     @property
-    def registered(self) -> records.RegisteredVersion:
+    def registered(self) -> RegisteredVersion:
         """The same as a job's result; only of a version with a name."""
         if self.name is None or self.version is None:
             raise ValueError(f"{self.uri} is not a registered version")
-        return records.RegisteredVersion(
+        return RegisteredVersion(
             name=self.name,
             version=self.version,
             uri=self.uri,
@@ -114,7 +116,7 @@ def resolve(uri: str) -> ResolvedVersion:
         elif match := re.fullmatch(r"models:/([^/]+)/([^/]+)", uri):
             found = _latest(client, match[1], match[2])
         else:
-            raise errors.RegistryError(f"{uri!r} is not a version's URI; write {URI_FORMS}")
+            raise errors.RegistryError(f"{uri!r} is not a version's URI; write {uris.FORMS}")
         if found.status != "READY":
             raise errors.RegistryError(
                 f"{uri} is version {found.version} of {found.name!r}, whose status is "
@@ -168,7 +170,7 @@ def _latest(client: Any, name: str, suffix: str) -> Any:
     ]
     if not versions:
         raise errors.RegistryError(
-            f"{name!r} has no version at {suffix!r}; write {URI_FORMS}. {_known(client, name)}"
+            f"{name!r} has no version at {suffix!r}; write {uris.FORMS}. {_known(client, name)}"
         )
     return max(versions, key=lambda version: int(version.version))
 
@@ -320,26 +322,6 @@ def check_name(name: str) -> None:
         )
 
 
-def check_tags(tags: Mapping[str, str]) -> None:
-    """Raise `RegistryError` for a tag that is longer than MLflow keeps."""
-    for key, value in tags.items():
-        if len(value) > MAX_MODEL_REGISTRY_TAG_VALUE_LENGTH:
-            raise errors.RegistryError(
-                f"the version's tag {key} would have {len(value)} characters, and MLflow keeps "
-                f"{MAX_MODEL_REGISTRY_TAG_VALUE_LENGTH}; merge fewer sources, in several steps"
-            )
-
-
-def check_alias(alias: str) -> None:
-    """Raise `RegistryError` for an alias that MLflow would not take."""
-    if not re.fullmatch(r"[A-Za-z0-9_\-]{1,255}", alias) or re.fullmatch(
-        r"latest|v\d+", alias, re.IGNORECASE
-    ):
-        raise errors.RegistryError(
-            f"{alias!r} can't be an alias: letters, digits, '_' and '-', and not 'latest' or 'v1'"
-        )
-
-
 def metrics_of(run_id: str | None) -> dict[str, float]:
     """The metrics of a run; empty when the run is gone."""
     try:
@@ -354,51 +336,7 @@ def licence_of(resolved: ResolvedVersion) -> str | None:
     if resolved.name is not None:
         with failures.explained(f"cannot read the tags of {resolved.name!r}", "try again"):
             found.append(mlflow.MlflowClient().get_registered_model(resolved.name).tags)
-    return next((tags[key] for tags in found for key in TAGS_LICENCE if tags.get(key)), None)
-
-
-def source_tag(weights_digest: str) -> str:
-    """The tag key by which the merges of a source are found; its value is the source's URI."""
-    return f"breadcrumbs.source/{weights_digest.removeprefix('sha256:')}"
-
-
-def set_alias(name: str, alias: str, version: str) -> None:
-    """Point an alias at a version.
-
-    Of several jobs that create an alias at once, PostgreSQL lets one insert it and tells the
-    others that it exists; when they ask again, they change it.
-    """
-    client = mlflow.MlflowClient()
-    with failures.explained(
-        f"models:/{name}/{version} is registered, but {name}@{alias} cannot be set"
-    ):
-        try:
-            client.set_registered_model_alias(name, alias, version)
-        except MlflowException as error:
-            if "unique" not in str(error).lower():
-                raise
-            client.set_registered_model_alias(name, alias, version)
-
-
-def remove_alias(name: str, alias: str) -> None:
-    """Take an alias away; one that is not there is none to take."""
-    with failures.explained(f"{name}@{alias} cannot be removed"):
-        mlflow.MlflowClient().delete_registered_model_alias(name, alias)
-
-
-def alias_version(name: str, alias: str) -> str | None:
-    """The version that an alias points at; `None` where there is no such alias.
-
-    Raises:
-        RegistryError: the registry can't be asked.
-    """
-    with failures.explained(f"cannot read {name}@{alias}"):
-        try:
-            return str(mlflow.MlflowClient().get_model_version_by_alias(name, alias).version)
-        except MlflowException as error:
-            if error.error_code not in ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST"):
-                raise
-            return None
+    return next((tags[key] for tags in found for key in tag_keys.LICENCES if tags.get(key)), None)
 
 
 def quoted(name: str) -> str:

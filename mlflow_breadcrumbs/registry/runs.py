@@ -17,7 +17,8 @@ from mlflow.environment_variables import MLFLOW_RUN_ID
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import fluent
 
-from mlflow_breadcrumbs import database, errors, failures, registry
+from mlflow_breadcrumbs import errors
+from mlflow_breadcrumbs.registry import database, failures, tag_keys
 from mlflow_breadcrumbs.support import processes
 
 TAG_PROCESS = "breadcrumbs.process"
@@ -51,7 +52,7 @@ def run(
     """
     database.prepare()
     active = mlflow.active_run()
-    marks = {registry.TAG_KIND: kind, **(tags or {})}
+    marks = {tag_keys.KIND: kind, **(tags or {})}
     if active is not None and not nested:
         with failures.explained(f"{name} stopped"):
             mlflow.set_tags(marks)

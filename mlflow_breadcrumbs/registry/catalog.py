@@ -12,7 +12,7 @@ import requests
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 
-from mlflow_breadcrumbs import database, failures, graph, registry
+from mlflow_breadcrumbs.registry import database, failures, graph, tag_keys
 
 PAGE = 1000
 """Versions per request."""
@@ -187,10 +187,10 @@ def _logged(model: Any) -> Entry:
 def _version(uri: str, tags: Mapping[str, str], **fields: Any) -> graph.Version:
     return graph.Version(
         uri=uri,
-        kind=tags.get(registry.TAG_KIND, "unknown"),
-        tasks=tuple(task for task in tags.get(registry.TAG_TASK, "").split(",") if task),
-        weights_digest=tags.get(registry.TAG_WEIGHTS_DIGEST),
-        recipe_digest=tags.get(registry.TAG_RECIPE_DIGEST),
+        kind=tags.get(tag_keys.KIND, "unknown"),
+        tasks=tuple(task for task in tags.get(tag_keys.TASK, "").split(",") if task),
+        weights_digest=tags.get(tag_keys.WEIGHTS_DIGEST),
+        recipe_digest=tags.get(tag_keys.RECIPE_DIGEST),
         **fields,
     )
 
@@ -198,7 +198,7 @@ def _version(uri: str, tags: Mapping[str, str], **fields: Any) -> graph.Version:
 def _edges(uri: str, tags: Mapping[str, str], copy_of: str | None) -> tuple[graph.Edge, ...]:
     """The original of a copy, the base, the sources: a copy carries its original's tags."""
     named = [(graph.COPY, copy_of)] if copy_of else []
-    if base := tags.get(registry.TAG_BASE):
+    if base := tags.get(tag_keys.BASE):
         named.append((graph.BASE, base))
     named += [(graph.SOURCE, source) for source in _sources(uri, tags)]
     return tuple(
@@ -209,14 +209,14 @@ def _edges(uri: str, tags: Mapping[str, str], copy_of: str | None) -> tuple[grap
 
 def _sources(uri: str, tags: Mapping[str, str]) -> Sequence[str]:
     try:
-        listed = json.loads(tags.get(registry.TAG_SOURCES, "[]"))
+        listed = json.loads(tags.get(tag_keys.SOURCES, "[]"))
         if isinstance(listed, list) and all(isinstance(source, str) for source in listed):
             return listed
     except json.JSONDecodeError:
         pass
     # One damaged tag must not hide a whole registry; the same sources have a tag each.
-    _logger.warning("%s: the tag %s is damaged", uri, registry.TAG_SOURCES)
-    prefix = registry.source_tag("")
+    _logger.warning("%s: the tag %s is damaged", uri, tag_keys.SOURCES)
+    prefix = tag_keys.of_source("")
     return sorted(value for key, value in tags.items() if key.startswith(prefix))
 
 

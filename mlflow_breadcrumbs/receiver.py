@@ -19,7 +19,7 @@ import uvicorn
 from starlette import applications, concurrency, requests, responses, routing
 
 from mlflow_breadcrumbs import errors, ledger, webhooks
-from mlflow_breadcrumbs.ledger import chronicle
+from mlflow_breadcrumbs.ledger import alias_history
 
 LARGEST = 64 * 1024
 """Bytes of a delivery; MLflow's have some hundreds."""
@@ -171,7 +171,7 @@ def parse(identifier: str, body: bytes) -> ledger.Delivery | None:
             return None
         name, alias = _text(data["name"]), _text(data["alias"])
         version = str(int(_text(data["version"]))) if event[1] == "created" else None
-        changed = chronicle.utc(datetime.datetime.fromisoformat(content["timestamp"]))
+        changed = alias_history.utc(datetime.datetime.fromisoformat(content["timestamp"]))
     except (ValueError, KeyError, TypeError) as error:
         raise RefusalError(400, "the content is not what MLflow sends of an alias") from error
     if (name, alias) == EXAMPLES:

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from mlflow_breadcrumbs import errors, ledger
-from mlflow_breadcrumbs.ledger import chronicle as kinds
+from mlflow_breadcrumbs.ledger import alias_history
 
 MARKERS = {
     "promote": ("^", "#1f4e79", "promoted"),
     "rollback": ("v", "#b3541e", "rolled back"),
-    kinds.DIRECT: ("X", "#c0392b", "changed directly in MLflow"),
-    kinds.FIRST_SEEN: ("s", "#777777", "first seen"),
-    kinds.ORDER: ("d", "#777777", "two moves at once"),
+    alias_history.DIRECT: ("X", "#c0392b", "changed directly in MLflow"),
+    alias_history.FIRST_SEEN: ("s", "#777777", "first seen"),
+    alias_history.ORDER: ("d", "#777777", "two moves at once"),
 }
 """Marker, colour and words of the causes; all others are moves of ours without a decision."""
 OURS = ("o", "#1f4e79", "set by this package")
@@ -92,7 +92,7 @@ def _panel(
             solid_capstyle="butt",
             zorder=2,
         )
-        if move.before in levels and move.cause != kinds.FIRST_SEEN:
+        if move.before in levels and move.cause != alias_history.FIRST_SEEN:
             below = levels.index(move.before)
             axes.plot([start, start], [below, level], color="#bbbbbb", linewidth=1, zorder=1)
             _interval(axes, move, below, level)

@@ -12,7 +12,7 @@ import pytest
 import registered
 
 from mlflow_breadcrumbs import errors, ledger
-from mlflow_breadcrumbs.ledger import alias_moves, events, journal, stores
+from mlflow_breadcrumbs.ledger import alias_moves, events, journal, settling, stores
 from mlflow_breadcrumbs.registry import aliases
 
 FORK = multiprocessing.get_context("fork")
@@ -144,8 +144,8 @@ def test_one_that_was_given_up_is_settled_by_where_the_alias_stands(
         events.append(connection, intent(because="promote", decision="r"))
     if stands_at:
         directly(stands_at)
-    monkeypatch.setattr(journal, "ALIAS_TIMEOUT", datetime.timedelta())
-    assert journal.settle() == 1
+    monkeypatch.setattr(settling, "ALIAS_TIMEOUT", datetime.timedelta())
+    assert settling.settle() == 1
     outcome = ledger.history(three)[-1]
     assert (outcome.phase, outcome.intent) == (phase, 1)
     assert outcome.details["decision"] == "r"
@@ -212,23 +212,23 @@ def test_an_interruption_leaves_the_outcome_to_be_found_out(three, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             ledger.move(three, "champion", "1", because="promote")
     assert [said for said, _ in told()] == ["intent"]
-    monkeypatch.setattr(journal, "ALIAS_TIMEOUT", datetime.timedelta())
-    assert journal.settle() == 1
+    monkeypatch.setattr(settling, "ALIAS_TIMEOUT", datetime.timedelta())
+    assert settling.settle() == 1
     assert [move.after for move in ledger.alias_changes(three)] == ["1"]
 
 
 def test_a_server_that_is_gone_is_asked_again_later(three, monkeypatch):
     with stores.opened() as opened, opened.writing() as connection:
         events.append(connection, intent())
-    monkeypatch.setattr(journal, "ALIAS_TIMEOUT", datetime.timedelta())
+    monkeypatch.setattr(settling, "ALIAS_TIMEOUT", datetime.timedelta())
     with monkeypatch.context() as patch:
 
         def gone(name, alias):
             raise errors.UnreachableError("no answer")
 
         patch.setattr(aliases, "version_at", gone)
-        assert journal.settle() == 0
-    assert journal.settle() == 1
+        assert settling.settle() == 0
+    assert settling.settle() == 1
 
 
 def test_older_events_that_have_no_after_are_read(three):

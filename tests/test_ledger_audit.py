@@ -6,7 +6,7 @@ import sqlalchemy as sql
 from test_ledger_journal import register
 
 from mlflow_breadcrumbs import errors, ledger
-from mlflow_breadcrumbs.ledger import events, journal, schema, stores
+from mlflow_breadcrumbs.ledger import anchors, events, journal, schema, stores
 
 DIGEST = "sha256:1"
 
@@ -91,7 +91,7 @@ def test_a_history_written_anew_is_found_by_the_heads_in_mlflow(versions):
 
 
 def test_a_damaged_tag_is_found(versions):
-    mlflow.MlflowClient().set_model_version_tag("m", "2", journal.TAG_HEAD, "nonsense")
+    mlflow.MlflowClient().set_model_version_tag("m", "2", anchors.TAG_HEAD, "nonsense")
     assert ledger.verify().problem == (
         "models:/m/2 carries 'nonsense', which is no head of a ledger"
     )

@@ -9,7 +9,7 @@ import pytest
 
 from mlflow_breadcrumbs import errors, evaluation, ledger, pipeline
 from mlflow_breadcrumbs.engine import recipe
-from mlflow_breadcrumbs.ledger import events, journal, stores
+from mlflow_breadcrumbs.ledger import anchors, events, settling, stores
 from mlflow_breadcrumbs.registry import tag_keys, versions
 
 RECIPE = recipe.MergeRecipe.from_method("breadcrumbs", sources=2)
@@ -71,8 +71,8 @@ def test_a_merge_its_alias_and_its_evaluation_are_in_the_history(zoo):
 def test_the_head_goes_into_mlflow_with_every_event(zoo):
     made = merge(zoo)
     client = mlflow.MlflowClient()
-    on_run = client.get_run(made.version.run_id).data.tags[journal.TAG_HEAD]
-    on_version = client.get_model_version("merged", "1").tags[journal.TAG_HEAD]
+    on_run = client.get_run(made.version.run_id).data.tags[anchors.TAG_HEAD]
+    on_version = client.get_model_version("merged", "1").tags[anchors.TAG_HEAD]
     assert on_run.startswith("1:sha256:")
     assert on_version == ledger.head().tag()
     verdict = ledger.verify()
@@ -126,7 +126,7 @@ def test_a_ledger_that_is_gone_at_the_end_undoes_nothing_and_is_settled(zoo, tmp
     assert "the outcome of event 1 was not written; the next call settles it" in caplog.text
     path.rmdir()
     away.rename(path)
-    assert journal.settle() == 1
+    assert settling.settle() == 1
     (_, settled) = ledger.history("m")
     assert (settled.phase, settled.subject, settled.intent) == ("done", "models:/m/1", 1)
     assert settled.details == {"weights_digest": "sha256:1", "settled": True}
@@ -153,7 +153,7 @@ def test_a_killed_job_is_settled_by_the_next_call(zoo, act, phase, subject):
     ledger.set_alias("tiny", "base", "1")
     assert history("m") == [("merge", "intent", None), ("merge", phase, subject)]
     assert ledger.verify().holds
-    assert journal.settle() == 0
+    assert settling.settle() == 0
 
 
 def test_a_job_on_another_machine_is_settled_when_its_run_has_ended(zoo, monkeypatch):
@@ -169,15 +169,15 @@ def test_a_job_on_another_machine_is_settled_when_its_run_has_ended(zoo, monkeyp
         )
         with stores.opened() as opened, opened.writing() as connection:
             events.append(connection, draft)
-        assert journal.settle() == 0
+        assert settling.settle() == 0
     assert client.get_run(run.info.run_id).info.status == "FINISHED"
-    assert journal.settle() == 1
+    assert settling.settle() == 1
     assert history("m")[-1] == ("merge", "abandoned", None)
 
 
 def test_a_job_that_still_runs_is_left_alone(zoo):
     with mlflow.start_run() as run, ledger.recording("merge", "m", run_id=run.info.run_id) as job:
-        assert journal.settle() == 0
+        assert settling.settle() == 0
         job.add(score=float("nan"), scores={"a": [float("inf"), 1.0]})
     assert history("m")[-1] == ("merge", "done", None)
     assert ledger.history("m")[-1].details == {"score": "nan", "scores": {"a": ["inf", 1.0]}}

@@ -12,13 +12,14 @@ import sqlalchemy as sql
 
 from mlflow_breadcrumbs import errors, ledger
 from mlflow_breadcrumbs.ledger import (
+    alias_state,
+    alias_watch,
+    anchors,
     events,
     journal,
     migrations,
-    observation,
     schema,
     stores,
-    whereabouts,
 )
 from mlflow_breadcrumbs.support import canonical
 
@@ -83,7 +84,7 @@ def test_a_direct_change_is_noticed_once(either):
 def test_the_head_goes_into_mlflow_with_what_was_noticed(model):
     model.set_registered_model_alias("m", "champion", "2")
     ledger.look()
-    assert model.get_model_version("m", "2").tags[journal.TAG_HEAD] == ledger.head().tag()
+    assert model.get_model_version("m", "2").tags[anchors.TAG_HEAD] == ledger.head().tag()
 
 
 def test_what_stood_at_the_first_look_is_no_change(store):
@@ -200,7 +201,7 @@ def test_two_moves_of_ours_at_once_are_no_direct_change_in_whatever_order(model)
 
 def test_what_is_written_while_the_registry_is_read_is_not_judged(model, monkeypatch):
     ledger.set_alias("m", "champion", "1")
-    read = observation._read
+    read = alias_watch._read
 
     def slowly(names):
         found = read(names)
@@ -208,7 +209,7 @@ def test_what_is_written_while_the_registry_is_read_is_not_judged(model, monkeyp
         return found
 
     with monkeypatch.context() as patch:
-        patch.setattr(observation, "_read", slowly)
+        patch.setattr(alias_watch, "_read", slowly)
         assert ledger.look() == []
     assert [move.after for move in ledger.alias_changes("m")] == ["1", "2"]
 
@@ -240,8 +241,8 @@ def test_a_ledger_of_the_first_release_is_taken_over(store, ledger_uri, monkeypa
         patch.setattr(migrations, "STEPS", migrations.STEPS[:1])
         write_as_the_first_release_did()
     with stores.opened() as opened, opened.reading() as connection:
-        assert whereabouts.known(connection) == {
-            ("m", "champion"): whereabouts.Known("1", "2026-03-03T14:00:00.000+00:00", 2)
+        assert alias_state.known(connection) == {
+            ("m", "champion"): alias_state.Known("1", "2026-03-03T14:00:00.000+00:00", 2)
         }
     assert ledger.look() == []
 
@@ -355,14 +356,14 @@ def test_a_webhook_is_believed_while_the_registry_does_not_answer(model, monkeyp
 @pytest.mark.parametrize("kind", [errors.UnreachableError, errors.RegistryError])
 def test_a_watch_says_once_that_the_server_is_gone_and_goes_on(model, monkeypatch, caplog, kind):
     answers = iter([True, False, False, True])
-    look = observation._read
+    look = alias_watch._read
 
     def read(names):
         if next(answers):
             return look(names)
         raise kind("the tracking server does not answer")
 
-    monkeypatch.setattr(observation, "_read", read)
+    monkeypatch.setattr(alias_watch, "_read", read)
     rounds = ledger.watch(interval=0.01)
     assert next(rounds) == []
     model.set_registered_model_alias("m", "champion", "1")

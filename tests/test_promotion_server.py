@@ -9,7 +9,7 @@ import proxy
 import pytest
 
 from mlflow_breadcrumbs import errors, ledger
-from mlflow_breadcrumbs.ledger import journal
+from mlflow_breadcrumbs.ledger import settling
 from mlflow_breadcrumbs.promotion import policies, promote, rollback
 from mlflow_breadcrumbs.registry import aliases
 
@@ -113,7 +113,7 @@ def test_a_server_that_is_gone_when_the_alias_is_moved_leaves_it_to_be_found_out
     process.join()
     assert process.exitcode == 0
     between.misbehave("500", ".")
-    assert journal.settle() == 0  # nobody can know yet
+    assert settling.settle() == 0  # nobody can know yet
     between.behave()
     assert aliases.version_at(name, "champion") == two
     found = rollback.rollback(name, "champion")

@@ -14,7 +14,7 @@ import uvicorn
 from mlflow.webhooks import types
 
 from mlflow_breadcrumbs import errors, ledger, receiver, webhooks
-from mlflow_breadcrumbs.ledger import journal, stores
+from mlflow_breadcrumbs.ledger import anchors, stores
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"  # MLflow signs with the text, not with its bytes
 
@@ -87,7 +87,7 @@ def test_the_head_goes_into_mlflow_when_the_receiver_ends_at_the_latest(store):
     with running() as url:
         post(url)
     tags = mlflow.MlflowClient().get_model_version("m", "1").tags
-    assert tags[journal.TAG_HEAD] == ledger.head().tag()
+    assert tags[anchors.TAG_HEAD] == ledger.head().tag()
 
 
 def test_a_replay_is_refused_also_by_another_receiver(url):

@@ -7,7 +7,7 @@ import mlflow
 from click.testing import CliRunner
 
 from mlflow_breadcrumbs import attest, cli, ledger
-from mlflow_breadcrumbs.ledger import journal, stores
+from mlflow_breadcrumbs.ledger import anchors, stores
 from mlflow_breadcrumbs.support import canonical
 
 
@@ -22,7 +22,7 @@ def last(name="merged"):
 
 def kept(uri):
     name, version = uri.removeprefix("models:/").split("/")
-    return mlflow.MlflowClient().get_model_version(name, version).tags[journal.TAG_HEAD]
+    return mlflow.MlflowClient().get_model_version(name, version).tags[anchors.TAG_HEAD]
 
 
 def test_a_verification_is_in_the_history_and_leaves_the_version_alone(family):

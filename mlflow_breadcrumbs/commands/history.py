@@ -122,12 +122,12 @@ def watch_command(names: tuple[str, ...], interval: float, once: bool, as_json: 
 
 def print_noticed(move: "ledger.Change", as_json: bool) -> None:
     """Print one change that was noticed, at once; as JSON, one object per line."""
-    from mlflow_breadcrumbs.ledger import chronicle
+    from mlflow_breadcrumbs.ledger import alias_history
 
     if as_json:
         printing.print_json_line(move.to_dict())
     else:
-        click.echo(f"{move.name}@{move.alias} {chronicle.described(move)}")
+        click.echo(f"{move.name}@{move.alias} {alias_history.described(move)}")
 
 
 def _print_events(name: str, found: "Sequence[ledger.Event]", as_json: bool) -> None:
@@ -154,7 +154,7 @@ def _print_events(name: str, found: "Sequence[ledger.Event]", as_json: bool) -> 
 
 def _print_moves(name: str, found: "Sequence[ledger.Change]", as_json: bool) -> None:
     from mlflow_breadcrumbs import terminal
-    from mlflow_breadcrumbs.ledger import chronicle
+    from mlflow_breadcrumbs.ledger import alias_history
 
     if as_json:
         printing.print_json([move.to_dict() for move in found])
@@ -166,7 +166,7 @@ def _print_moves(name: str, found: "Sequence[ledger.Change]", as_json: bool) -> 
         [
             {
                 "event": move.event,
-                "time": chronicle.when(move),
+                "time": alias_history.when(move),
                 "alias": f"@{move.alias}",
                 "before": move.before or "–",
                 "after": move.after or "–",

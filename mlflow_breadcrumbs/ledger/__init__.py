@@ -20,14 +20,15 @@ ledger.verify()  # does the chain hold, and what MLflow keeps of it?
 ```
 """
 
+from mlflow_breadcrumbs.ledger.alias_history import Change, Standing
 from mlflow_breadcrumbs.ledger.alias_moves import move, set_alias
+from mlflow_breadcrumbs.ledger.alias_watch import Delivery, look, take, watch
+from mlflow_breadcrumbs.ledger.anchors import anchor_last
 from mlflow_breadcrumbs.ledger.audit import Check, check_version, is_made, verify
 from mlflow_breadcrumbs.ledger.chain import Verdict
-from mlflow_breadcrumbs.ledger.chronicle import Change, Standing
 from mlflow_breadcrumbs.ledger.events import Event, Head, now
 from mlflow_breadcrumbs.ledger.index import Synced
-from mlflow_breadcrumbs.ledger.journal import anchor_last, check, note, recording, settle
-from mlflow_breadcrumbs.ledger.observation import Delivery, look, take, watch
+from mlflow_breadcrumbs.ledger.journal import check, note, recording
 from mlflow_breadcrumbs.ledger.outbox import Delivered, Receiver, deliver, deliver_briefly, follow
 from mlflow_breadcrumbs.ledger.queries import (
     alias_changes,
@@ -38,6 +39,7 @@ from mlflow_breadcrumbs.ledger.queries import (
     standings,
     sync,
 )
+from mlflow_breadcrumbs.ledger.settling import settle
 from mlflow_breadcrumbs.ledger.stores import using
 
 __all__ = [

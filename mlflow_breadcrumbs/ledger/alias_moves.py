@@ -18,7 +18,7 @@ from typing import Any, Literal
 import sqlalchemy as sql
 
 from mlflow_breadcrumbs import errors
-from mlflow_breadcrumbs.ledger import chronicle, events, journal
+from mlflow_breadcrumbs.ledger import alias_history, events, journal
 from mlflow_breadcrumbs.registry import aliases, failures
 
 Because = Literal["merge", "promote", "rollback", "recheck", "user"]
@@ -169,7 +169,7 @@ def _elsewhere(
 ) -> str:
     """Where an alias is instead, and who moved it there."""
     said = f"{name}@{alias} is at {_version(found)}, and was expected at {_version(expected)}: "
-    past = chronicle.read(events.of_name(connection, name), alias)
+    past = alias_history.read(events.of_name(connection, name), alias)
     if past and past[-1].after == found and past[-1].actor is not None:
         last = past[-1]
         return f"{said}{last.actor} moved it at {last.latest} (event {last.event})"

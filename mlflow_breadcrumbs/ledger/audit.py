@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Literal
 
-from mlflow_breadcrumbs.ledger import chain, events, journal, stores
+from mlflow_breadcrumbs.ledger import anchors, chain, events, stores
 from mlflow_breadcrumbs.registry import catalog, versions
 from mlflow_breadcrumbs.support import progress
 
@@ -56,7 +56,7 @@ def heads_in_mlflow(show: progress.Progress = progress.silent) -> dict[str, str]
     with show("read heads from MLflow", total=None, unit="versions") as advance:
         for page in catalog.tags():
             for uri, tags in page:
-                if text := tags.get(journal.TAG_HEAD):
+                if text := tags.get(anchors.TAG_HEAD):
                     found[uri] = text
             advance(len(page))
     return found
@@ -79,7 +79,7 @@ def check_version(
     with stores.opened() as ledger, ledger.reading() as connection:
         about = events.of_version(connection, uri)
         walked = verdict or chain.verify(connection)
-        tag = tags.get(journal.TAG_HEAD)
+        tag = tags.get(anchors.TAG_HEAD)
         against = chain.held(connection, {uri: tag}) if tag else None
     seen = against is not None and not against.foreign
     # Nothing is lost from a chain that holds up to the head that the version carries.
@@ -132,7 +132,7 @@ def _check_event(
 
 def _check_head(uri: str, tag: str | None, against: chain.Verdict | None) -> Check:
     if tag is None or against is None:
-        return Check("ledger head", "unknown", f"{uri} has no tag {journal.TAG_HEAD}")
+        return Check("ledger head", "unknown", f"{uri} has no tag {anchors.TAG_HEAD}")
     if against.foreign:
         return Check("ledger head", "unknown", f"{tag} is the head of another ledger")
     if against.problem:

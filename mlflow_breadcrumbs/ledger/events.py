@@ -16,7 +16,7 @@ from typing import Any
 import sqlalchemy as sql
 
 from mlflow_breadcrumbs import errors
-from mlflow_breadcrumbs.ledger import schema, whereabouts
+from mlflow_breadcrumbs.ledger import alias_state, schema
 from mlflow_breadcrumbs.support import canonical
 
 INTENT, DONE, FAILED, ABANDONED = "intent", "done", "failed", "abandoned"
@@ -119,8 +119,8 @@ def append(connection: sql.Connection, draft: Draft) -> Head:
 
     Before a move of an alias comes a change that the move brought to light, if there is one.
     """
-    if draft.kind == whereabouts.MOVED and draft.phase == DONE and draft.intent is not None:
-        details = whereabouts.missed(connection, draft.name, draft.details, draft.intent)
+    if draft.kind == alias_state.MOVED and draft.phase == DONE and draft.intent is not None:
+        details = alias_state.missed(connection, draft.name, draft.details, draft.intent)
         if details is not None:
             _append(connection, observed(draft.actor, draft.name, details))
     return _append(connection, draft)
@@ -138,7 +138,7 @@ def observed(actor: str, name: str, details: Mapping[str, Any]) -> Draft:
     after = details["after"]
     return Draft(
         actor=actor,
-        kind=whereabouts.OBSERVED,
+        kind=alias_state.OBSERVED,
         phase=DONE,
         name=name,
         subject=None if after is None else f"models:/{name}/{after}",
@@ -172,7 +172,7 @@ def _append(connection: sql.Connection, draft: Draft) -> Head:
         connection.execute(
             sql.delete(schema.OpenIntent).where(schema.OpenIntent.sequence == event.intent)
         )
-    whereabouts.take(connection, event.to_dict())
+    alias_state.take(connection, event.to_dict())
     return new
 
 

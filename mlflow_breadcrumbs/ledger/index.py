@@ -7,7 +7,7 @@ from typing import Any
 
 import sqlalchemy as sql
 
-from mlflow_breadcrumbs.ledger import chronicle, schema, stores
+from mlflow_breadcrumbs.ledger import alias_history, schema, stores
 from mlflow_breadcrumbs.registry import catalog, graph
 from mlflow_breadcrumbs.support import progress
 
@@ -27,7 +27,7 @@ class Synced:
     changed: int
     removed: int
     """Versions that the registry has no more; only a full sync finds them."""
-    noticed: tuple[chronicle.Change, ...] = ()
+    noticed: tuple[alias_history.Change, ...] = ()
     """What was done to aliases past this package, and aliases that were seen for the first time."""
 
     def to_dict(self) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import sqlalchemy as sql
 
 from mlflow_breadcrumbs import errors
-from mlflow_breadcrumbs.ledger import schema, whereabouts
+from mlflow_breadcrumbs.ledger import alias_state, schema
 
 
 class Step(NamedTuple):
@@ -58,7 +58,7 @@ STEPS: Sequence[Step] = (
             "attempts INTEGER NOT NULL, due VARCHAR(32) NOT NULL, claimed VARCHAR(32) NOT NULL, "
             "error TEXT)",
         ),
-        whereabouts.fill,
+        alias_state.fill,
     ),
 )
 

@@ -16,7 +16,7 @@ import requests
 import sqlalchemy as sql
 
 from mlflow_breadcrumbs import errors, webhooks
-from mlflow_breadcrumbs.ledger import chronicle, events, schema, stores
+from mlflow_breadcrumbs.ledger import alias_history, events, schema, stores
 from mlflow_breadcrumbs.support import canonical
 
 QUIET = ("import", "finetune", "merge", "evaluate", "verify", "export", "sign")
@@ -292,4 +292,6 @@ def _soon() -> str:
 
 def _in(seconds: float) -> str:
     """A time from now, as events have it."""
-    return chronicle.utc(datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=seconds))
+    return alias_history.utc(
+        datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=seconds)
+    )

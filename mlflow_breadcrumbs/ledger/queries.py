@@ -5,13 +5,13 @@ import datetime
 
 from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.ledger import (
-    chronicle,
+    alias_history,
+    alias_state,
+    alias_watch,
     events,
     index,
-    journal,
-    observation,
+    settling,
     stores,
-    whereabouts,
 )
 from mlflow_breadcrumbs.registry import graph
 from mlflow_breadcrumbs.support import progress
@@ -22,10 +22,10 @@ def sync(*, full: bool = False, show: progress.Progress = progress.silent) -> in
 
     See `index.sync` and `observation.look`; open intents are settled, too.
     """
-    journal.settle()
+    settling.settle()
     with stores.opened() as ledger:
         done = index.sync(ledger, full=full, show=show)
-    return dataclasses.replace(done, noticed=tuple(observation.look()))
+    return dataclasses.replace(done, noticed=tuple(alias_watch.look()))
 
 
 def ancestry(uri: str) -> graph.Graph:
@@ -52,14 +52,14 @@ def history(name: str) -> list[events.Event]:
         return events.of_name(connection, name)
 
 
-def alias_changes(name: str, alias: str | None = None) -> list[chronicle.Change]:
+def alias_changes(name: str, alias: str | None = None) -> list[alias_history.Change]:
     """The moves of a registered model's aliases, or of one, in order."""
-    return chronicle.read(history(name), alias)
+    return alias_history.read(history(name), alias)
 
 
 def standings(
     name: str, at: datetime.datetime, alias: str | None = None
-) -> list[chronicle.Standing]:
+) -> list[alias_history.Standing]:
     """Where the aliases of a registered model, or one, were at a time.
 
     Args:
@@ -70,18 +70,18 @@ def standings(
     Raises:
         LedgerError: The time has not come yet.
     """
-    time = chronicle.utc(at)
+    time = alias_history.utc(at)
     if time > events.now():
         raise errors.LedgerError(
-            f"{chronicle.short(time)} UTC has not come yet; choose a time past"
+            f"{alias_history.short(time)} UTC has not come yet; choose a time past"
         )
     with stores.opened() as ledger, ledger.reading() as connection:
-        found = chronicle.read(events.of_name(connection, name), alias)
-        known = whereabouts.known(connection, name)
+        found = alias_history.read(events.of_name(connection, name), alias)
+        known = alias_state.known(connection, name)
         wanted = [alias] if alias else sorted({move.alias for move in found})
         return [
-            chronicle.standing(
-                found, each, time, whereabouts.last_seen(connection, name, known.get((name, each)))
+            alias_history.standing(
+                found, each, time, alias_state.last_seen(connection, name, known.get((name, each)))
             )
             for each in wanted
         ]

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from mlflow_breadcrumbs import errors, ledger
-from mlflow_breadcrumbs.ledger import events, journal
+from mlflow_breadcrumbs.ledger import events, settling
 from mlflow_breadcrumbs.promotion import approvals, contents, standing
 from mlflow_breadcrumbs.registry import aliases, versions
 
@@ -80,7 +80,7 @@ def _stopped(name: str, alias: str) -> Rollback | None:
     one version too far.
     """
     known = ledger.head().sequence
-    journal.settle()
+    settling.settle()
     for event in ledger.history(name):
         said = event.details
         if (

@@ -10,7 +10,7 @@ import datetime
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from mlflow_breadcrumbs.ledger import events, whereabouts
+from mlflow_breadcrumbs.ledger import alias_state, events
 
 DIRECT, FIRST_SEEN, ORDER = "direct", "first seen", "order"
 """Causes beside those that a move of ours names (`merge`, `promote`, `rollback`, …)."""
@@ -95,7 +95,7 @@ def read(history: Iterable[events.Event], alias: str | None = None) -> list[Chan
     last: dict[str, Change] = {}
     found = []
     for event in history:
-        if event.kind not in (whereabouts.MOVED, whereabouts.OBSERVED):
+        if event.kind not in (alias_state.MOVED, alias_state.OBSERVED):
             continue
         if event.phase == events.INTENT:
             intents[event.sequence] = event
@@ -173,11 +173,11 @@ def _move(
 ) -> Change | None:
     """The move that an event tells of; what it does not say comes from its intent."""
     details = {**(intent.details if intent else {}), **event.details}
-    said = whereabouts.target(details, event.subject)
+    said = alias_state.target(details, event.subject)
     if said is None:
         return None
     alias, after = said
-    seen = event.kind == whereabouts.OBSERVED
+    seen = event.kind == alias_state.OBSERVED
     previous = last.get(alias)
     if "before" in details:
         before = None if details["before"] is None else str(details["before"])

@@ -18,7 +18,16 @@ import sqlalchemy as sql
 from mlflow.exceptions import MlflowException
 
 from mlflow_breadcrumbs import errors
-from mlflow_breadcrumbs.ledger import chronicle, events, journal, schema, stores, whereabouts
+from mlflow_breadcrumbs.ledger import (
+    alias_history,
+    alias_state,
+    anchors,
+    events,
+    journal,
+    schema,
+    settling,
+    stores,
+)
 from mlflow_breadcrumbs.registry import database, failures
 
 SKEW = 60
@@ -35,7 +44,7 @@ Found = Mapping[str, Mapping[str, str]]
 """The aliases of registered models: the version's number by name and alias."""
 
 
-def look(names: Sequence[str] = (), how: str = "sync") -> list[chronicle.Change]:
+def look(names: Sequence[str] = (), how: str = "sync") -> list[alias_history.Change]:
     """Hold the aliases in the registry against what is known, and keep what differs as events.
 
     Args:
@@ -55,20 +64,20 @@ def look(names: Sequence[str] = (), how: str = "sync") -> list[chronicle.Change]
             head = events.head(connection).sequence
             begun = events.now()
         found = _read(names)
-        journal.settle()  # only now, since it needs a registry that answers
+        settling.settle()  # only now, since it needs a registry that answers
         with ledger.writing() as connection:
             written = [
                 (events.append(connection, draft), draft)
                 for draft in _differences(connection, names, found, head, how)
             ]
-            for name in names or (whereabouts.EVERYTHING,):
-                whereabouts.looked(connection, name, begun)
+            for name in names or (alias_state.EVERYTHING,):
+                alias_state.looked(connection, name, begun)
             noticed = [_move(connection, event) for event, _ in written]
-    journal.anchor_last(written)
+    anchors.anchor_last(written)
     return noticed
 
 
-def watch(names: Sequence[str] = (), *, interval: float) -> Iterator[list[chronicle.Change]]:
+def watch(names: Sequence[str] = (), *, interval: float) -> Iterator[list[alias_history.Change]]:
     """Look again and again, for ever; what was noticed each time.
 
     A registry or a ledger that is gone or refuses is logged, once, and asked again.
@@ -135,7 +144,7 @@ def take(delivery: Delivery) -> list[tuple[events.Head, events.Draft]]:
                 begun = events.now()
             there = _there_now(delivery)
             with ledger.writing() as connection:
-                state = whereabouts.known(connection, delivery.name).get(
+                state = alias_state.known(connection, delivery.name).get(
                     (delivery.name, delivery.alias)
                 )
                 if state is not None and state.sequence > head:
@@ -162,7 +171,7 @@ def _there_now(delivery: Delivery) -> str | None:
 def _news(
     connection: sql.Connection,
     delivery: Delivery,
-    state: whereabouts.Known | None,
+    state: alias_state.Known | None,
     there: str | None,
     begun: str,
 ) -> tuple[list[events.Draft], int | None]:
@@ -176,18 +185,18 @@ def _news(
         begun: When the registry was asked for `there`.
     """
     name, alias, version = delivery.name, delivery.alias, delivery.version
-    if version in whereabouts.intended(connection, name, alias):
+    if version in alias_state.intended(connection, name, alias):
         return [], None  # the outcome of our own move will tell
     known = state.version if state else None
     if known == version:
         return [], state.sequence if state else None
-    found = chronicle.read(events.of_name(connection, name), alias)
+    found = alias_history.read(events.of_name(connection, name), alias)
     if teller := _teller(connection, found, delivery):
         return [], teller
     past = state is not None and there == known
     details = {"alias": alias, "after": version, "changed": delivery.changed, "how": "webhook"}
     if not past:
-        details |= {"before": known, "since": whereabouts.last_seen(connection, name, state)}
+        details |= {"before": known, "since": alias_state.last_seen(connection, name, state)}
         return [events.observed(journal.actor(), name, details)], None
     details |= {"before": _before(found, delivery.changed), "since": None}
     back = {"alias": alias, "before": version, "after": known, "how": "webhook"}
@@ -227,7 +236,7 @@ def _differences(
     connection: sql.Connection, names: Sequence[str], found: Found, head: int, how: str
 ) -> list[events.Draft]:
     """What the registry says otherwise than the table, without what our own jobs account for."""
-    known = whereabouts.known(connection)
+    known = alias_state.known(connection)
     for name in names:
         if name not in found and not any(key[0] == name for key in known):
             raise errors.RegistryError(
@@ -240,9 +249,9 @@ def _differences(
         state = known.get((name, alias))
         if state is not None and (state.version == version or state.sequence > head):
             continue
-        if version in whereabouts.intended(connection, name, alias):
+        if version in alias_state.intended(connection, name, alias):
             continue
-        since = whereabouts.last_seen(connection, name, state)
+        since = alias_state.last_seen(connection, name, state)
         details: dict[str, Any] = {
             "alias": alias,
             "before": state.version if state else None,
@@ -263,7 +272,7 @@ def _overlapping(
     name: str,
     alias: str,
     version: str | None,
-    state: whereabouts.Known,
+    state: alias_state.Known,
 ) -> int | None:
     """The move of ours that ran beside the last one, was written before it, and took effect last.
 
@@ -274,7 +283,7 @@ def _overlapping(
     last = history.get(state.sequence)
     if last is None or last.intent is None:
         return None
-    for move in chronicle.read(history.values(), alias):
+    for move in alias_history.read(history.values(), alias):
         beside = last.intent < move.event < state.sequence
         if beside and move.how is None and move.after == version:
             return move.event
@@ -291,19 +300,19 @@ def _take_once(connection: sql.Connection, identifier: str) -> None:
     if connection.scalar(sql.select(_RECEIPTS.c.id).where(_RECEIPTS.c.id == identifier)):
         raise errors.ReplayError(f"the delivery {identifier} was taken before")
     connection.execute(
-        sql.delete(_RECEIPTS).where(_RECEIPTS.c.received < chronicle.utc(now - KEPT))
+        sql.delete(_RECEIPTS).where(_RECEIPTS.c.received < alias_history.utc(now - KEPT))
     )
-    connection.execute(sql.insert(_RECEIPTS).values(id=identifier, received=chronicle.utc(now)))
+    connection.execute(sql.insert(_RECEIPTS).values(id=identifier, received=alias_history.utc(now)))
 
 
 def _teller(
-    connection: sql.Connection, found: Sequence[chronicle.Change], delivery: Delivery
+    connection: sql.Connection, found: Sequence[alias_history.Change], delivery: Delivery
 ) -> int | None:
     """The event that tells of this change already, and that no other delivery told of."""
     told = set(connection.scalars(sql.select(_RECEIPTS.c.event)))
     skew = datetime.timedelta(seconds=SKEW)
     changed = datetime.datetime.fromisoformat(delivery.changed)
-    start, end = chronicle.utc(changed - skew), chronicle.utc(changed + skew)
+    start, end = alias_history.utc(changed - skew), alias_history.utc(changed + skew)
     for move in reversed(found):
         near = (move.earliest or "") <= end and move.latest >= start
         if near and move.after == delivery.version and move.event not in told:
@@ -311,14 +320,14 @@ def _teller(
     return None
 
 
-def _before(found: Sequence[chronicle.Change], changed: str) -> str | None:
+def _before(found: Sequence[alias_history.Change], changed: str) -> str | None:
     """Where an alias was before a time that is already past."""
     past = [move for move in found if move.latest <= changed]
     return past[-1].after if past else None
 
 
-def _move(connection: sql.Connection, head: events.Head) -> chronicle.Change:
+def _move(connection: sql.Connection, head: events.Head) -> alias_history.Change:
     """An event that was just written, as a move."""
     body = sql.select(schema.Event.body).where(schema.Event.sequence == head.sequence)
-    (move,) = chronicle.read([events.Event.parse(connection.scalars(body).one())])
+    (move,) = alias_history.read([events.Event.parse(connection.scalars(body).one())])
     return move

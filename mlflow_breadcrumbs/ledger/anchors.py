@@ -1,0 +1,40 @@
+"""The ledger's head in MLflow's tags: what shows if the history is rewritten."""
+
+import logging
+from collections.abc import Sequence
+
+import mlflow
+import requests
+from mlflow.exceptions import MlflowException
+
+from mlflow_breadcrumbs.ledger import events
+
+TAG_HEAD = "breadcrumbs.ledger_head"
+"""On versions and runs: the head of the ledger when their last event was written."""
+
+UNREACHABLE = (MlflowException, requests.RequestException)
+_logger = logging.getLogger(__name__)
+
+
+def anchor(head: events.Head, about: events.Draft) -> None:
+    """Keep the head in MLflow, on the version that the event is about, or on its run."""
+    client = mlflow.MlflowClient()
+    try:
+        if about.subject is not None and not about.subject.startswith("models:/m-"):
+            name, version = about.subject.removeprefix("models:/").rsplit("/", 1)
+            client.set_model_version_tag(name, version, TAG_HEAD, head.tag())
+        elif about.run_id is not None:
+            client.set_tag(about.run_id, TAG_HEAD, head.tag())
+    except UNREACHABLE as error:
+        _logger.warning("the ledger's head %s was not kept in MLflow: %s", head, error)
+
+
+def anchor_last(written: Sequence[tuple[events.Head, events.Draft]]) -> None:
+    """Keep the head in MLflow on the last of the versions that a batch of events is about.
+
+    Every head holds for all events before it, so one does for the batch.
+    """
+    for head, draft in reversed(written):
+        if draft.subject is not None:
+            anchor(head, draft)
+            return

@@ -237,9 +237,10 @@ def make_receiver(url: str | None, secret_file: str | None, kinds: str | None) -
     url = url or os.environ.get(NOTIFY_URL)
     if not url:
         return None
-    from mlflow_breadcrumbs import ledger, webhooks
+    from mlflow_breadcrumbs import ledger
+    from mlflow_breadcrumbs.webhooks import signatures
 
-    secret = webhooks.read_secret(secret_file, NOTIFY_SECRET, "--notify-secret-file")
+    secret = signatures.read_secret(secret_file, NOTIFY_SECRET, "--notify-secret-file")
     listed = kinds or os.environ.get(NOTIFY_KINDS, "")
     chosen = tuple(kind.strip() for kind in listed.split(",") if kind.strip())
     return ledger.Receiver(url, secret, chosen)

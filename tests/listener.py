@@ -7,7 +7,7 @@ import json
 import threading
 from collections.abc import Iterator
 
-from mlflow_breadcrumbs import webhooks
+from mlflow_breadcrumbs.webhooks import signatures
 
 
 @dataclasses.dataclass
@@ -29,9 +29,9 @@ class Listener:
     def check(self, secret: str) -> None:
         """Hold every request's signature against the secret."""
         for headers, body in self.requests:
-            given = (headers[name] for name in webhooks.STANDARD)
+            given = (headers[name] for name in signatures.STANDARD)
             identifier, timestamp, signature = given
-            webhooks.check(webhooks.key(secret), identifier, timestamp, body, signature)
+            signatures.check(signatures.key(secret), identifier, timestamp, body, signature)
 
 
 @contextlib.contextmanager

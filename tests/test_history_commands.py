@@ -13,7 +13,7 @@ import registered
 from click.testing import CliRunner
 
 from mlflow_breadcrumbs import cli, ledger
-from mlflow_breadcrumbs.ledger import outbox
+from mlflow_breadcrumbs.webhooks import outbox
 
 SECRET = "a secret of some length"
 

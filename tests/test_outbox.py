@@ -6,7 +6,8 @@ import listener as listeners
 import pytest
 
 from mlflow_breadcrumbs import errors, ledger
-from mlflow_breadcrumbs.ledger import events, outbox, stores
+from mlflow_breadcrumbs.ledger import events, stores
+from mlflow_breadcrumbs.webhooks import outbox
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 

@@ -13,8 +13,9 @@ import requests
 import uvicorn
 from mlflow.webhooks import types
 
-from mlflow_breadcrumbs import errors, ledger, receiver, webhooks
+from mlflow_breadcrumbs import errors, ledger
 from mlflow_breadcrumbs.ledger import anchors, stores
+from mlflow_breadcrumbs.webhooks import receiver, signatures
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"  # MLflow signs with the text, not with its bytes
 
@@ -54,7 +55,7 @@ def content(action="created", entity="model_version_alias", **data):
 
 def headers(body, *, identifier=None, age=0, secret=SECRET):
     identifier, timestamp = identifier or str(uuid.uuid4()), str(int(time.time()) - age)
-    signature = webhooks.sign(secret.encode(), identifier, timestamp, body)
+    signature = signatures.sign(secret.encode(), identifier, timestamp, body)
     return {
         "Content-Type": "application/json",
         "X-MLflow-Delivery-Id": identifier,

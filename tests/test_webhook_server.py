@@ -14,8 +14,9 @@ import pytest
 import requests
 from click.testing import CliRunner
 
-from mlflow_breadcrumbs import cli, ledger, webhooks
+from mlflow_breadcrumbs import cli, ledger
 from mlflow_breadcrumbs.ledger import stores
+from mlflow_breadcrumbs.webhooks import signatures
 
 pytestmark = pytest.mark.slow
 
@@ -79,7 +80,7 @@ def forged(url, name, secret, identifier="ours"):
         "Content-Type": "application/json",
         "X-MLflow-Delivery-Id": identifier,
         "X-MLflow-Timestamp": timestamp,
-        "X-MLflow-Signature": webhooks.sign(secret.encode(), identifier, timestamp, body),
+        "X-MLflow-Signature": signatures.sign(secret.encode(), identifier, timestamp, body),
     }
     return requests.post(url, body, headers=headers, timeout=60).status_code
 

@@ -56,11 +56,12 @@ def serve_command(host: str, port: int, tolerance: int, secret_file: str | None)
     `POST /` takes a delivery; `GET /health` says that it is up. Put a reverse proxy with TLS before
     it where MLflow reaches it over a network.
     """
-    from mlflow_breadcrumbs import ledger, receiver, webhooks
+    from mlflow_breadcrumbs import ledger
     from mlflow_breadcrumbs.registry import failures
+    from mlflow_breadcrumbs.webhooks import receiver, signatures
 
     settings = receiver.Settings(
-        webhooks.read_secret(secret_file, VARIABLE, "--secret-file"), tolerance
+        signatures.read_secret(secret_file, VARIABLE, "--secret-file"), tolerance
     )
     ledger.check()
     listening = receiver.listen(host, port)
@@ -90,9 +91,9 @@ def register_command(
 
     A webhook for the same URL gets the secret anew. Exit code 3 if the test delivery is not taken.
     """
-    from mlflow_breadcrumbs import subscription, webhooks
+    from mlflow_breadcrumbs.webhooks import signatures, subscription
 
-    secret = webhooks.read_secret(secret_file, VARIABLE, "--secret-file")
+    secret = signatures.read_secret(secret_file, VARIABLE, "--secret-file")
     made = subscription.subscribe(url, secret, test=not no_test)
     if as_json:
         printing.print_json(made.to_dict())

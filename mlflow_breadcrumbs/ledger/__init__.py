@@ -29,7 +29,6 @@ from mlflow_breadcrumbs.ledger.chain import Verdict
 from mlflow_breadcrumbs.ledger.events import Event, Head, now
 from mlflow_breadcrumbs.ledger.index import Synced
 from mlflow_breadcrumbs.ledger.journal import check, note, recording
-from mlflow_breadcrumbs.ledger.outbox import Delivered, Receiver, deliver, deliver_briefly, follow
 from mlflow_breadcrumbs.ledger.queries import (
     alias_changes,
     ancestry,
@@ -41,6 +40,7 @@ from mlflow_breadcrumbs.ledger.queries import (
 )
 from mlflow_breadcrumbs.ledger.settling import settle
 from mlflow_breadcrumbs.ledger.stores import using
+from mlflow_breadcrumbs.webhooks.outbox import Delivered, Receiver, deliver, deliver_briefly, follow
 
 __all__ = [
     "Change",

@@ -15,9 +15,10 @@ from typing import Any
 import requests
 import sqlalchemy as sql
 
-from mlflow_breadcrumbs import errors, webhooks
+from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.ledger import alias_history, events, schema, stores
 from mlflow_breadcrumbs.support import canonical
+from mlflow_breadcrumbs.webhooks import signatures
 
 QUIET = ("import", "finetune", "merge", "evaluate", "verify", "export", "sign")
 """Kinds of events that are only delivered on request: they promote nothing."""
@@ -263,8 +264,8 @@ def _post(receiver: Receiver, event: events.Event, seconds: float) -> str | None
     # The hash before is this ledger's alone, and the same whenever the event is tried again.
     identifier = f"{event.sequence}.{event.previous.removeprefix('sha256:')[:32]}"
     timestamp = str(int(time.time()))
-    signature = webhooks.sign(webhooks.key(receiver.secret), identifier, timestamp, body)
-    names = webhooks.STANDARD
+    signature = signatures.sign(signatures.key(receiver.secret), identifier, timestamp, body)
+    names = signatures.STANDARD
     headers = {
         "Content-Type": "application/json",
         names.id: identifier,

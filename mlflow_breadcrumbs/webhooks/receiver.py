@@ -18,8 +18,9 @@ from typing import Any
 import uvicorn
 from starlette import applications, concurrency, requests, responses, routing
 
-from mlflow_breadcrumbs import errors, ledger, webhooks
+from mlflow_breadcrumbs import errors, ledger
 from mlflow_breadcrumbs.ledger import alias_history
+from mlflow_breadcrumbs.webhooks import signatures
 
 LARGEST = 64 * 1024
 """Bytes of a delivery; MLflow's have some hundreds."""
@@ -43,7 +44,7 @@ class Settings:
 
     secret: str
     """The one that the webhook was registered with."""
-    tolerance: int = webhooks.TOLERANCE
+    tolerance: int = signatures.TOLERANCE
     """Seconds by which the time of a delivery may differ from our clock."""
 
 
@@ -128,11 +129,11 @@ def _take(
     settings: Settings, headers: Mapping[str, str], body: bytes
 ) -> tuple[dict[str, Any], list[Any]]:
     """Check a delivery and keep what it tells; the answer, and what is to go into MLflow."""
-    identifier, timestamp, signature = (headers.get(name, "") for name in webhooks.MLFLOW)
+    identifier, timestamp, signature = (headers.get(name, "") for name in signatures.MLFLOW)
     if not signature:
         raise RefusalError(401, "the delivery is not signed; register the webhook with a secret")
     try:
-        webhooks.check(
+        signatures.check(
             settings.secret.encode(),  # as MLflow does it, whatever the secret's form
             identifier,
             timestamp,

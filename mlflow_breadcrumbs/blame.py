@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 
-from mlflow_breadcrumbs import charts, errors, evaluate, statement, study
+from mlflow_breadcrumbs import errors, evaluate, statement, study
 from mlflow_breadcrumbs.engine import checkpoints, layer_groups, recipe, tolerance
+from mlflow_breadcrumbs.figures import studies
 from mlflow_breadcrumbs.models import tasks as task_files
 from mlflow_breadcrumbs.registry import run_files, versions
 from mlflow_breadcrumbs.support import intervals, progress, tables
@@ -354,6 +355,6 @@ def _log(found: Blame) -> None:
     files = {
         f"{stem}.csv": tables.to_csv(found.rows()).encode(),
         f"{stem}.json": (json.dumps(found.to_dict(), indent=2) + "\n").encode(),
-        f"{stem}.png": charts.blame(found.rows(), found.sentence),
+        f"{stem}.png": studies.blame(found.rows(), found.sentence),
     }
     run_files.log_files(found.run_id, files, FOLDER)

@@ -9,8 +9,9 @@ import mlflow
 from mlflow.entities import LoggedModelInput, Param, RunTag
 from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH
 
-from mlflow_breadcrumbs import compare, datasets, evaluate, inputs, pictures, scorecard
+from mlflow_breadcrumbs import compare, datasets, evaluate, inputs, scorecard
 from mlflow_breadcrumbs.engine import merging, recipe
+from mlflow_breadcrumbs.figures import results
 from mlflow_breadcrumbs.registry import run_files, runs, tag_keys, versions
 from mlflow_breadcrumbs.support import canonical, tables
 
@@ -98,7 +99,7 @@ def log_evaluation(run_id: str, card: scorecard.Scorecard, split: str) -> None:
     run_files.log_metrics(run_id, card.metrics() | card.seconds())
     client.log_text(run_id, tables.to_csv(card.rows()), "evaluation.csv")
     client.log_dict(run_id, {"split": split, "tasks": card.rows()}, EVALUATION)
-    run_files.log_bytes(run_id, pictures.bars(card.rows(), split=split), "evaluation.png")
+    run_files.log_bytes(run_id, results.bars(card.rows(), split=split), "evaluation.png")
     for images in card.images:
         datasets.log_image_set(images, context=split)
 
@@ -131,7 +132,7 @@ def log_accuracies(
             for name, counts in zip(found.classes, found.confusion().tolist(), strict=True)
         ]
         client.log_text(run_id, tables.to_csv(matrix), f"confusion/{found.task}.csv")
-        run_files.log_bytes(run_id, pictures.confusion(found), f"confusion/{found.task}.png")
+        run_files.log_bytes(run_id, results.confusion(found), f"confusion/{found.task}.png")
 
 
 def log_comparison(run_id: str, found: compare.Comparison) -> None:
@@ -139,7 +140,7 @@ def log_comparison(run_id: str, found: compare.Comparison) -> None:
     client = mlflow.MlflowClient()
     client.log_dict(run_id, found.to_dict(), "comparison.json")
     client.log_text(run_id, tables.to_csv(found.rows()), "comparison.csv")
-    run_files.log_bytes(run_id, pictures.heat_map(found), "comparison.png")
+    run_files.log_bytes(run_id, results.heat_map(found), "comparison.png")
 
 
 def record_comparison(found: compare.Comparison) -> str:

@@ -5,7 +5,8 @@ import functools
 
 import jinja2
 
-from mlflow_breadcrumbs import errors, pictures, report
+from mlflow_breadcrumbs import errors, report
+from mlflow_breadcrumbs.figures import results
 from mlflow_breadcrumbs.registry import run_files
 
 FILE = "report.html"
@@ -16,7 +17,7 @@ NOTABLE = 0.9
 
 def render(found: report.Report) -> bytes:
     """The page in UTF-8; everything that comes from outside is escaped."""
-    images = {"bars": pictures.bars(found.evaluation)} if found.evaluation else {}
+    images = {"bars": results.bars(found.evaluation)} if found.evaluation else {}
     if found.heat_map is not None:
         images["heat_map"] = found.heat_map
     page = (

@@ -4,8 +4,9 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mlflow_breadcrumbs import compare, errors, lineage, logbook, pictures
+from mlflow_breadcrumbs import compare, errors, lineage, logbook
 from mlflow_breadcrumbs.engine import recipe
+from mlflow_breadcrumbs.figures import results
 from mlflow_breadcrumbs.registry import run_files, tag_keys, versions
 from mlflow_breadcrumbs.support import progress
 
@@ -179,7 +180,7 @@ def _comparison(
         return None, None, str(error)
     if log and resolved.run_id:
         logbook.log_comparison(resolved.run_id, found)
-    return found.to_dict(), pictures.heat_map(found), ""
+    return found.to_dict(), results.heat_map(found), ""
 
 
 def _savings(

@@ -13,9 +13,10 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mlflow_breadcrumbs import charts, errors, logbook, study
-from mlflow_breadcrumbs.charts import METRIC
+from mlflow_breadcrumbs import errors, logbook, study
 from mlflow_breadcrumbs.engine import recipe
+from mlflow_breadcrumbs.figures import studies
+from mlflow_breadcrumbs.figures.studies import METRIC
 from mlflow_breadcrumbs.registry import run_files, runs
 from mlflow_breadcrumbs.support import progress, tables
 
@@ -191,5 +192,5 @@ def _log(run_id: str, rows: Sequence[Mapping[str, Any]]) -> None:
     for row in rows:
         name = f"{row['protocol']}/{row['method']}"
         run_files.log_metrics(run_id, {name: row[METRIC]}, step=row["sources"])
-    files = {"scaling.png": charts.scaling(rows), "scaling.csv": tables.to_csv(rows).encode()}
+    files = {"scaling.png": studies.scaling(rows), "scaling.csv": tables.to_csv(rows).encode()}
     run_files.log_files(run_id, files, FOLDER)

@@ -12,9 +12,10 @@ from typing import Any
 
 import yaml
 
-from mlflow_breadcrumbs import charts, errors, grids, logbook, pipeline, study, sweep_runs
-from mlflow_breadcrumbs.charts import METRIC
+from mlflow_breadcrumbs import errors, grids, logbook, pipeline, study, sweep_runs
 from mlflow_breadcrumbs.engine import recipe
+from mlflow_breadcrumbs.figures import studies
+from mlflow_breadcrumbs.figures.studies import METRIC
 from mlflow_breadcrumbs.registry import versions
 from mlflow_breadcrumbs.support import canonical, progress, tables
 
@@ -298,9 +299,9 @@ def _files(result: SweepResult) -> dict[str, bytes]:
     """The artifacts of a sweep, by file name."""
     best = result.recipe.to_dict()
     pictures = {
-        "heat_map.png": charts.heat_map(result.trials, best),
-        "lines.png": charts.lines(result.trials, best),
-        "robustness.png": charts.robustness(result.robustness, result.validation[METRIC]),
+        "heat_map.png": studies.heat_map(result.trials, best),
+        "lines.png": studies.lines(result.trials, best),
+        "robustness.png": studies.robustness(result.robustness, result.validation[METRIC]),
     }
     texts = {
         RECIPE_FILE: result.recipe_file(),

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mlflow_breadcrumbs import charts
+from mlflow_breadcrumbs.figures import studies
 from study import measuring, tables
 from study.summary import Summary
 
@@ -75,12 +75,12 @@ def _pictures(found: Summary) -> dict[str, bytes]:
     middle = found.figure("breadcrumbs", settings, [found.names], "validation")
     counts = found.task_count_rows({method: tables.NAMES[method] for method in DRAWN})
     drawn = {
-        "heat_map.png": charts.heat_map(rows, best),
+        "heat_map.png": studies.heat_map(rows, best),
         # One density, since a line through several would be none.
-        "lines.png": charts.lines([r for r in rows if r["density"] == best["density"]], best),
-        "robustness.png": charts.robustness(
+        "lines.png": studies.lines([r for r in rows if r["density"] == best["density"]], best),
+        "robustness.png": studies.robustness(
             found.robustness_rows("breadcrumbs"), middle.mean if middle else 0.0
         ),
-        "task_counts.png": charts.scaling(counts) if counts else None,
+        "task_counts.png": studies.scaling(counts) if counts else None,
     }
     return {name: content for name, content in drawn.items() if content is not None}

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mlflow_breadcrumbs import charts
 from mlflow_breadcrumbs.engine import recipe
+from mlflow_breadcrumbs.figures import studies
 from study import choices, descriptions, flow, measuring, paired, plan
 
 TOLD = ("relative_norm", "cosine", "sign_conflict")
@@ -106,7 +106,7 @@ class Summary:
             found = self.figure(method, settings, [self.names], "validation")
             if found is not None:
                 fields = {name: getattr(settings, name) for name in ("density", "gamma", "alpha")}
-                rows.append({**fields, "images": None, charts.METRIC: found.mean})
+                rows.append({**fields, "images": None, studies.METRIC: found.mean})
         return rows
 
     def robustness_rows(self, method: str) -> list[dict[str, Any]]:
@@ -115,7 +115,7 @@ class Summary:
         for field, factor, other in plan.off(self.chosen.largest[method]):
             found = self.figure(method, other, [self.names], "validation")
             if found is not None:
-                rows.append({"field": field, "factor": factor, charts.METRIC: found.mean})
+                rows.append({"field": field, "factor": factor, studies.METRIC: found.mean})
         return rows
 
     def task_count_rows(self, labels: dict[str, str]) -> list[dict[str, Any]]:
@@ -136,7 +136,7 @@ class Summary:
                             "method": label,
                             "protocol": "carried",
                             "sources": size,
-                            charts.METRIC: statistics.fmean(known),
+                            studies.METRIC: statistics.fmean(known),
                             "lowest": min(known),
                             "highest": max(known),
                         }

@@ -3,8 +3,8 @@
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 
-from mlflow_breadcrumbs import charts
 from mlflow_breadcrumbs.engine import recipe
+from mlflow_breadcrumbs.figures import studies
 from mlflow_breadcrumbs.support import intervals
 from study import measuring, paired, plan
 from study.summary import TOLD, Summary
@@ -115,12 +115,12 @@ def sparsity(found: Summary) -> Table:
     best: dict[tuple[float, float], dict[str, float]] = {}
     for row in found.grid_rows("breadcrumbs"):
         key = row["density"], row["gamma"]
-        if key not in best or row[charts.METRIC] > best[key][charts.METRIC]:
+        if key not in best or row[studies.METRIC] > best[key][studies.METRIC]:
             best[key] = row
     rows = [["density", "gamma", "best alpha of those tried", "validation"]]
     for (density, gamma), row in sorted(best.items()):
         rows.append(
-            [f"{density:g}", f"{gamma:g}", f"{row['alpha']:g}", f"{row[charts.METRIC]:.3f}"]
+            [f"{density:g}", f"{gamma:g}", f"{row['alpha']:g}", f"{row[studies.METRIC]:.3f}"]
         )
     return rows
 
@@ -131,7 +131,9 @@ def robustness(found: Summary) -> Table:
     for method in plan.OFF:
         settings = found.chosen.largest[method]
         best = found.figure(method, settings, [found.names], "validation")
-        known = {(r["field"], r["factor"]): r[charts.METRIC] for r in found.robustness_rows(method)}
+        known = {
+            (r["field"], r["factor"]): r[studies.METRIC] for r in found.robustness_rows(method)
+        }
         for field in dict.fromkeys(field for field, _ in known):
             cells = [
                 f"{known[field, factor] - best.mean:+.3f}"

@@ -6,7 +6,7 @@ import itertools
 import pytest
 from PIL import Image
 
-from mlflow_breadcrumbs import charts
+from mlflow_breadcrumbs.figures import studies
 
 
 def rows(densities=(0.1, 0.2), gammas=(0, 0.01), alphas=(0.5, 1.0)):
@@ -16,7 +16,7 @@ def rows(densities=(0.1, 0.2), gammas=(0, 0.01), alphas=(0.5, 1.0)):
             "gamma": gamma,
             "alpha": alpha,
             "images": None,
-            charts.METRIC: 0.8 + density - gamma - abs(alpha - 1) / 10,
+            studies.METRIC: 0.8 + density - gamma - abs(alpha - 1) / 10,
         }
         for density, gamma, alpha in itertools.product(densities, gammas, alphas)
     ]
@@ -30,39 +30,39 @@ def colours(content):
 @pytest.mark.parametrize("many", [False, True])
 def test_pictures_of_a_sweep(many):
     found = rows(*[tuple(n / 100 for n in range(1, 20))] * 2, (0.5, 1.0)) if many else rows()
-    best = max(found, key=lambda row: row[charts.METRIC])
-    assert colours(charts.heat_map(found, best)) > 50
-    assert colours(charts.lines(found, best)) > 50
+    best = max(found, key=lambda row: row[studies.METRIC])
+    assert colours(studies.heat_map(found, best)) > 50
+    assert colours(studies.lines(found, best)) > 50
 
 
 def test_nothing_to_see_is_no_picture():
     one = rows((0.1,), (0,), (1.0,))
-    assert charts.heat_map(one, one[0]) is None
-    assert charts.lines(one, one[0]) is None
-    assert charts.robustness([], 0.9) is None
+    assert studies.heat_map(one, one[0]) is None
+    assert studies.lines(one, one[0]) is None
+    assert studies.robustness([], 0.9) is None
     along_density = rows((0.1, 0.2), (0,), (1.0,))
-    assert charts.heat_map(along_density, along_density[0]) is None
-    assert charts.lines(along_density, along_density[0]) is not None
+    assert studies.heat_map(along_density, along_density[0]) is None
+    assert studies.lines(along_density, along_density[0]) is not None
 
 
 def test_the_equal_values_of_a_grid_still_make_a_map():
-    found = [row | {charts.METRIC: 1.0} for row in rows()]
-    assert charts.heat_map(found, found[0]) is not None
+    found = [row | {studies.METRIC: 1.0} for row in rows()]
+    assert studies.heat_map(found, found[0]) is not None
 
 
 def test_other_pictures():
     robust = [
-        {"field": field, "factor": factor, charts.METRIC: 0.9 - abs(1 - factor) / 10}
+        {"field": field, "factor": factor, studies.METRIC: 0.9 - abs(1 - factor) / 10}
         for field in ("density", "alpha")
         for factor in (0.5, 1.5)
     ]
-    assert colours(charts.robustness(robust, 0.9)) > 50
+    assert colours(studies.robustness(robust, 0.9)) > 50
     scaled = [
         {
             "method": method,
             "protocol": protocol,
             "sources": size,
-            charts.METRIC: 0.9,
+            studies.METRIC: 0.9,
             "lowest": 0.8,
             "highest": 0.95,
         }
@@ -70,7 +70,7 @@ def test_other_pictures():
             ("ties", "breadcrumbs"), ("tuned", "carried"), (2, 3)
         )
     ]
-    assert colours(charts.scaling(scaled)) > 50
+    assert colours(studies.scaling(scaled)) > 50
     blamed = [
         {"kind": kind, "left_out": name, "gain": gain, "images": 10, "clear": gain > 0.1}
         for kind, name, gain in (
@@ -79,4 +79,4 @@ def test_other_pictures():
             ("layers", "visual.proj", 0.0),
         )
     ]
-    assert colours(charts.blame(blamed, "A sentence. " * 30)) > 50
+    assert colours(studies.blame(blamed, "A sentence. " * 30)) > 50

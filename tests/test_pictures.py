@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mlflow_breadcrumbs import advice, compare, evaluate, pictures
+from mlflow_breadcrumbs import advice, compare, evaluate
 from mlflow_breadcrumbs.engine import recipe
 from mlflow_breadcrumbs.engine.backends.cpu import geometry
+from mlflow_breadcrumbs.figures import results
 
 
 def opened(png):
@@ -44,7 +45,7 @@ def comparison(sources):
 
 @pytest.mark.parametrize("sources", [1, 2, 8, 40])
 def test_heat_maps(sources):
-    assert opened(pictures.heat_map(comparison(sources))).width < 6000
+    assert opened(results.heat_map(comparison(sources))).width < 6000
 
 
 @pytest.mark.parametrize("classes", [1, 3, 30, 200])
@@ -54,7 +55,7 @@ def test_confusion_matrices(classes):
     found = evaluate.Accuracy(
         "t", "t/test", 3 * classes, 3 * classes, "file", "sha256:0", 1, 0.0, names, outcomes
     )
-    assert opened(pictures.confusion(found)).width < 2500
+    assert opened(results.confusion(found)).width < 2500
 
 
 @pytest.mark.parametrize("tasks", [1, 12])
@@ -63,4 +64,4 @@ def test_bars(tasks):
     row = {key: value for kind in kinds for key, value in (
         (kind, 1.0), (f"{kind}_low", 0.7), (f"{kind}_high", 1.0))}  # fmt: skip
     rows = [row | {"task": f"task {i}", "normalized_accuracy": 1.0} for i in range(tasks)]
-    assert opened(pictures.bars(rows)).width > 500
+    assert opened(results.bars(rows)).width > 500

@@ -10,8 +10,9 @@ import tiny
 import yaml
 from click.testing import CliRunner
 
-from mlflow_breadcrumbs import charts, cli, errors, ledger, pipeline
+from mlflow_breadcrumbs import cli, errors, ledger, pipeline
 from mlflow_breadcrumbs.engine import recipe
+from mlflow_breadcrumbs.figures import studies
 from mlflow_breadcrumbs.promotion import drift, facts, policies, promote, recheck
 from mlflow_breadcrumbs.registry import aliases, versions
 
@@ -173,5 +174,5 @@ def test_the_picture_has_a_panel_per_task(tasks):
         [measurement(name, 90 - day, 9 - day) for name in names for day in range(9)]
     )
     assert [row["accuracy"] for row in rows if row["task"] == "task 0"][:2] == [0.9, 0.89]
-    png = charts.over_time(rows, {name: 0.85 if name == "task 0" else None for name in names})
+    png = studies.over_time(rows, {name: 0.85 if name == "task 0" else None for name in names})
     assert png.startswith(b"\x89PNG")

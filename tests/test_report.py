@@ -11,8 +11,9 @@ import mlflow
 import pytest
 from click.testing import CliRunner
 
-from mlflow_breadcrumbs import cli, errors, logbook, page, pictures, pipeline, report, study, sweep
+from mlflow_breadcrumbs import cli, errors, logbook, page, pipeline, report, study, sweep
 from mlflow_breadcrumbs.engine import recipe
+from mlflow_breadcrumbs.figures import results
 from mlflow_breadcrumbs.registry import run_files
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -100,7 +101,7 @@ def test_the_page_says_all_and_stands_alone(zoo):
 
 def test_pictures_of_studies_in_the_run_are_on_the_page(zoo):
     version = merge(zoo, tasks=None)
-    png = pictures.heat_map(report.compare.compare(zoo.base, zoo.sources))
+    png = results.heat_map(report.compare.compare(zoo.base, zoo.sources))
     run_files.log_bytes(version.run_id, png, "sweep/density and alpha.png")
     run_files.log_bytes(version.run_id, png, "scaling/<b>.png")
     before = files_of(version.run_id)

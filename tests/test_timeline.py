@@ -5,7 +5,8 @@ import io
 import pytest
 from PIL import Image
 
-from mlflow_breadcrumbs import errors, ledger, timeline
+from mlflow_breadcrumbs import errors, ledger
+from mlflow_breadcrumbs.figures import aliases
 
 
 def move(before, after, cause, latest, earliest=None, alias="champion", event=1):
@@ -45,22 +46,22 @@ def opened(content):
 
 
 def test_each_alias_has_a_panel():
-    both = opened(timeline.draw("m", LIFE, END))
-    one = opened(timeline.draw("m", LIFE[:7], END))
+    both = opened(aliases.draw("m", LIFE, END))
+    one = opened(aliases.draw("m", LIFE[:7], END))
     assert (both.format, one.format) == ("PNG", "PNG")
     assert both.width == one.width
     assert both.height > one.height
 
 
-@pytest.mark.parametrize("cause", [*timeline.MARKERS, "promote"])
+@pytest.mark.parametrize("cause", [*aliases.MARKERS, "promote"])
 def test_every_cause_is_drawn_in_another_way(cause):
-    others = {*timeline.MARKERS, "promote"} - {cause}
-    drawn = timeline.draw("m", [move("1", "2", cause, "02")], END)
+    others = {*aliases.MARKERS, "promote"} - {cause}
+    drawn = aliases.draw("m", [move("1", "2", cause, "02")], END)
     for other in others:
-        assert timeline.draw("m", [move("1", "2", other, "02")], END) != drawn
+        assert aliases.draw("m", [move("1", "2", other, "02")], END) != drawn
     grey = opened(drawn).convert("L").tobytes()  # and so without colour
     for other in others:
-        content = timeline.draw("m", [move("1", "2", other, "02")], END)
+        content = aliases.draw("m", [move("1", "2", other, "02")], END)
         assert opened(content).convert("L").tobytes() != grey
 
 
@@ -69,18 +70,18 @@ def test_hundreds_of_versions_are_drawn():
         move(str(number), str(number + 1), "promote", f"{1 + number % 28:02d}", event=number)
         for number in range(300)
     ]
-    assert opened(timeline.draw("m", many, END)).height < 1200
+    assert opened(aliases.draw("m", many, END)).height < 1200
 
 
 def test_a_single_direct_removal_is_drawn():
-    assert opened(timeline.draw("m", [move("1", None, "direct", "02")], END)).format == "PNG"
+    assert opened(aliases.draw("m", [move("1", None, "direct", "02")], END)).format == "PNG"
 
 
 def test_nothing_to_draw(tmp_path):
     with pytest.raises(errors.LedgerError, match="no moves of aliases of m to draw"):
-        timeline.write("m", [], str(tmp_path / "x.png"))
+        aliases.write("m", [], str(tmp_path / "x.png"))
 
 
 def test_a_place_that_cannot_be_written(tmp_path):
     with pytest.raises(errors.OutputError, match=r"can't write the picture to .*none/x.png: No"):
-        timeline.write("m", LIFE, str(tmp_path / "none" / "x.png"))
+        aliases.write("m", LIFE, str(tmp_path / "none" / "x.png"))

@@ -41,8 +41,9 @@ def compare_command(
     """
     everything = options.all_sources(sources, source_list)
     settings = options.make_recipe(everything, given)
-    from mlflow_breadcrumbs import compare, logbook, pictures, terminal
+    from mlflow_breadcrumbs import compare, logbook, terminal
     from mlflow_breadcrumbs.engine import merging
+    from mlflow_breadcrumbs.figures import results
     from mlflow_breadcrumbs.support import outputs
 
     if output:
@@ -56,7 +57,7 @@ def compare_command(
         show=terminal.show,
     )
     if output:
-        outputs.write(output, pictures.heat_map(found))
+        outputs.write(output, results.heat_map(found))
     run_id = logbook.record_comparison(found) if log else None
     if as_json:
         printing.print_json(found.to_dict() | ({"run_id": run_id} if run_id else {}))

@@ -71,11 +71,12 @@ def history_command(
     mlflow-breadcrumbs history clip-merged --alias champion --picture champion.png
     mlflow-breadcrumbs history clip-merged --alias champion --at '2026-03-03 14:00'
     """
-    from mlflow_breadcrumbs import ledger, timeline
+    from mlflow_breadcrumbs import ledger
+    from mlflow_breadcrumbs.figures import aliases
 
     alias = alias.removeprefix("@") if alias else None
     if picture:
-        timeline.write(name, ledger.alias_changes(name, alias), picture)
+        aliases.write(name, ledger.alias_changes(name, alias), picture)
         click.echo(f"drawn in {picture}", err=True)
     if at is not None:
         _print_standings(name, ledger.standings(name, at, alias), as_json)

@@ -9,7 +9,8 @@ import datetime
 from collections.abc import Sequence
 from typing import Any
 
-from mlflow_breadcrumbs import charts, errors, ledger
+from mlflow_breadcrumbs import errors, ledger
+from mlflow_breadcrumbs.figures import studies
 from mlflow_breadcrumbs.promotion import (
     decisions,
     drift,
@@ -208,7 +209,7 @@ def _log(
         facts={"drift": rows},
         files={
             "drift.csv": tables.to_csv(rows).encode(),
-            "drift.png": charts.over_time(drift.points(everything), floors),
+            "drift.png": studies.over_time(drift.points(everything), floors),
         },
     )
 

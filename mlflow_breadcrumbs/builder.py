@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 import mlflow_breadcrumbs
-from mlflow_breadcrumbs import requirements
+from mlflow_breadcrumbs.flavor import requirements
 
 LIBRARIES = ("mlflow", "torch", "open_clip_torch", "safetensors", "numpy")
 

@@ -7,8 +7,9 @@ from typing import Any
 import mlflow
 
 from mlflow_breadcrumbs import cache as caches
-from mlflow_breadcrumbs import datasets, evaluate, finetune, ledger, logbook
+from mlflow_breadcrumbs import datasets, evaluate, ledger, logbook
 from mlflow_breadcrumbs import meter as meters
+from mlflow_breadcrumbs.flavor import loading
 from mlflow_breadcrumbs.models import image_sets, tasks
 from mlflow_breadcrumbs.registry import runs, tag_keys, versions
 from mlflow_breadcrumbs.support import devices, progress
@@ -79,8 +80,8 @@ def evaluate_version(
     resolved = versions.resolve(uri)
     ledger.check()
     with versions.workspace() as folder:
-        version = finetune.open_base(resolved, folder, device)
-        pairs = [(finetune.choose_head(version, task), task.images(split)) for task in chosen]
+        version = loading.open_base(resolved, folder, device)
+        pairs = [(loading.choose_head(version, task), task.images(split)) for task in chosen]
         for head, images in pairs:  # before a run is started
             evaluate.check_classes(head, images)
         name = resolved.name or resolved.uri

@@ -50,7 +50,8 @@ class Evaluator(ModelEvaluator):  # type: ignore[misc]  # MLflow has no types
             The metrics and artifacts; `None`, which MLflow passes over, for a model of another
             flavor: without `evaluators=`, MLflow asks every evaluator that it knows.
         """
-        from mlflow_breadcrumbs import errors, serving
+        from mlflow_breadcrumbs import errors
+        from mlflow_breadcrumbs.flavor import serving
 
         raw = _raw(model)
         if not isinstance(raw, serving.OpenClipModel):

@@ -6,9 +6,9 @@ from pathlib import Path
 import mlflow
 from mlflow.entities import LoggedModelInput
 
-from mlflow_breadcrumbs import datasets, errors, flavor, ledger, serving, training
-from mlflow_breadcrumbs.engine import checkpoints
-from mlflow_breadcrumbs.models import architecture, heads, image_sets, tasks
+from mlflow_breadcrumbs import datasets, flavor, ledger, training
+from mlflow_breadcrumbs.flavor import loading
+from mlflow_breadcrumbs.models import image_sets, tasks
 from mlflow_breadcrumbs.registry import registering, runs, tag_keys, versions
 from mlflow_breadcrumbs.support import devices, progress
 
@@ -56,8 +56,8 @@ def finetune(
         runs.run(f"finetune {task.name}", "finetune") as run_id,
         ledger.recording("finetune", registered_model, run_id=run_id) as job,
     ):
-        base = open_base(resolved, space, device)
-        head = choose_head(base, task)
+        base = loading.open_base(resolved, space, device)
+        head = loading.choose_head(base, task)
         _log_start(run_id, resolved, task, settings, train_set, validation_set)
         training.train(
             base.model,
@@ -87,38 +87,6 @@ def finetune(
     if folder is not None:
         (Path(folder) / training.RESUME_FILE).unlink(missing_ok=True)
     return version
-
-
-def open_base(
-    resolved: versions.ResolvedVersion, space: Path, device: str
-) -> serving.OpenClipModel:
-    """Load a resolved version, its bytes checked against the recorded digest.
-
-    Raises:
-        RegistryError: Another flavor logged it.
-        IntegrityError: The bytes are not those that were registered.
-    """
-    opened = versions.open_version(resolved, space)
-    digest = checkpoints.weights_digest(opened.weights)
-    versions.check_digest(resolved, digest)
-    loaded = flavor.load_folder(opened.folder, device, origin=resolved.uri)
-    return dataclasses.replace(loaded, weights_digest=digest)
-
-
-def choose_head(base: serving.OpenClipModel, task: tasks.Task) -> heads.Head:
-    """Give the base's head for the task, or one from its text tower.
-
-    Raises:
-        TaskError: The base has neither.
-    """
-    if task.name in base.heads:
-        return base.heads[task.name]
-    if not base.config.has_text_tower:
-        raise errors.TaskError(
-            f"'{base.origin}' has no text tower and no head for task '{task.name}'. Import the "
-            "base with `--tasks FILE --head probe`, or with `--head FILE`."
-        )
-    return heads.zero_shot_head(base.model, architecture.tokenizer(base.config), task)
 
 
 def _log_start(

@@ -7,7 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from mlflow_breadcrumbs import errors, serving
+from mlflow_breadcrumbs import errors
+from mlflow_breadcrumbs.flavor import serving
 from mlflow_breadcrumbs.models import heads, image_sets
 
 

@@ -12,18 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from mlflow_breadcrumbs import cache as caches
-from mlflow_breadcrumbs import (
-    carry,
-    flavor,
-    inputs,
-    ledger,
-    logbook,
-    recovery,
-    scorecard,
-    statement,
-)
+from mlflow_breadcrumbs import flavor, inputs, ledger, logbook, recovery, scorecard, statement
 from mlflow_breadcrumbs.engine import backends, checkpoints, merging, recipe
 from mlflow_breadcrumbs.engine.backends import choosing
+from mlflow_breadcrumbs.flavor import foreign
 from mlflow_breadcrumbs.models import tasks as task_files
 from mlflow_breadcrumbs.registry import aliases, failures, registering, runs, tag_keys, versions
 from mlflow_breadcrumbs.support import canonical, devices, progress
@@ -292,7 +284,7 @@ def _statement(
         for version, digest, weight in zip(taken.everything, taken.digests, weights, strict=True)
     ]
     return statement.build(
-        file_name=flavor.WEIGHTS_FILE if taken.is_ours else carry.weights_file(taken.base),
+        file_name=flavor.WEIGHTS_FILE if taken.is_ours else foreign.weights_file(taken.base),
         file_digest=checkpoints.file_digest(merged.output),
         weights_digest=merged.weights_digest,
         settings=request.recipe,
@@ -334,7 +326,7 @@ def _register(
                 tags=tags,
             )
         else:
-            info = carry.log_model(
+            info = foreign.log_model(
                 "model", base=taken.base, weights=merged.output, extra_files=extra, tags=tags
             )
     version = registering.register(request.registered_model, model_id=info.model_id, tags=tags)

@@ -23,8 +23,9 @@ import torch
 from PIL import Image
 
 import mlflow_breadcrumbs
-from mlflow_breadcrumbs import errors, flavor, requirements
+from mlflow_breadcrumbs import errors, flavor
 from mlflow_breadcrumbs.engine import checkpoints
+from mlflow_breadcrumbs.flavor import requirements
 from mlflow_breadcrumbs.models import heads
 
 

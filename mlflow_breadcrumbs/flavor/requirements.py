@@ -45,7 +45,7 @@ def own_package() -> tuple[str | None, list[str]]:
 
     `direct_url.json` (PEP 610) tells where an installation came from; an index leaves none.
     """
-    here = Path(__file__).resolve().parent
+    here = Path(__file__).resolve().parent.parent
     code = [str(here)]
     try:
         distribution = importlib.metadata.distribution(DISTRIBUTION)

@@ -39,8 +39,9 @@ from mlflow.utils.model_utils import (
 )
 
 import mlflow_breadcrumbs
-from mlflow_breadcrumbs import errors, requirements, serving
+from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.engine import checkpoints
+from mlflow_breadcrumbs.flavor import requirements, serving
 from mlflow_breadcrumbs.models import architecture
 from mlflow_breadcrumbs.models import heads as task_heads
 from mlflow_breadcrumbs.registry import versions

@@ -26,8 +26,9 @@ import torch
 import yaml
 import zoo
 
-from mlflow_breadcrumbs import evaluation, flavor, grids, importer, study, sweep
+from mlflow_breadcrumbs import flavor, grids, importer, study, sweep
 from mlflow_breadcrumbs.engine import recipe
+from mlflow_breadcrumbs.evaluation import evaluating
 from mlflow_breadcrumbs.models import tasks
 
 DEMO = Path("demo")
@@ -98,7 +99,7 @@ def compare(materials: study.Materials, title: str, evaluations: int) -> list[st
             bench.accuracies(weights)  # warm
             bare = seconds_of(lambda: bench.accuracies(weights), evaluations)
     command = seconds_of(
-        lambda: evaluation.evaluate_version(
+        lambda: evaluating.evaluate_version(
             materials.base, materials.tasks, only=TASKS, split="validation"
         ),
         2,

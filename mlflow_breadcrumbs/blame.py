@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 
-from mlflow_breadcrumbs import errors, evaluate, statement, study
+from mlflow_breadcrumbs import errors, statement, study
 from mlflow_breadcrumbs.engine import checkpoints, layer_groups, recipe, tolerance
+from mlflow_breadcrumbs.evaluation import scoring
 from mlflow_breadcrumbs.figures import studies
 from mlflow_breadcrumbs.models import tasks as task_files
 from mlflow_breadcrumbs.registry import run_files, versions
@@ -88,10 +89,10 @@ class Blame:
     task: str
     run_id: str
     """The merged version's run, which has the table and the picture."""
-    base: evaluate.Accuracy
-    source: evaluate.Accuracy
+    base: scoring.Accuracy
+    source: scoring.Accuracy
     """Of the task's own source."""
-    merged: evaluate.Accuracy
+    merged: scoring.Accuracy
     suspects: tuple[Suspect, ...]
     """Sources, then layer groups; the largest gain first, and the most images before fewer."""
     own: str
@@ -281,7 +282,7 @@ class _Trial:
         request: BlameRequest,
         settings: recipe.MergeRecipe,
         merged: study.Merged,
-        whole: evaluate.Accuracy,
+        whole: scoring.Accuracy,
     ) -> None:
         self._bench, self._request, self._recipe = bench, request, settings
         self._base = bench.base_tensors()
@@ -316,9 +317,7 @@ class _Trial:
         found = self._measure(tensors, images)
         return Suspect(kind, name, found.correct, found.total, self.before[images].correct)
 
-    def _measure(
-        self, tensors: Mapping[str, torch.Tensor], images: int | None
-    ) -> evaluate.Accuracy:
+    def _measure(self, tensors: Mapping[str, torch.Tensor], images: int | None) -> scoring.Accuracy:
         bench = self._bench.bench(self._request.split)
         return bench.accuracies(tensors, [self._request.task], images)[self._request.task]
 

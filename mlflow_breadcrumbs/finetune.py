@@ -6,7 +6,8 @@ from pathlib import Path
 import mlflow
 from mlflow.entities import LoggedModelInput
 
-from mlflow_breadcrumbs import datasets, flavor, ledger, training
+from mlflow_breadcrumbs import flavor, ledger, training
+from mlflow_breadcrumbs.evaluation import accuracy_records
 from mlflow_breadcrumbs.flavor import loading
 from mlflow_breadcrumbs.models import image_sets, tasks
 from mlflow_breadcrumbs.registry import registering, runs, tag_keys, versions
@@ -102,8 +103,8 @@ def _log_start(
         mlflow.MlflowClient().log_inputs(run_id, models=[LoggedModelInput(resolved.model_id)])
     parameters = {"base": resolved.uri, "task": task.name, **dataclasses.asdict(settings)}
     mlflow.log_params({f"finetune.{name}": value for name, value in parameters.items()})
-    datasets.log_image_set(train_set, context="training")
-    datasets.log_image_set(validation_set, context="validation")
+    accuracy_records.log_image_set(train_set, context="training")
+    accuracy_records.log_image_set(validation_set, context="validation")
 
 
 def _log_epoch(task: tasks.Task, epoch: training.Epoch) -> None:

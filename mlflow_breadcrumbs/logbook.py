@@ -9,14 +9,11 @@ import mlflow
 from mlflow.entities import LoggedModelInput, Param, RunTag
 from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH
 
-from mlflow_breadcrumbs import compare, datasets, evaluate, inputs, scorecard
+from mlflow_breadcrumbs import compare, inputs
 from mlflow_breadcrumbs.engine import merging, recipe
 from mlflow_breadcrumbs.figures import results
 from mlflow_breadcrumbs.registry import run_files, runs, tag_keys, versions
 from mlflow_breadcrumbs.support import canonical, tables
-
-EVALUATION = "evaluation.json"
-"""The artifact of a run that measured accuracies: the split, and a row per task."""
 
 
 def log_inputs(run_id: str, settings: recipe.MergeRecipe, taken: inputs.Inputs) -> None:
@@ -93,46 +90,11 @@ def log_merge(run_id: str, taken: inputs.Inputs, merged: merging.MergeResult) ->
     mlflow.MlflowClient().log_text(run_id, tables.to_csv(rows), "masks.csv")
 
 
-def log_evaluation(run_id: str, card: scorecard.Scorecard, split: str) -> None:
-    """The metrics in one batch, the table, the picture, and the images as data-set inputs."""
-    client = mlflow.MlflowClient()
-    run_files.log_metrics(run_id, card.metrics() | card.seconds())
-    client.log_text(run_id, tables.to_csv(card.rows()), "evaluation.csv")
-    client.log_dict(run_id, {"split": split, "tasks": card.rows()}, EVALUATION)
-    run_files.log_bytes(run_id, results.bars(card.rows(), split=split), "evaluation.png")
-    for images in card.images:
-        datasets.log_image_set(images, context=split)
-
-
 def _shortened(value: str) -> str:
     """A parameter's value; the digest of one that MLflow would cut off without a word."""
     if len(value) <= MAX_PARAM_VAL_LENGTH:
         return value
     return f"{canonical.sha256(value.encode())}, see recipe.json"
-
-
-def log_accuracies(
-    run_id: str, accuracies: Sequence[evaluate.Accuracy], *, model_id: str | None
-) -> None:
-    """One model on its tasks: metrics, `evaluation.csv`, classes and confusion matrices.
-
-    `per_class.csv` has one row per class; `confusion/<task>.csv` and `.png` count the images by
-    true class (rows) and predicted class (columns).
-    """
-    client = mlflow.MlflowClient()
-    run_files.log_metrics(run_id, evaluate.metrics(accuracies), model_id=model_id)
-    client.log_text(
-        run_id, tables.to_csv([found.to_dict() for found in accuracies]), "evaluation.csv"
-    )
-    rows = [row for found in accuracies for row in found.per_class()]
-    client.log_text(run_id, tables.to_csv(rows), "per_class.csv")
-    for found in accuracies:
-        matrix = [
-            {"true class": name} | dict(zip(found.classes, counts, strict=True))
-            for name, counts in zip(found.classes, found.confusion().tolist(), strict=True)
-        ]
-        client.log_text(run_id, tables.to_csv(matrix), f"confusion/{found.task}.csv")
-        run_files.log_bytes(run_id, results.confusion(found), f"confusion/{found.task}.png")
 
 
 def log_comparison(run_id: str, found: compare.Comparison) -> None:
@@ -179,10 +141,3 @@ def read_comparison(run_id: str) -> tuple[dict[str, Any], bytes] | None:
             return None
         found: dict[str, Any] = json.loads(kept.file("comparison.json").read_bytes())
         return found, kept.file("comparison.png").read_bytes()
-
-
-def read_evaluation(run_id: str) -> dict[str, Any] | None:
-    """The `evaluation.json` of a run; `None` without one."""
-    content = run_files.read_bytes(run_id, EVALUATION)
-    found: dict[str, Any] | None = None if content is None else json.loads(content)
-    return found

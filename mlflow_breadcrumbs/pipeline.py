@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mlflow_breadcrumbs import cache as caches
-from mlflow_breadcrumbs import flavor, inputs, ledger, logbook, recovery, scorecard, statement
+from mlflow_breadcrumbs import flavor, inputs, ledger, logbook, recovery, statement
 from mlflow_breadcrumbs.engine import backends, checkpoints, merging, recipe
 from mlflow_breadcrumbs.engine.backends import choosing
+from mlflow_breadcrumbs.evaluation import accuracy_records, caches, scorecard
 from mlflow_breadcrumbs.flavor import foreign
 from mlflow_breadcrumbs.models import tasks as task_files
 from mlflow_breadcrumbs.registry import aliases, failures, registering, runs, tag_keys, versions
@@ -132,7 +132,7 @@ def merge(request: MergeRequest, show: progress.Progress = progress.silent) -> M
             logbook.log_merge(run_id, taken, merged)
             card = _evaluate(request, taken, merged, pairs, device, show)
             if card:
-                logbook.log_evaluation(run_id, card, request.split)
+                accuracy_records.log_evaluation(run_id, card, request.split)
             lineage = _statement(run_id, started, request, taken, merged, card, device)
             version = _register(request, taken, merged, lineage, tags)
             metrics = card.metrics() if card else {}

@@ -23,8 +23,9 @@ import torch
 from torch import nn
 from torch.utils import data
 
-from mlflow_breadcrumbs import errors, evaluate
+from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.engine import checkpoints
+from mlflow_breadcrumbs.evaluation import scoring
 from mlflow_breadcrumbs.models import architecture, heads, image_sets
 from mlflow_breadcrumbs.support import canonical, devices, progress
 
@@ -154,7 +155,7 @@ def train(
     """
     for image_set in (train_set, validation_set):
         if image_set is not None:
-            evaluate.check_classes(head, image_set)
+            scoring.check_classes(head, image_set)
     steps, epochs = settings.schedule(len(train_set))
     visual = cast(nn.Module, model.to(device).visual)
     parameters = list(visual.parameters())
@@ -174,7 +175,7 @@ def train(
             measured = None
             if validation_set is not None:
                 preprocess = architecture.preprocess(config)
-                measured = evaluate.accuracy(
+                measured = scoring.accuracy(
                     model, head, validation_set, preprocess, device=device
                 ).value
             rate = settings.rate(step - 1, steps)

@@ -14,8 +14,9 @@ from typing import Any, Self
 
 import torch
 
-from mlflow_breadcrumbs import scorecard, study
+from mlflow_breadcrumbs import study
 from mlflow_breadcrumbs.engine import recipe
+from mlflow_breadcrumbs.evaluation import scorecard
 from mlflow_breadcrumbs.models import tasks
 from mlflow_breadcrumbs.support import devices
 from study import zoo as zoos

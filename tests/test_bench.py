@@ -5,7 +5,8 @@ import tiny
 import torch
 from safetensors.torch import load_file
 
-from mlflow_breadcrumbs import bench, errors, evaluate, flavor
+from mlflow_breadcrumbs import errors, flavor
+from mlflow_breadcrumbs.evaluation import bench, scoring
 from mlflow_breadcrumbs.models import architecture, heads
 
 
@@ -26,7 +27,7 @@ def reference(setting, limit=None):
     config, sets, owned, weights = setting
     model = architecture.build(config)
     flavor.load_weights(model, weights)
-    return evaluate.accuracy(
+    return scoring.accuracy(
         model,
         owned["colours"],
         sets["colours"].subset(limit),

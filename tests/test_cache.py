@@ -7,10 +7,10 @@ import pytest
 import tiny
 import torch
 
-from mlflow_breadcrumbs import cache, evaluate
+from mlflow_breadcrumbs.evaluation import caches, scoring
 from mlflow_breadcrumbs.models import heads
 
-FOUND = evaluate.Accuracy(
+FOUND = scoring.Accuracy(
     task="colours",
     image_set="colours/test",
     correct=3,
@@ -30,7 +30,7 @@ def head(seed=0):
 
 
 def test_what_is_kept_comes_back(tmp_path):
-    kept = cache.Cache(tmp_path)
+    kept = caches.Cache(tmp_path)
     assert kept.get({"a": 1}) is None
     kept.put({"a": 1}, FOUND)
     assert kept.get({"a": 1}) == FOUND
@@ -40,7 +40,7 @@ def test_what_is_kept_comes_back(tmp_path):
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"key": {"a": 1}, "accuracy": {}}'])
 def test_a_damaged_entry_is_measured_again(tmp_path, content, caplog):
-    kept = cache.Cache(tmp_path)
+    kept = caches.Cache(tmp_path)
     kept.put({"a": 1}, FOUND)
     (path,) = tmp_path.rglob("*.json")
     path.write_text(content)
@@ -51,7 +51,7 @@ def test_a_damaged_entry_is_measured_again(tmp_path, content, caplog):
 
 
 def test_an_entry_of_another_key_is_not_taken(tmp_path):
-    kept = cache.Cache(tmp_path)
+    kept = caches.Cache(tmp_path)
     kept.put({"a": 1}, FOUND)
     (path,) = tmp_path.rglob("*.json")
     path.write_text(json.dumps({"key": {"a": 2}, "accuracy": dataclasses.asdict(FOUND)}))
@@ -60,16 +60,16 @@ def test_an_entry_of_another_key_is_not_taken(tmp_path):
 
 def test_a_folder_that_cannot_be_written_to_stops_nothing(tmp_path, caplog):
     (tmp_path / "file").write_text("")
-    cache.Cache(tmp_path / "file").put({"a": 1}, FOUND)
+    caches.Cache(tmp_path / "file").put({"a": 1}, FOUND)
     assert "cannot keep an accuracy" in caplog.text
 
 
 def test_the_folder_is_the_variables_or_the_users(tmp_path, monkeypatch):
     monkeypatch.setenv("BREADCRUMBS_CACHE", str(tmp_path))
-    assert cache.default().folder == tmp_path
+    assert caches.default().folder == tmp_path
     monkeypatch.delenv("BREADCRUMBS_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert cache.default().folder == tmp_path / "mlflow_breadcrumbs"
+    assert caches.default().folder == tmp_path / "mlflow_breadcrumbs"
 
 
 def test_everything_that_changes_the_numbers_changes_the_key(tmp_path):
@@ -77,12 +77,12 @@ def test_everything_that_changes_the_numbers_changes_the_key(tmp_path):
     other_config = tiny.config(tmp_path, tiny.MODEL | {"embed_dim": 16})
     settings = {"device": "cpu", "batch_size": 64}
     keys = [
-        cache.key("sha256:1", config, head(), images, **settings),
-        cache.key("sha256:2", config, head(), images, **settings),
-        cache.key("sha256:1", other_config, head(), images, **settings),
-        cache.key("sha256:1", config, head(1), images, **settings),
-        cache.key("sha256:1", config, head(), tiny.image_set(3), **settings),
-        cache.key("sha256:1", config, head(), images, device="cpu", batch_size=32),
+        caches.key("sha256:1", config, head(), images, **settings),
+        caches.key("sha256:2", config, head(), images, **settings),
+        caches.key("sha256:1", other_config, head(), images, **settings),
+        caches.key("sha256:1", config, head(1), images, **settings),
+        caches.key("sha256:1", config, head(), tiny.image_set(3), **settings),
+        caches.key("sha256:1", config, head(), images, device="cpu", batch_size=32),
     ]
     assert len({json.dumps(key) for key in keys}) == len(keys)
-    assert keys[0] == cache.key("sha256:1", config, head(), images, **settings)
+    assert keys[0] == caches.key("sha256:1", config, head(), images, **settings)

@@ -8,7 +8,8 @@ import pytest
 import tiny
 import torch
 
-from mlflow_breadcrumbs import errors, evaluate
+from mlflow_breadcrumbs import errors
+from mlflow_breadcrumbs.evaluation import scoring
 from mlflow_breadcrumbs.models import architecture, features, heads, image_sets
 from mlflow_breadcrumbs.support import intervals
 
@@ -46,7 +47,7 @@ def test_accuracy_is_what_a_loop_over_single_images_finds(config):
             vector = model.encode_image(preprocess(image)[None])
             vector = vector / vector.norm()
             correct += int((vector @ chosen.weight.T).argmax()) == label
-    found = evaluate.accuracy(model, chosen, images, preprocess, batch_size=4)
+    found = scoring.accuracy(model, chosen, images, preprocess, batch_size=4)
     assert (found.correct, found.total) == (correct, 21)
     assert found.value == correct / 21
     assert found.dataset_digest == images.digest
@@ -57,7 +58,7 @@ def test_accuracy_is_what_a_loop_over_single_images_finds(config):
 def test_the_same_call_gives_the_same_result(config):
     model, preprocess = tiny.model(config), architecture.preprocess(config)
     images = tiny.image_set(5)
-    assert evaluate.accuracy(model, head(), images, preprocess) == evaluate.accuracy(
+    assert scoring.accuracy(model, head(), images, preprocess) == scoring.accuracy(
         model, head(), images, preprocess
     )
     first = features.extract(model, images, preprocess)
@@ -78,8 +79,8 @@ def test_one_forward_pass_serves_several_heads(config):
     images = tiny.image_set(5)
     seen = features.extract(model, images, preprocess)
     for seed in range(3):
-        found = evaluate.score(seen, head(seed=seed), images)
-        assert found == evaluate.accuracy(model, head(seed=seed), images, preprocess)
+        found = scoring.score(seen, head(seed=seed), images)
+        assert found == scoring.accuracy(model, head(seed=seed), images, preprocess)
 
 
 def test_class_names_in_another_order_than_the_head(config):
@@ -87,7 +88,7 @@ def test_class_names_in_another_order_than_the_head(config):
         errors.TaskError,
         match=r"are in another order\. Head: blue, red, green\. Images of colours/test: red, gree",
     ):
-        evaluate.accuracy(
+        scoring.accuracy(
             tiny.model(config),
             head(("blue", "red", "green")),
             tiny.image_set(1),
@@ -97,7 +98,7 @@ def test_class_names_in_another_order_than_the_head(config):
 
 def test_other_classes_than_the_head(config):
     with pytest.raises(errors.TaskError, match=r"'colours': the classes .* differ\. Head: a, b\."):
-        evaluate.check_classes(head(("a", "b")), tiny.image_set(1))
+        scoring.check_classes(head(("a", "b")), tiny.image_set(1))
 
 
 def test_an_empty_image_set(config):
@@ -118,7 +119,7 @@ def test_out_of_memory_goes_on_with_a_smaller_batch_and_says_so(config, caplog):
     ]
     expected = features.extract(model, images, preprocess, batch_size=2).values
     torch.testing.assert_close(seen.values, expected)
-    found = evaluate.accuracy(Hungry(model, 3), head(), images, preprocess, batch_size=16)
+    found = scoring.accuracy(Hungry(model, 3), head(), images, preprocess, batch_size=16)
     assert found.batch_size == 2
 
 
@@ -190,7 +191,7 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says():
 
 def test_outcomes_add_up(config):
     model, preprocess = tiny.model(config), architecture.preprocess(config)
-    found = evaluate.accuracy(model, head(), tiny.image_set(6), preprocess)
+    found = scoring.accuracy(model, head(), tiny.image_set(6), preprocess)
     counts = found.confusion()
     assert counts.sum(axis=1).tolist() == [6, 6, 6]
     assert int(counts.trace()) == found.correct
@@ -201,7 +202,7 @@ def test_outcomes_add_up(config):
     assert all(other and other != name for name, other in wrong.items())
     low, high = found.interval()
     assert found.to_dict()["accuracy_low"] == low <= found.value <= high
-    assert evaluate.metrics([found]) == {
+    assert scoring.metrics([found]) == {
         "accuracy/colours": found.value,
         "accuracy_low/colours": low,
         "accuracy_high/colours": high,

@@ -9,8 +9,9 @@ import pytest
 from mlflow.exceptions import MlflowException
 from sklearn.linear_model import LogisticRegression
 
-from mlflow_breadcrumbs import evaluation, pipeline
+from mlflow_breadcrumbs import pipeline
 from mlflow_breadcrumbs.engine import recipe
+from mlflow_breadcrumbs.evaluation import evaluating
 from mlflow_breadcrumbs.models import tasks
 
 
@@ -52,7 +53,7 @@ def test_the_metrics_are_those_of_evaluate(zoo):
             device="cpu",
         )
     ).version
-    ours = evaluation.evaluate_version(merged.uri, zoo.tasks, only=names, device="cpu")
+    ours = evaluating.evaluate_version(merged.uri, zoo.tasks, only=names, device="cpu")
     with mlflow.start_run() as run:
         found = measure(f"models:/{merged.model_id}", frame(zoo, names))
     assert found.metrics == ours.metrics()
@@ -99,7 +100,9 @@ def test_data_without_a_column_of_images_says_so(zoo):
 
 def test_models_of_other_flavors_are_left_to_other_evaluators(store, caplog, monkeypatch):
     # A store that was made in this process has let Alembic disable the loggers that there were.
-    monkeypatch.setattr(logging.getLogger("mlflow_breadcrumbs.evaluator"), "disabled", False)
+    monkeypatch.setattr(
+        logging.getLogger("mlflow_breadcrumbs.evaluation.plugin"), "disabled", False
+    )
     model = LogisticRegression().fit([[0.0], [1.0]], ["a", "b"])
     info = mlflow.sklearn.log_model(model, name="other")
     data = pd.DataFrame({"x": [0.0, 1.0], "label": ["a", "b"]})

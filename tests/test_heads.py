@@ -8,7 +8,8 @@ import safetensors.torch
 import tiny
 import torch
 
-from mlflow_breadcrumbs import errors, evaluate
+from mlflow_breadcrumbs import errors
+from mlflow_breadcrumbs.evaluation import scoring
 from mlflow_breadcrumbs.models import architecture, heads, tasks
 
 
@@ -45,7 +46,7 @@ def test_the_zero_shot_head_is_open_clips(config):
 def test_the_probe_learns_and_is_deterministic(config, task):
     model, preprocess = tiny.model(config), architecture.preprocess(config)
     probe = heads.probe_head(model, preprocess, task)
-    assert evaluate.accuracy(model, probe, task.images("test"), preprocess).value > 0.9
+    assert scoring.accuracy(model, probe, task.images("test"), preprocess).value > 0.9
     assert torch.equal(probe.weight, heads.probe_head(model, preprocess, task).weight)
 
 
@@ -59,7 +60,7 @@ def test_a_probe_for_two_classes_has_two_rows(config, tmp_path):
     model, preprocess = tiny.model(config), architecture.preprocess(config)
     probe = heads.probe_head(model, preprocess, task)
     assert probe.weight.shape == (2, 12)
-    assert evaluate.accuracy(model, probe, task.images("test"), preprocess).value == 1
+    assert scoring.accuracy(model, probe, task.images("test"), preprocess).value == 1
 
 
 def test_a_probe_needs_images_of_every_class(config, tmp_path):

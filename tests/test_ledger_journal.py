@@ -7,8 +7,9 @@ import signal
 import mlflow
 import pytest
 
-from mlflow_breadcrumbs import errors, evaluation, ledger, pipeline
+from mlflow_breadcrumbs import errors, ledger, pipeline
 from mlflow_breadcrumbs.engine import recipe
+from mlflow_breadcrumbs.evaluation import evaluating
 from mlflow_breadcrumbs.ledger import anchors, events, settling, stores
 from mlflow_breadcrumbs.registry import tag_keys, versions
 
@@ -45,7 +46,7 @@ def history(name):
 
 def test_a_merge_its_alias_and_its_evaluation_are_in_the_history(zoo):
     made = merge(zoo, alias="candidate").version
-    evaluation.evaluate_version(made.uri, zoo.tasks, only=["colours"], device="cpu")
+    evaluating.evaluate_version(made.uri, zoo.tasks, only=["colours"], device="cpu")
     assert history("merged") == [
         ("merge", "intent", None),
         ("alias", "intent", made.uri),

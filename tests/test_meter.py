@@ -4,7 +4,8 @@ import pytest
 import tiny
 import torch
 
-from mlflow_breadcrumbs import cache, errors, meter
+from mlflow_breadcrumbs import errors
+from mlflow_breadcrumbs.evaluation import caches, meters
 from mlflow_breadcrumbs.models import heads, image_sets, readers
 
 
@@ -32,7 +33,7 @@ class Loader:
 
 def test_known_accuracies_need_no_model(tmp_path, config):
     load, pairs = Loader(config), [(head(), tiny.image_set(4))]
-    measure = meter.Meter(config, cache=cache.Cache(tmp_path / "cache")).accuracies
+    measure = meters.Meter(config, cache=caches.Cache(tmp_path / "cache")).accuracies
     first = measure(load, pairs, weights_digest="sha256:1")
     assert load.calls == 1
     assert measure(load, pairs, weights_digest="sha256:1") == first
@@ -43,7 +44,7 @@ def test_known_accuracies_need_no_model(tmp_path, config):
 
 def test_an_accuracy_takes_the_name_that_its_images_have_now(tmp_path, config):
     load = Loader(config)
-    measure = meter.Meter(config, cache=cache.Cache(tmp_path / "cache")).accuracies
+    measure = meters.Meter(config, cache=caches.Cache(tmp_path / "cache")).accuracies
     measure(load, [(head(), tiny.image_set(4))], weights_digest="sha256:1")
     (found,) = measure(
         load, [(head(), tiny.image_set(4, name="colours/new"))], weights_digest="sha256:1"
@@ -54,9 +55,9 @@ def test_an_accuracy_takes_the_name_that_its_images_have_now(tmp_path, config):
 @pytest.mark.parametrize("digest", [None, "sha256:1"])
 def test_without_a_cache_or_a_digest_everything_is_measured(tmp_path, config, digest):
     load, pairs = Loader(config), [(head(), tiny.image_set(2))]
-    kept = cache.Cache(tmp_path / "cache") if digest is None else None
+    kept = caches.Cache(tmp_path / "cache") if digest is None else None
     for _ in range(2):
-        meter.Meter(config, cache=kept).accuracies(load, pairs, weights_digest=digest)
+        meters.Meter(config, cache=kept).accuracies(load, pairs, weights_digest=digest)
     assert load.calls == 2
     assert not (tmp_path / "cache").exists()
 
@@ -65,7 +66,7 @@ def test_classes_are_checked_before_anything_is_measured(config):
     load = Loader(config)
     pairs = [(head(), tiny.image_set(2)), (head(("blue", "green", "red")), tiny.image_set(2))]
     with pytest.raises(errors.TaskError, match="are in another order"):
-        meter.Meter(config).accuracies(load, pairs)
+        meters.Meter(config).accuracies(load, pairs)
     assert load.calls == 0
 
 
@@ -74,7 +75,7 @@ def test_an_image_that_vanished_is_named(tmp_path, config):
     pool = readers.read_folders({"all": tmp_path / "images"})["all"]
     images = image_sets.ImageSet("colours/test", pool.names, pool.examples)
     (tmp_path / "images" / "red" / "0.png").unlink()
-    measuring = meter.Meter(config, cache=cache.Cache(tmp_path / "cache"))
+    measuring = meters.Meter(config, cache=caches.Cache(tmp_path / "cache"))
     with pytest.raises(errors.TaskError, match=r"red/0\.png can't be read"):
         measuring.accuracies(
             Loader(config), [(head(pool.names), images)], weights_digest="sha256:1"

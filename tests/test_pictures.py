@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mlflow_breadcrumbs import advice, compare, evaluate
+from mlflow_breadcrumbs import advice, compare
 from mlflow_breadcrumbs.engine import recipe
 from mlflow_breadcrumbs.engine.backends.cpu import geometry
+from mlflow_breadcrumbs.evaluation import scoring
 from mlflow_breadcrumbs.figures import results
 
 
@@ -52,7 +53,7 @@ def test_heat_maps(sources):
 def test_confusion_matrices(classes):
     names = tuple(f"class {number}" for number in range(classes))
     outcomes = tuple((label, label, 3) for label in range(classes))
-    found = evaluate.Accuracy(
+    found = scoring.Accuracy(
         "t", "t/test", 3 * classes, 3 * classes, "file", "sha256:0", 1, 0.0, names, outcomes
     )
     assert opened(results.confusion(found)).width < 2500

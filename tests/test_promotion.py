@@ -11,8 +11,9 @@ import yaml
 from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
-from mlflow_breadcrumbs import cli, errors, evaluation, ledger, pipeline
+from mlflow_breadcrumbs import cli, errors, ledger, pipeline
 from mlflow_breadcrumbs.engine import recipe
+from mlflow_breadcrumbs.evaluation import evaluating
 from mlflow_breadcrumbs.promotion import approvals, gathering, policies, promote
 from mlflow_breadcrumbs.registry import aliases, tag_keys, versions
 
@@ -181,7 +182,7 @@ def measured(family, monkeypatch):
     """A version whose only evidence is a run of `evaluate`; its URI and the run's id."""
     monkeypatch.chdir(family.folder)
     uri = merge(family, 0.5, tasks=False)
-    found = evaluation.evaluate_version(uri, family.tasks, only=["colours", "tints"], device="cpu")
+    found = evaluating.evaluate_version(uri, family.tasks, only=["colours", "tints"], device="cpu")
     return uri, found.run_id
 
 

@@ -6,8 +6,8 @@ import math
 
 import pytest
 
-from mlflow_breadcrumbs import evaluate, scorecard
 from mlflow_breadcrumbs.engine import recipe
+from mlflow_breadcrumbs.evaluation import scorecard, scoring
 from study import choices, descriptions, flow, measuring, page, paired, plan, summary, tables
 
 NAMES = tuple("abcdefghi")
@@ -63,7 +63,7 @@ def test_one_field_is_off_where_it_can_be():
 
 
 def accuracy(task, correct, total=100):
-    return evaluate.Accuracy(
+    return scoring.Accuracy(
         task, f"{task}/test", correct, total, "probe", "sha256:0", 64, 0.0, ("x", "y"), ()
     )
 

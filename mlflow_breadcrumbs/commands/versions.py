@@ -152,16 +152,17 @@ def evaluate_command(
     \b
     mlflow-breadcrumbs evaluate models:/clip-merged@candidate --tasks tasks.yaml
     """
-    from mlflow_breadcrumbs import cache, evaluation, terminal
+    from mlflow_breadcrumbs import terminal
+    from mlflow_breadcrumbs.evaluation import caches, evaluating
 
-    found = evaluation.evaluate_version(
+    found = evaluating.evaluate_version(
         uri,
         tasks,
         only=[name for name in only if name],
         split=split,
         device=device,
         batch_size=batch_size or 64,
-        cache=None if no_cache else cache.default(),
+        cache=None if no_cache else caches.default(),
         show=terminal.show,
     )
     if as_json:

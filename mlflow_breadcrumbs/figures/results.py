@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from mlflow_breadcrumbs import compare, evaluate
+from mlflow_breadcrumbs import compare
+from mlflow_breadcrumbs.evaluation import scoring
 
 SERIES = (
     ("zero_shot_accuracy", "base (zero-shot)", "#d9d9d9", ""),
@@ -90,7 +91,7 @@ def heat_map(found: compare.Comparison) -> bytes:
     return _png(figure)
 
 
-def confusion(accuracy: evaluate.Accuracy) -> bytes:
+def confusion(accuracy: scoring.Accuracy) -> bytes:
     """The confusion matrix of a task: each row is a true class, as fractions of its images."""
     counts = accuracy.confusion().astype(float)
     totals = counts.sum(axis=1, keepdims=True)

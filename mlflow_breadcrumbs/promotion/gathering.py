@@ -16,7 +16,8 @@ from typing import Any
 import mlflow
 from mlflow.entities import Run
 
-from mlflow_breadcrumbs import errors, ledger, logbook, statement, verify
+from mlflow_breadcrumbs import errors, ledger, statement, verify
+from mlflow_breadcrumbs.evaluation import accuracy_records
 from mlflow_breadcrumbs.ledger import events
 from mlflow_breadcrumbs.promotion import approvals, contents, facts, policies
 from mlflow_breadcrumbs.registry import failures, tag_keys, versions
@@ -168,7 +169,7 @@ def _rows_of_run(run: Run, weights_digest: str) -> Iterator[facts.Measurement | 
     """What a run of `evaluate` measured."""
     origin = f"run {run.info.run_id}"
     try:
-        kept = logbook.read_evaluation(run.info.run_id)
+        kept = accuracy_records.read_evaluation(run.info.run_id)
         if kept is None:
             return
         if kept["weights_digest"] != weights_digest:
@@ -187,7 +188,7 @@ def _rows_of_run(run: Run, weights_digest: str) -> Iterator[facts.Measurement | 
     except errors.UnreachableError:
         raise
     except (errors.RegistryError, KeyError, TypeError, ValueError) as error:
-        yield f"{origin}: its {logbook.EVALUATION} can't be read: {error}"
+        yield f"{origin}: its {accuracy_records.EVALUATION} can't be read: {error}"
 
 
 def _with_denominators(measured: Measured, stated: statement.Statement) -> Measured:

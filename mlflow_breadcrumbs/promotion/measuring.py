@@ -3,7 +3,8 @@
 import dataclasses
 from collections.abc import Sequence
 
-from mlflow_breadcrumbs import cache, errors, evaluation, statement
+from mlflow_breadcrumbs import errors, statement
+from mlflow_breadcrumbs.evaluation import caches, evaluating
 from mlflow_breadcrumbs.models import tasks
 from mlflow_breadcrumbs.promotion import contents, facts, gates, policies
 from mlflow_breadcrumbs.registry import versions
@@ -59,14 +60,14 @@ def measure(
         )
 
     def evaluate(uri: str, names: Sequence[str]) -> str:
-        return evaluation.evaluate_version(
+        return evaluating.evaluate_version(
             uri,
             task_file,
             only=names,
             split=rules.evidence.split,
             device=how.device,
             batch_size=how.batch_size,
-            cache=cache.default() if how.cache else None,
+            cache=caches.default() if how.cache else None,
             nested=True,
             show=show,
         ).run_id

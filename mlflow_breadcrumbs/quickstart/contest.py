@@ -4,8 +4,9 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mlflow_breadcrumbs import scorecard, study
+from mlflow_breadcrumbs import study
 from mlflow_breadcrumbs.engine import recipe
+from mlflow_breadcrumbs.evaluation import scorecard
 from mlflow_breadcrumbs.support import progress
 
 METHODS = ("weight_average", "task_arithmetic", "breadcrumbs")

@@ -80,7 +80,8 @@ def _evaluate(
 ) -> EvaluationResult:
     from mlflow.models.evaluation.artifacts import CsvEvaluationArtifact, ImageEvaluationArtifact
 
-    from mlflow_breadcrumbs import errors, evaluate, frames, logbook, meter
+    from mlflow_breadcrumbs import errors
+    from mlflow_breadcrumbs.evaluation import accuracy_records, frames, meters, scoring
 
     if unknown := sorted(set(settings) - set(SETTINGS)):
         raise errors.TaskError(
@@ -90,14 +91,14 @@ def _evaluate(
     if not dataset.has_targets:
         raise errors.TaskError("The data has no labels: name their column, as targets='label'.")
     pairs = frames.split(dataset.features_data, list(dataset.labels_data), raw.heads)
-    measuring = meter.Meter(raw.config, raw.device, int(settings.get("batch_size", 64)))
+    measuring = meters.Meter(raw.config, raw.device, int(settings.get("batch_size", 64)))
     accuracies = measuring.accuracies(lambda: raw.model, pairs)
-    logbook.log_accuracies(run_id, accuracies, model_id=model_id)
+    accuracy_records.log_accuracies(run_id, accuracies, model_id=model_id)
     kinds = {".csv": CsvEvaluationArtifact, ".png": ImageEvaluationArtifact}
     paths = ["evaluation.csv", "per_class.csv"]
     paths += [f"confusion/{found.task}{kind}" for found in accuracies for kind in kinds]
     return EvaluationResult(
-        metrics=evaluate.metrics(accuracies),
+        metrics=scoring.metrics(accuracies),
         artifacts={path: kinds[path[-4:]](uri=f"runs:/{run_id}/{path}") for path in paths},
         run_id=run_id,
     )

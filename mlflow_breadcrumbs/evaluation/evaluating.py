@@ -6,9 +6,8 @@ from typing import Any
 
 import mlflow
 
-from mlflow_breadcrumbs import cache as caches
-from mlflow_breadcrumbs import datasets, evaluate, ledger, logbook
-from mlflow_breadcrumbs import meter as meters
+from mlflow_breadcrumbs import ledger
+from mlflow_breadcrumbs.evaluation import accuracy_records, caches, meters, scoring
 from mlflow_breadcrumbs.flavor import loading
 from mlflow_breadcrumbs.models import image_sets, tasks
 from mlflow_breadcrumbs.registry import runs, tag_keys, versions
@@ -21,11 +20,11 @@ class Evaluation:
 
     uri: str
     run_id: str
-    accuracies: tuple[evaluate.Accuracy, ...]
+    accuracies: tuple[scoring.Accuracy, ...]
 
     def metrics(self) -> dict[str, float]:
         """See `evaluate.metrics`."""
-        return evaluate.metrics(self.accuracies)
+        return scoring.metrics(self.accuracies)
 
     def rows(self) -> list[dict[str, Any]]:
         """The table, one row per task."""
@@ -83,7 +82,7 @@ def evaluate_version(
         version = loading.open_base(resolved, folder, device)
         pairs = [(loading.choose_head(version, task), task.images(split)) for task in chosen]
         for head, images in pairs:  # before a run is started
-            evaluate.check_classes(head, images)
+            scoring.check_classes(head, images)
         name = resolved.name or resolved.uri
         with (
             runs.run(f"evaluate {resolved.uri}", "evaluate", nested=nested) as run_id,
@@ -106,15 +105,15 @@ def _log(
     looked_at: Sequence[image_sets.ImageSet],
     split: str,
 ) -> None:
-    logbook.log_accuracies(found.run_id, found.accuracies, model_id=resolved.model_id)
+    accuracy_records.log_accuracies(found.run_id, found.accuracies, model_id=resolved.model_id)
     client = mlflow.MlflowClient()
     client.log_dict(
         found.run_id,
         {"weights_digest": weights_digest, "split": split, "tasks": found.rows()},
-        logbook.EVALUATION,
+        accuracy_records.EVALUATION,
     )
     client.set_tag(found.run_id, "breadcrumbs.version", resolved.uri)
     if weights_digest is not None:  # last: by this tag the evaluation is found
         client.set_tag(found.run_id, tag_keys.WEIGHTS_DIGEST, weights_digest)
     for images in looked_at:
-        datasets.log_image_set(images, context=split)
+        accuracy_records.log_image_set(images, context=split)

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import torch
 
-from mlflow_breadcrumbs import evaluate, flavor
+from mlflow_breadcrumbs import flavor
+from mlflow_breadcrumbs.evaluation import scoring
 from mlflow_breadcrumbs.models import architecture, features, heads, image_sets
 from mlflow_breadcrumbs.support import progress
 
@@ -51,7 +52,7 @@ class Bench:
         report: progress.Progress = progress.silent,
     ) -> None:
         for task, images in sets.items():
-            evaluate.check_classes(owned[task], images)
+            scoring.check_classes(owned[task], images)
         with torch.random.fork_rng(devices=[]):  # the random weights are about to be replaced
             self._model = architecture.build(config).to(device)
         self._heads, self._device, self._batch_size = owned, device, batch_size
@@ -83,7 +84,7 @@ class Bench:
         weights: Path | Mapping[str, torch.Tensor],
         tasks: Iterable[str] | None = None,
         limit: int | None = None,
-    ) -> dict[str, evaluate.Accuracy]:
+    ) -> dict[str, scoring.Accuracy]:
         """The accuracy of weights on each task.
 
         Args:
@@ -100,7 +101,7 @@ class Bench:
         else:
             self._model.load_state_dict(weights)
         return {
-            task: evaluate.score(
+            task: scoring.score(
                 self._features(task, limit), self._heads[task], self.images(task, limit)
             )
             for task in (self.tasks if tasks is None else tasks)

@@ -12,9 +12,8 @@ from typing import Any
 
 import torch
 
-from mlflow_breadcrumbs import cache as caches
-from mlflow_breadcrumbs import errors, evaluate, flavor
-from mlflow_breadcrumbs import meter as meters
+from mlflow_breadcrumbs import errors, flavor
+from mlflow_breadcrumbs.evaluation import caches, meters, scoring
 from mlflow_breadcrumbs.models import architecture, heads, image_sets, tasks
 from mlflow_breadcrumbs.support import progress
 
@@ -37,9 +36,9 @@ class TaskScore:
     task: str
     source: str
     """How the source is called."""
-    zero_shot: evaluate.Accuracy
-    finetuned: evaluate.Accuracy
-    merged: evaluate.Accuracy
+    zero_shot: scoring.Accuracy
+    finetuned: scoring.Accuracy
+    merged: scoring.Accuracy
 
     @property
     def normalized(self) -> float:
@@ -106,7 +105,7 @@ class Scorecard:
         return [score.to_dict() for score in self.scores]
 
 
-def _with_interval(key: str, accuracy: evaluate.Accuracy) -> dict[str, float]:
+def _with_interval(key: str, accuracy: scoring.Accuracy) -> dict[str, float]:
     low, high = accuracy.interval()
     return {key: accuracy.value, f"{key}_low": low, f"{key}_high": high}
 
@@ -176,13 +175,13 @@ def measure(
     sets = {task.name: task.images(split) for _, task in pairs}
     owned = {task.name: candidates[number].heads[task.name] for number, task in pairs}
     for name, head in owned.items():
-        evaluate.check_classes(head, sets[name])
+        scoring.check_classes(head, sets[name])
     meter = meters.Meter(config, device, batch_size, cache, report)
     build = functools.cache(lambda: architecture.build(config))  # one model takes all weights
 
     def accuracies(
         weights: Path, digest: str | None, names: Sequence[str]
-    ) -> dict[str, evaluate.Accuracy]:
+    ) -> dict[str, scoring.Accuracy]:
         def load() -> torch.nn.Module:
             flavor.load_weights(build(), weights)
             return build()
@@ -192,7 +191,7 @@ def measure(
         return dict(zip(names, found, strict=True))
 
     zero_shot = accuracies(base, base_digest, list(sets))
-    finetuned: dict[str, evaluate.Accuracy] = {}
+    finetuned: dict[str, scoring.Accuracy] = {}
     for number, candidate in enumerate(candidates):
         own = [task.name for owner, task in pairs if owner == number]
         finetuned |= accuracies(candidate.weights, candidate.weights_digest, own)
@@ -215,7 +214,7 @@ def measure(
     )
 
 
-def no_denominator(accuracy: evaluate.Accuracy) -> errors.TaskError:
+def no_denominator(accuracy: scoring.Accuracy) -> errors.TaskError:
     """The error for a source that gets nothing right on its own task."""
     return errors.TaskError(
         f"the source of the task {accuracy.task!r} gets none of {accuracy.total} images right, so "

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from mlflow_breadcrumbs import evaluate
+from mlflow_breadcrumbs.evaluation import scoring
 from mlflow_breadcrumbs.models import architecture, heads, image_sets
 from mlflow_breadcrumbs.support import canonical
 
@@ -40,14 +40,14 @@ class Cache:
 
     folder: Path
 
-    def get(self, key: dict[str, Any]) -> evaluate.Accuracy | None:
+    def get(self, key: dict[str, Any]) -> scoring.Accuracy | None:
         """The accuracy that was kept under a key; `None` if there is none that can be read."""
         try:
             entry = json.loads(self._path(key).read_text(encoding="utf-8"))
             kept = entry["accuracy"]
             kept["classes"] = tuple(kept["classes"])
             kept["outcomes"] = tuple(tuple(outcome) for outcome in kept["outcomes"])
-            found = evaluate.Accuracy(**kept)
+            found = scoring.Accuracy(**kept)
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -55,7 +55,7 @@ class Cache:
             return None
         return found if entry["key"] == key else None
 
-    def put(self, key: dict[str, Any], accuracy: evaluate.Accuracy) -> None:
+    def put(self, key: dict[str, Any], accuracy: scoring.Accuracy) -> None:
         """Keep an accuracy; where the folder can't be written to, it is not kept."""
         path = self._path(key)
         content = json.dumps({"key": key, "accuracy": dataclasses.asdict(accuracy)})

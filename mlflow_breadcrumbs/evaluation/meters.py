@@ -6,8 +6,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from mlflow_breadcrumbs import cache as caches
-from mlflow_breadcrumbs import evaluate
+from mlflow_breadcrumbs.evaluation import caches, scoring
 from mlflow_breadcrumbs.models import architecture, heads, image_sets
 from mlflow_breadcrumbs.support import progress
 
@@ -35,7 +34,7 @@ class Meter:
         pairs: Sequence[tuple[heads.Head, image_sets.ImageSet]],
         *,
         weights_digest: str | None = None,
-    ) -> tuple[evaluate.Accuracy, ...]:
+    ) -> tuple[scoring.Accuracy, ...]:
         """Measure one set of weights with each head on its images.
 
         Args:
@@ -49,7 +48,7 @@ class Meter:
             DeviceError: not even one image fits into the device's memory.
         """
         for head, image_set in pairs:
-            evaluate.check_classes(head, image_set)
+            scoring.check_classes(head, image_set)
         model: torch.nn.Module | None = None
         preprocess = architecture.preprocess(self.config)
         found = []
@@ -58,7 +57,7 @@ class Meter:
             known = self.cache.get(key) if self.cache and key else None
             if known is None:
                 model = model or load()
-                known = evaluate.accuracy(
+                known = scoring.accuracy(
                     model,
                     head,
                     image_set,

@@ -1,0 +1,83 @@
+"""Accuracies in MLflow's runs: metrics, tables, pictures, data sets."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import mlflow
+from mlflow.data.code_dataset_source import CodeDatasetSource
+from mlflow.data.meta_dataset import MetaDataset
+
+from mlflow_breadcrumbs.evaluation import scorecard, scoring
+from mlflow_breadcrumbs.figures import results
+from mlflow_breadcrumbs.models import image_sets
+from mlflow_breadcrumbs.registry import run_files
+from mlflow_breadcrumbs.support import tables
+
+
+def log_image_set(image_set: image_sets.ImageSet, *, context: str) -> None:
+    """Log an image set as an input of the active run.
+
+    MLflow keeps 36 characters of a digest, so it gets the first 32 hexadecimal ones; the source's
+    tags have all of it.
+
+    Args:
+        image_set: The images.
+        context: What they were used for: `training`, `validation` or `testing`.
+    """
+    source = CodeDatasetSource(
+        {
+            "breadcrumbs.image_set": image_set.name,
+            "breadcrumbs.digest": image_set.digest,
+            "breadcrumbs.images": str(len(image_set)),
+            "breadcrumbs.classes": str(len(image_set.classes)),
+        }
+    )
+    digest = image_set.digest.removeprefix("sha256:")[:32]
+    mlflow.log_input(MetaDataset(source, name=image_set.name, digest=digest), context=context)
+
+
+EVALUATION = "evaluation.json"
+"""The artifact of a run that measured accuracies: the split, and a row per task."""
+
+
+def log_evaluation(run_id: str, card: scorecard.Scorecard, split: str) -> None:
+    """The metrics in one batch, the table, the picture, and the images as data-set inputs."""
+    client = mlflow.MlflowClient()
+    run_files.log_metrics(run_id, card.metrics() | card.seconds())
+    client.log_text(run_id, tables.to_csv(card.rows()), "evaluation.csv")
+    client.log_dict(run_id, {"split": split, "tasks": card.rows()}, EVALUATION)
+    run_files.log_bytes(run_id, results.bars(card.rows(), split=split), "evaluation.png")
+    for images in card.images:
+        log_image_set(images, context=split)
+
+
+def log_accuracies(
+    run_id: str, accuracies: Sequence[scoring.Accuracy], *, model_id: str | None
+) -> None:
+    """One model on its tasks: metrics, `evaluation.csv`, classes and confusion matrices.
+
+    `per_class.csv` has one row per class; `confusion/<task>.csv` and `.png` count the images by
+    true class (rows) and predicted class (columns).
+    """
+    client = mlflow.MlflowClient()
+    run_files.log_metrics(run_id, scoring.metrics(accuracies), model_id=model_id)
+    client.log_text(
+        run_id, tables.to_csv([found.to_dict() for found in accuracies]), "evaluation.csv"
+    )
+    rows = [row for found in accuracies for row in found.per_class()]
+    client.log_text(run_id, tables.to_csv(rows), "per_class.csv")
+    for found in accuracies:
+        matrix = [
+            {"true class": name} | dict(zip(found.classes, counts, strict=True))
+            for name, counts in zip(found.classes, found.confusion().tolist(), strict=True)
+        ]
+        client.log_text(run_id, tables.to_csv(matrix), f"confusion/{found.task}.csv")
+        run_files.log_bytes(run_id, results.confusion(found), f"confusion/{found.task}.png")
+
+
+def read_evaluation(run_id: str) -> dict[str, Any] | None:
+    """The `evaluation.json` of a run; `None` without one."""
+    content = run_files.read_bytes(run_id, EVALUATION)
+    found: dict[str, Any] | None = None if content is None else json.loads(content)
+    return found

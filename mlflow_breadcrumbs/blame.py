@@ -11,10 +11,11 @@ from typing import Any
 
 import torch
 
-from mlflow_breadcrumbs import errors, statement, study
+from mlflow_breadcrumbs import errors, study
 from mlflow_breadcrumbs.engine import checkpoints, layer_groups, recipe, tolerance
 from mlflow_breadcrumbs.evaluation import scoring
 from mlflow_breadcrumbs.figures import studies
+from mlflow_breadcrumbs.lineage import statement
 from mlflow_breadcrumbs.models import tasks as task_files
 from mlflow_breadcrumbs.registry import run_files, versions
 from mlflow_breadcrumbs.support import intervals, progress, tables

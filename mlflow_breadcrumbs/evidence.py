@@ -13,8 +13,9 @@ from typing import TypeVar
 import mlflow
 import yaml
 
-from mlflow_breadcrumbs import errors, flavor, signing, statement
+from mlflow_breadcrumbs import errors, flavor, signing
 from mlflow_breadcrumbs.engine import checkpoints
+from mlflow_breadcrumbs.lineage import statement
 from mlflow_breadcrumbs.models import heads
 from mlflow_breadcrumbs.registry import failures, tag_keys, versions
 from mlflow_breadcrumbs.support import canonical, progress

@@ -11,11 +11,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mlflow_breadcrumbs import flavor, inputs, ledger, logbook, recovery, statement
+from mlflow_breadcrumbs import flavor, inputs, ledger, logbook, recovery
 from mlflow_breadcrumbs.engine import backends, checkpoints, merging, recipe
 from mlflow_breadcrumbs.engine.backends import choosing
 from mlflow_breadcrumbs.evaluation import accuracy_records, caches, scorecard
 from mlflow_breadcrumbs.flavor import foreign
+from mlflow_breadcrumbs.lineage import ancestry_tags, statement
 from mlflow_breadcrumbs.models import tasks as task_files
 from mlflow_breadcrumbs.registry import aliases, failures, registering, runs, tag_keys, versions
 from mlflow_breadcrumbs.support import canonical, devices, progress
@@ -163,7 +164,7 @@ def _find(request: MergeRequest, digests: Sequence[str | None]) -> MergedVersion
     known = [digest for digest in digests if digest is not None]
     if request.force or len(known) < len(digests):
         return None
-    key = merge_digest(request.recipe, known)
+    key = ancestry_tags.merge_digest(request.recipe, known)
     found = registering.find_merge(request.registered_model, key)
     if found is None:
         return None
@@ -180,19 +181,13 @@ def _present(request: MergeRequest, version: versions.RegisteredVersion) -> Merg
     return MergedVersion(version, request.recipe.digest, reused=True, metrics=metrics)
 
 
-def merge_digest(settings: recipe.MergeRecipe, weights_digests: Sequence[str]) -> str:
-    """What makes two merges the same: the recipe, the base's digest, the sources' in order."""
-    base, *sources = weights_digests
-    return canonical.digest({"recipe": settings.to_dict(), "base": base, "sources": sources})
-
-
 def _request_digest(
     request: MergeRequest, taken: inputs.Inputs, pairs: Sequence[tuple[int, task_files.Task]]
 ) -> str:
     """What makes two calls the same: the merge, where it goes, and what is measured."""
     return canonical.digest(
         {
-            "merge": merge_digest(request.recipe, taken.digests),
+            "merge": ancestry_tags.merge_digest(request.recipe, taken.digests),
             "registeredModel": request.registered_model,
             "force": request.force,
             "split": request.split,
@@ -338,7 +333,7 @@ def _register(
 def _tags(request: MergeRequest, taken: inputs.Inputs, asked: str) -> dict[str, str]:
     """The version's tags, as far as they are known before the merge."""
     uris = [version.resolved.uri for version in taken.everything]
-    tags = _ancestry_tags(request.recipe, uris, taken.digests)
+    tags = ancestry_tags.of_merge(request.recipe, uris, taken.digests)
     tags[tag_keys.REQUEST_DIGEST] = asked
     if taken.all_heads:
         tags[tag_keys.TASK] = ",".join(taken.all_heads)
@@ -346,35 +341,6 @@ def _tags(request: MergeRequest, taken: inputs.Inputs, asked: str) -> dict[str, 
         tags[tag_keys.FORCED] = "true"
     tag_keys.check(tags)
     return tags
-
-
-def tags_of(lineage: bytes) -> dict[str, str]:
-    """The tags that follow from a `lineage.json`; `verify` holds a version's tags against them."""
-    stated = statement.parse(lineage)
-    entries = stated.inputs
-    tags = _ancestry_tags(
-        stated.settings,
-        [entry.uri for entry in entries],
-        [entry.weights_digest for entry in entries],
-    )
-    return tags | {
-        tag_keys.WEIGHTS_DIGEST: stated.weights_digest,
-        tag_keys.LINEAGE_DIGEST: canonical.sha256(lineage),
-    }
-
-
-def _ancestry_tags(
-    settings: recipe.MergeRecipe, uris: Sequence[str], digests: Sequence[str]
-) -> dict[str, str]:
-    """The tags of what went into a merge, base first; one per source, for searching its merges."""
-    base, *sources = uris
-    return {
-        tag_keys.KIND: "merge",
-        tag_keys.RECIPE_DIGEST: settings.digest,
-        tag_keys.MERGE_DIGEST: merge_digest(settings, digests),
-        tag_keys.BASE: base,
-        tag_keys.SOURCES: canonical.dumps(sources).decode(),
-    } | {tag_keys.of_source(digest): uri for digest, uri in zip(digests[1:], sources, strict=True)}
 
 
 def _now() -> datetime.datetime:

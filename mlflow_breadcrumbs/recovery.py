@@ -11,8 +11,9 @@ import mlflow
 from mlflow.entities import LoggedModel, LoggedModelStatus, Run
 from mlflow.exceptions import MlflowException
 
-from mlflow_breadcrumbs import errors, ledger, statement
+from mlflow_breadcrumbs import errors, ledger
 from mlflow_breadcrumbs.engine import checkpoints
+from mlflow_breadcrumbs.lineage import statement
 from mlflow_breadcrumbs.registry import failures, registering, runs, tag_keys, versions
 from mlflow_breadcrumbs.support import canonical, scratch
 

@@ -4,9 +4,10 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mlflow_breadcrumbs import compare, errors, lineage, logbook
+from mlflow_breadcrumbs import compare, errors, logbook
 from mlflow_breadcrumbs.engine import recipe
 from mlflow_breadcrumbs.figures import results
+from mlflow_breadcrumbs.lineage import contents, relatives
 from mlflow_breadcrumbs.registry import run_files, tag_keys, versions
 from mlflow_breadcrumbs.support import progress
 
@@ -67,7 +68,7 @@ class Report:
     savings: Savings | None
     studies: Mapping[str, Mapping[str, bytes]]
     """PNG by title, by study: those of `STUDIES` that the run has."""
-    tree: lineage.Ancestor
+    tree: relatives.Ancestor
     run: Mapping[str, Any]
     """When, by whom, on what: the statement's `metadata` and `environment`."""
 
@@ -132,7 +133,7 @@ def gather(uri: str, *, log: bool = True, show: progress.Progress = progress.sil
         no_comparison=why,
         savings=_savings(resolved, comparison),
         studies=_studies(resolved, sources),
-        tree=lineage.tree(resolved.uri),
+        tree=relatives.tree(resolved.uri),
         run=details["metadata"] | environment | {"versions": details["builder"]["version"]},
     )
 
@@ -143,7 +144,7 @@ def _predicate(resolved: versions.ResolvedVersion) -> dict[str, Any]:
             f"{resolved.uri} was not merged by this package, so there is nothing to report on; "
             "`evaluate` measures any version and `lineage` shows where it comes from"
         )
-    _, stated = lineage.read_statement(resolved)
+    _, stated = contents.read_statement(resolved)
     return dict(stated.content["predicate"])
 
 

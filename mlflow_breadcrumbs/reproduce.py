@@ -12,8 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mlflow_breadcrumbs import errors, evidence, lineage, statement
+from mlflow_breadcrumbs import errors, evidence
 from mlflow_breadcrumbs.engine import backends, checkpoints, merging, tolerance
+from mlflow_breadcrumbs.lineage import contents, statement
 from mlflow_breadcrumbs.registry import versions
 from mlflow_breadcrumbs.support import progress
 
@@ -78,7 +79,7 @@ def reproduce(
     """
     resolved = versions.resolve(uri)
     with versions.workspace() as folder, contextlib.ExitStack() as stack:
-        _, stated = lineage.read_statement(resolved)
+        _, stated = contents.read_statement(resolved)
         base, *sources = (
             stack.enter_context(checkpoints.Checkpoint.open(_find(entry, folder)))
             for entry in stated.inputs

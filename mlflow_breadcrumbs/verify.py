@@ -10,7 +10,8 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
-from mlflow_breadcrumbs import errors, evidence, ledger, pipeline, signing, statement
+from mlflow_breadcrumbs import errors, evidence, ledger, signing
+from mlflow_breadcrumbs.lineage import ancestry_tags, statement
 from mlflow_breadcrumbs.registry import tag_keys, versions
 from mlflow_breadcrumbs.support import canonical, progress
 
@@ -211,7 +212,7 @@ def examine_tags(found: evidence.Evidence) -> Iterator[Check]:
     """The version's tags, and those of its logged model, against what follows from its lineage."""
     if not isinstance(found.stated, statement.Statement) or not isinstance(found.lineage, bytes):
         return
-    expected = pipeline.tags_of(found.lineage)
+    expected = ancestry_tags.tags_of(found.lineage)
     for key, value in expected.items():
         # A source's key holds a digest; its value, the URI, reads better.
         name = f"tag for {value}" if key.startswith(tag_keys.of_source("")) else f"tag {key}"

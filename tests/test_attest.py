@@ -17,9 +17,10 @@ from cyclonedx.validation.json import JsonStrictValidator
 from openlineage.client import event_v2
 from prov import model as prov_model
 
-from mlflow_breadcrumbs import attest, cli, errors, statement
+from mlflow_breadcrumbs import attest, cli, errors
 from mlflow_breadcrumbs.attest import facts
 from mlflow_breadcrumbs.commands import evidence as commands
+from mlflow_breadcrumbs.lineage import statement
 from mlflow_breadcrumbs.registry import versions
 
 

@@ -6,8 +6,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from mlflow_breadcrumbs import difference, errors, pipeline
+from mlflow_breadcrumbs import errors, pipeline
 from mlflow_breadcrumbs.engine import recipe
+from mlflow_breadcrumbs.lineage import difference
 from mlflow_breadcrumbs.registry import versions
 
 

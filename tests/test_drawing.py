@@ -2,7 +2,7 @@
 
 import pytest
 
-from mlflow_breadcrumbs import drawing
+from mlflow_breadcrumbs.lineage import drawing
 from mlflow_breadcrumbs.registry import graph
 
 

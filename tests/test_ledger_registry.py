@@ -5,9 +5,10 @@ import mlflow
 import postgres
 import pytest
 
-from mlflow_breadcrumbs import ledger, lineage, pipeline
+from mlflow_breadcrumbs import ledger, pipeline
 from mlflow_breadcrumbs.engine import recipe
 from mlflow_breadcrumbs.ledger import schema, stores
+from mlflow_breadcrumbs.lineage import relatives
 from mlflow_breadcrumbs.registry import catalog
 
 NAME = "thirty"
@@ -74,8 +75,8 @@ def check(everything, ancestors):
         assert set(ledger.descendants(uri).versions) == descendants
         assert ledger.descendants(uri) == known.descendants(uri)
     top, source = everything[-1], everything[1]
-    assert lineage.tree(top) == lineage.tree(top, "ledger")
-    assert lineage.impact(source) == lineage.impact(source, "ledger")
+    assert relatives.tree(top) == relatives.tree(top, "ledger")
+    assert relatives.impact(source) == relatives.impact(source, "ledger")
 
 
 @pytest.mark.slow

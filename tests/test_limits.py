@@ -7,8 +7,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from mlflow_breadcrumbs import errors, lineage, pipeline
+from mlflow_breadcrumbs import errors, pipeline
 from mlflow_breadcrumbs.engine import recipe
+from mlflow_breadcrumbs.lineage import relatives
 from mlflow_breadcrumbs.registry import tag_keys, versions
 from mlflow_breadcrumbs.support import canonical
 
@@ -57,7 +58,7 @@ def test_two_hundred_sources_and_a_pattern_of_ten_thousand_characters(store, tmp
     assert sum(key.startswith("breadcrumbs.source/") for key in tags) == 200
     own = {key: value for key, value in tags.items() if key != "breadcrumbs.ledger_head"}
     assert dict(versions.resolve(f"models:/{made.model_id}").tags).items() >= own.items()
-    parents = lineage.tree(made.uri).parents
+    parents = relatives.tree(made.uri).parents
     assert [parent.uri for parent in parents] == [base, *sources]
     assert pipeline.merge(request).reused
 

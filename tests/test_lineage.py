@@ -4,7 +4,8 @@ import mlflow
 import pytest
 import registered
 
-from mlflow_breadcrumbs import errors, ledger, lineage
+from mlflow_breadcrumbs import errors, ledger
+from mlflow_breadcrumbs.lineage import relatives
 
 WAYS = ["mlflow", "ledger"]
 
@@ -26,13 +27,13 @@ def where(request, store):
 def tree(uri, where):
     if where == "ledger":
         ledger.sync(full=True)
-    return lineage.tree(uri, where)
+    return relatives.tree(uri, where)
 
 
 def impact(uri, where):
     if where == "ledger":
         ledger.sync(full=True)
-    return lineage.impact(uri, where)
+    return relatives.impact(uri, where)
 
 
 @pytest.fixture
@@ -108,8 +109,8 @@ def test_impact_names_the_ways_and_the_live_aliases(family, where):
     assert (top.direct, top.via) == (False, (family["one"], family["two"]))
     assert (top.aliases, two.aliases) == (("best", "champion"), ())
     client.delete_registered_model_alias("top", "best")
-    assert lineage.impact(family["a"], where)[1].aliases == ("champion",)
-    assert lineage.impact(family["top"], where) == ()
+    assert relatives.impact(family["a"], where)[1].aliases == ("champion",)
+    assert relatives.impact(family["top"], where) == ()
 
 
 def test_a_copy_leads_to_its_original_and_is_affected_with_it(family, where):
@@ -139,18 +140,18 @@ def test_a_logged_model_is_the_version_that_was_registered_from_it(where):
 
 def test_an_unknown_version_is_an_error(where):
     with pytest.raises(errors.RegistryError, match="cannot resolve models:/none/1"):
-        lineage.tree("models:/none/1", where)
+        relatives.tree("models:/none/1", where)
     with pytest.raises(errors.RegistryError, match="models:/none/1 is neither in the registry nor"):
-        lineage.impact("models:/none/1", where)
+        relatives.impact("models:/none/1", where)
     with pytest.raises(errors.RegistryError, match="cannot resolve models:/none@best"):
-        lineage.impact("models:/none@best", where)
+        relatives.impact("models:/none@best", where)
 
 
 def test_a_ledger_that_was_not_synced_says_so(store):
     uri = registered.version("base")
     words = "the ledger does not know models:/base/1; run `mlflow-breadcrumbs ledger sync`"
     with pytest.raises(errors.LedgerError, match=words):
-        lineage.tree(uri, "ledger")
+        relatives.tree(uri, "ledger")
 
 
 def test_a_server_that_is_down_is_no_deleted_version(family, monkeypatch):
@@ -161,6 +162,6 @@ def test_a_server_that_is_down_is_no_deleted_version(family, monkeypatch):
     conftest.use("http://127.0.0.1:9")
     try:
         with pytest.raises(errors.RegistryError, match=r"127.0.0.1:9"):
-            lineage.impact(family["a"])
+            relatives.impact(family["a"])
     finally:
         conftest.use(previous)

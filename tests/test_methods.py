@@ -18,12 +18,12 @@ from mlflow_breadcrumbs import (
     pipeline,
     reproduce,
     scaling,
-    statement,
     study,
     verify,
 )
 from mlflow_breadcrumbs.engine import recipe, tolerance
 from mlflow_breadcrumbs.engine.backends import singular
+from mlflow_breadcrumbs.lineage import statement
 from mlflow_breadcrumbs.registry import versions
 from mlflow_breadcrumbs.support import canonical
 

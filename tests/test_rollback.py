@@ -128,7 +128,7 @@ def test_a_version_whose_weights_were_changed_is_passed_over(three):
 
 def test_a_tag_that_was_changed_with_the_weights_contradicts_the_ledger(three):
     damage(2)
-    from mlflow_breadcrumbs.promotion import contents
+    from mlflow_breadcrumbs.lineage import contents
 
     found = contents.digest_of(versions.resolve("models:/merged/2"))
     mlflow.MlflowClient().set_model_version_tag("merged", "2", tag_keys.WEIGHTS_DIGEST, found)

@@ -10,8 +10,9 @@ from in_toto_attestation.predicates.provenance.v1 import provenance_pb2
 from in_toto_attestation.v1 import resource_descriptor, statement_pb2
 from in_toto_attestation.v1 import statement as in_toto
 
-from mlflow_breadcrumbs import builder, errors, pipeline, statement
+from mlflow_breadcrumbs import errors, pipeline
 from mlflow_breadcrumbs.engine import recipe
+from mlflow_breadcrumbs.lineage import ancestry_tags, builder, statement
 from mlflow_breadcrumbs.registry import versions
 from mlflow_breadcrumbs.support import canonical
 
@@ -183,7 +184,7 @@ def test_a_merge_writes_who_what_where_and_with_what_result(family):
         assert row["accuracy"] == metrics[f"accuracy/{row['task']}"]
         assert row["split"] == "test"
         assert row["dataset_digest"].startswith("sha256:")
-    assert pipeline.tags_of(content).items() <= versions.resolve(family.merged).tags.items()
+    assert ancestry_tags.tags_of(content).items() <= versions.resolve(family.merged).tags.items()
 
 
 def test_licence_tags_are_written(family):

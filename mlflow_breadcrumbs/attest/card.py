@@ -5,8 +5,9 @@ from typing import Any
 
 import yaml
 
-from mlflow_breadcrumbs import flavor, lineage, statement
+from mlflow_breadcrumbs import flavor
 from mlflow_breadcrumbs.attest import facts
+from mlflow_breadcrumbs.lineage import relatives, statement
 
 COLUMNS = {
     "task": "task",
@@ -128,7 +129,7 @@ def _origin(known: facts.Facts) -> Iterable[str]:
         yield _table(("version", "made from", "as", "kind"), further)
 
 
-def _walk(node: lineage.Ancestor) -> Iterable[lineage.Ancestor]:
+def _walk(node: relatives.Ancestor) -> Iterable[relatives.Ancestor]:
     yield node
     for parent in node.parents:
         yield from _walk(parent)

@@ -10,8 +10,8 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 import mlflow_breadcrumbs
-from mlflow_breadcrumbs import lineage, statement
 from mlflow_breadcrumbs.attest import facts
+from mlflow_breadcrumbs.lineage import relatives, statement
 from mlflow_breadcrumbs.support import extras
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def _subject(known: facts.Facts) -> "Component":
     return component
 
 
-def _parent(stated: statement.Input, node: lineage.Ancestor) -> "Component":
+def _parent(stated: statement.Input, node: relatives.Ancestor) -> "Component":
     """The base or a direct source, as the statement names it."""
     from cyclonedx.model.license import DisjunctiveLicense
 
@@ -116,7 +116,7 @@ def _parent(stated: statement.Input, node: lineage.Ancestor) -> "Component":
     return component
 
 
-def _ancestor(node: lineage.Ancestor) -> "Component":
+def _ancestor(node: relatives.Ancestor) -> "Component":
     """A version further back, as its own tags describe it."""
     component = _component(node.uri, None)
     _describe(
@@ -132,7 +132,7 @@ def _ancestor(node: lineage.Ancestor) -> "Component":
     return component
 
 
-def _add_ancestors(component: "Component", node: lineage.Ancestor) -> None:
+def _add_ancestors(component: "Component", node: relatives.Ancestor) -> None:
     from cyclonedx.model.component import Pedigree
 
     if node.parents:

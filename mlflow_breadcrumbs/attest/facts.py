@@ -4,7 +4,7 @@ import dataclasses
 import re
 from collections.abc import Iterator
 
-from mlflow_breadcrumbs import lineage, statement
+from mlflow_breadcrumbs.lineage import contents, relatives, statement
 from mlflow_breadcrumbs.registry import versions
 from mlflow_breadcrumbs.support import canonical
 
@@ -17,7 +17,7 @@ class Facts:
     content: bytes
     """Of `lineage.json`."""
     stated: statement.Statement
-    ancestry: lineage.Ancestor
+    ancestry: relatives.Ancestor
     """The version at the root, and all that it was made from."""
 
     @property
@@ -30,14 +30,14 @@ class Facts:
         """What the version is called."""
         return name_and_version(self.resolved.uri)[0]
 
-    def parents(self) -> Iterator[tuple[statement.Input, lineage.Ancestor]]:
+    def parents(self) -> Iterator[tuple[statement.Input, relatives.Ancestor]]:
         """The base and the sources: what the statement says, and what the registry knows."""
         known = {parent.uri: parent for parent in self.ancestry.parents}
         for entry in self.stated.inputs:
             yield (
                 entry,
                 known.get(entry.uri)
-                or lineage.Ancestor(
+                or relatives.Ancestor(
                     entry.uri, entry.role, "missing", entry.tasks, entry.weights_digest, ()
                 ),
             )
@@ -51,8 +51,8 @@ def gather(uri: str) -> Facts:
         IntegrityError: its `lineage.json` was changed after it was registered.
     """
     resolved = versions.resolve(uri)
-    content, stated = lineage.read_statement(resolved)
-    return Facts(resolved, content, stated, lineage.tree(resolved.uri))
+    content, stated = contents.read_statement(resolved)
+    return Facts(resolved, content, stated, relatives.tree(resolved.uri))
 
 
 def name_and_version(uri: str) -> tuple[str, str | None]:

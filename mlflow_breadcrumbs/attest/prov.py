@@ -7,8 +7,8 @@ version further back that the registry knows is an entity from which a later one
 import urllib.parse
 from typing import TYPE_CHECKING, Any
 
-from mlflow_breadcrumbs import lineage
 from mlflow_breadcrumbs.attest import facts
+from mlflow_breadcrumbs.lineage import relatives
 from mlflow_breadcrumbs.support import extras
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def _add_evaluation(document: "ProvDocument", known: facts.Facts) -> None:
         document.wasDerivedFrom(result, images)
 
 
-def _add_ancestors(document: "ProvDocument", node: lineage.Ancestor, done: set[str]) -> None:
+def _add_ancestors(document: "ProvDocument", node: relatives.Ancestor, done: set[str]) -> None:
     """What the sources were made from; the direct ones are described by the statement."""
     for parent in node.parents:
         if node.role:

@@ -38,13 +38,14 @@ def lineage_command(uri: str, form: str, where: Any, as_json: bool) -> None:
     \b
     mlflow-breadcrumbs lineage models:/clip-merged@candidate --format mermaid
     """
-    from mlflow_breadcrumbs import drawing, lineage, terminal
+    from mlflow_breadcrumbs import terminal
+    from mlflow_breadcrumbs.lineage import drawing, relatives
 
     if form in ("mermaid", "dot") and not as_json:
-        known, _ = lineage.ancestry(uri, where)
+        known, _ = relatives.ancestry(uri, where)
         click.echo(drawing.mermaid(known) if form == "mermaid" else drawing.dot(known), nl=False)
         return
-    root = lineage.tree(uri, where)
+    root = relatives.tree(uri, where)
     if as_json or form == "json":
         printing.print_json(root.to_dict())
     else:
@@ -62,9 +63,10 @@ def impact_command(uri: str, where: Any, as_json: bool) -> None:
     \b
     mlflow-breadcrumbs impact models:/clip-cars/1
     """
-    from mlflow_breadcrumbs import lineage, terminal
+    from mlflow_breadcrumbs import terminal
+    from mlflow_breadcrumbs.lineage import relatives
 
-    found = lineage.impact(uri, where)
+    found = relatives.impact(uri, where)
     if as_json:
         printing.print_json([affected.to_dict() for affected in found])
         return
@@ -94,7 +96,8 @@ def diff_command(uri: str, other: str, as_json: bool) -> None:
     \b
     mlflow-breadcrumbs diff models:/clip-merged/1 models:/clip-merged/2
     """
-    from mlflow_breadcrumbs import difference, terminal
+    from mlflow_breadcrumbs import terminal
+    from mlflow_breadcrumbs.lineage import difference
 
     found = difference.diff(uri, other, terminal.show)
     if as_json:

@@ -8,7 +8,8 @@ from mlflow.utils.mlflow_tags import MLFLOW_USER
 
 from mlflow_breadcrumbs import errors, ledger
 from mlflow_breadcrumbs.ledger import events, journal, schema, stores
-from mlflow_breadcrumbs.promotion import contents, facts
+from mlflow_breadcrumbs.lineage import contents
+from mlflow_breadcrumbs.promotion import facts
 from mlflow_breadcrumbs.registry import versions
 from mlflow_breadcrumbs.support import processes
 

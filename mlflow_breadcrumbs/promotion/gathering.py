@@ -16,10 +16,11 @@ from typing import Any
 import mlflow
 from mlflow.entities import Run
 
-from mlflow_breadcrumbs import errors, ledger, statement, verify
+from mlflow_breadcrumbs import errors, ledger, verify
 from mlflow_breadcrumbs.evaluation import accuracy_records
 from mlflow_breadcrumbs.ledger import events
-from mlflow_breadcrumbs.promotion import approvals, contents, facts, policies
+from mlflow_breadcrumbs.lineage import contents, statement
+from mlflow_breadcrumbs.promotion import approvals, facts, policies
 from mlflow_breadcrumbs.registry import failures, tag_keys, versions
 
 RUNS = 100

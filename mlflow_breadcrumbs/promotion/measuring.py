@@ -3,10 +3,11 @@
 import dataclasses
 from collections.abc import Sequence
 
-from mlflow_breadcrumbs import errors, statement
+from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.evaluation import caches, evaluating
+from mlflow_breadcrumbs.lineage import contents, statement
 from mlflow_breadcrumbs.models import tasks
-from mlflow_breadcrumbs.promotion import contents, facts, gates, policies
+from mlflow_breadcrumbs.promotion import facts, gates, policies
 from mlflow_breadcrumbs.registry import versions
 from mlflow_breadcrumbs.support import progress
 

@@ -10,7 +10,8 @@ from typing import Any
 
 from mlflow_breadcrumbs import errors, ledger
 from mlflow_breadcrumbs.ledger import events, settling
-from mlflow_breadcrumbs.promotion import approvals, contents, standing
+from mlflow_breadcrumbs.lineage import contents
+from mlflow_breadcrumbs.promotion import approvals, standing
 from mlflow_breadcrumbs.registry import aliases, versions
 
 

@@ -15,7 +15,8 @@ from typing import Any
 import mlflow
 
 import mlflow_breadcrumbs
-from mlflow_breadcrumbs import errors, finetune, importer, lineage, study, training
+from mlflow_breadcrumbs import errors, finetune, importer, study, training
+from mlflow_breadcrumbs.lineage import relatives
 from mlflow_breadcrumbs.models import tasks as task_files
 from mlflow_breadcrumbs.quickstart import contest, pretrain, tasks
 from mlflow_breadcrumbs.quickstart.settings import Settings
@@ -42,7 +43,7 @@ class Shown:
     """Number of test images."""
     version: str
     """URI of the merged version."""
-    lineage: lineage.Ancestor
+    lineage: relatives.Ancestor
     tracking_uri: str
     commands: tuple[str, ...]
     """What to try next."""
@@ -112,7 +113,7 @@ def quickstart(
         measured = versions.metrics_of(merged.run_id)
         accuracies = {task.name: measured[f"accuracy/{task.name}"] for task in task_list}
         last = dataclasses.replace(tried[-1], accuracies=accuracies)
-        ancestry = lineage.tree(merged.uri)
+        ancestry = relatives.tree(merged.uri)
     return Shown(
         entries=(*tried[:-1], last),
         images=sum(len(task.images("test")) for task in task_list),

@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
-from mlflow_breadcrumbs import errors, statement
+from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.engine import checkpoints, layer_groups
+from mlflow_breadcrumbs.lineage import statement
 from mlflow_breadcrumbs.registry import catalog, graph, versions
 from mlflow_breadcrumbs.support import progress
 

@@ -33,7 +33,7 @@ def code() -> dict[str, Any]:
         "name": "mlflow_breadcrumbs",
         "annotations": {"role": "code", "version": mlflow_breadcrumbs.__version__},
     }
-    folder = Path(__file__).resolve().parent
+    folder = Path(mlflow_breadcrumbs.__file__).resolve().parent
     commit = _git(folder, "rev-parse", "HEAD")
     # A package inside another project's repository (a virtual environment, say) is not its code.
     if commit is not None and _git(folder, "ls-files", "--error-unmatch", __file__) is not None:

@@ -7,9 +7,8 @@ import dataclasses
 import re
 from typing import Any, Literal
 
-from mlflow_breadcrumbs import errors, ledger, statement
-from mlflow_breadcrumbs.registry import catalog, graph, tag_keys, versions
-from mlflow_breadcrumbs.support import canonical
+from mlflow_breadcrumbs import errors, ledger
+from mlflow_breadcrumbs.registry import catalog, graph, versions
 
 Where = Literal["mlflow", "ledger"]
 
@@ -60,32 +59,6 @@ class Affected:
     def to_dict(self) -> dict[str, Any]:
         """For `--json`."""
         return dataclasses.asdict(self)
-
-
-def read_statement(resolved: versions.ResolvedVersion) -> tuple[bytes, statement.Statement]:
-    """The `lineage.json` of a version and what it says, held against the version's digest tag.
-
-    Raises:
-        RegistryError: the version has none.
-        StatementError: it is not a statement of ours.
-        IntegrityError: it was changed after the version was registered.
-    """
-    try:
-        content = versions.read_file(resolved, statement.FILE)
-    except errors.UnreachableError:
-        raise
-    except errors.RegistryError as error:
-        raise errors.RegistryError(
-            f"{error}; only a version that `mlflow-breadcrumbs merge` made has one"
-        ) from error
-    recorded = resolved.tags.get(tag_keys.LINEAGE_DIGEST)
-    if recorded not in (None, canonical.sha256(content)):
-        raise errors.IntegrityError(
-            f"the {statement.FILE} of {resolved.uri} was changed after it was registered: recorded "
-            f"{recorded}, found {canonical.sha256(content)}. See `mlflow-breadcrumbs verify "
-            f"{resolved.uri}`, and restore it"
-        )
-    return content, statement.parse(content)
 
 
 def tree(uri: str, where: Where = "mlflow") -> Ancestor:

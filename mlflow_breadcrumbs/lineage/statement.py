@@ -14,8 +14,9 @@ from typing import Any
 
 import jsonschema
 
-from mlflow_breadcrumbs import builder, errors
+from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.engine import recipe
+from mlflow_breadcrumbs.lineage import builder
 from mlflow_breadcrumbs.support import canonical, processes
 
 FILE = "lineage.json"
@@ -255,7 +256,7 @@ def validate(content: bytes) -> None:
 
 def schema() -> dict[str, Any]:
     """The JSON Schema (2020-12) of `lineage.json`."""
-    file = importlib.resources.files("mlflow_breadcrumbs") / SCHEMA
+    file = importlib.resources.files("mlflow_breadcrumbs.lineage") / SCHEMA
     content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     return content
 

@@ -13,10 +13,11 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mlflow_breadcrumbs import errors, logbook, study
+from mlflow_breadcrumbs import errors, study
 from mlflow_breadcrumbs.engine import recipe
 from mlflow_breadcrumbs.figures import studies
 from mlflow_breadcrumbs.figures.studies import METRIC
+from mlflow_breadcrumbs.pipeline import recording
 from mlflow_breadcrumbs.registry import run_files, runs
 from mlflow_breadcrumbs.support import progress, tables
 
@@ -85,7 +86,7 @@ def scaling(request: ScalingRequest, show: progress.Progress = progress.silent) 
             for field in dataclasses.fields(request)
             if field.name != "materials"
         }
-        logbook.log_materials(run_id, bench.taken, settings)
+        recording.log_materials(run_id, bench.taken, settings)
         rows = _measure(bench, request, recipes, chosen, show)
         _log(run_id, rows)
     return ScalingResult(run_id, rows, request.images)

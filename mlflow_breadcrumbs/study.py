@@ -16,13 +16,14 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 
-from mlflow_breadcrumbs import flavor, inputs
+from mlflow_breadcrumbs import flavor
 from mlflow_breadcrumbs.engine import backends, checkpoints, merging, recipe, writing
 from mlflow_breadcrumbs.engine.backends import choosing
 from mlflow_breadcrumbs.engine.backends.cpu import cpu_backend, decomposing, grid
 from mlflow_breadcrumbs.engine.backends.cpu.masking import Masks
 from mlflow_breadcrumbs.evaluation import bench, scorecard, scoring
 from mlflow_breadcrumbs.models import heads, image_sets, tasks
+from mlflow_breadcrumbs.pipeline import inputs
 from mlflow_breadcrumbs.registry import versions
 from mlflow_breadcrumbs.support import canonical, devices, progress
 

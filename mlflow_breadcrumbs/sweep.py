@@ -12,10 +12,11 @@ from typing import Any
 
 import yaml
 
-from mlflow_breadcrumbs import errors, grids, logbook, pipeline, study, sweep_runs
+from mlflow_breadcrumbs import errors, grids, study, sweep_runs
 from mlflow_breadcrumbs.engine import recipe
 from mlflow_breadcrumbs.figures import studies
 from mlflow_breadcrumbs.figures.studies import METRIC
+from mlflow_breadcrumbs.pipeline import flow, recording
 from mlflow_breadcrumbs.registry import versions
 from mlflow_breadcrumbs.support import canonical, progress, tables
 
@@ -102,7 +103,7 @@ def sweep(request: SweepRequest, show: progress.Progress = progress.silent) -> S
     if not request.recipes:
         raise errors.RecipeError("there are no recipes to try; give values for some fields")
     if request.registered_model is not None:
-        pipeline.check_target(request.registered_model, request.alias)
+        flow.check_target(request.registered_model, request.alias)
     with study.opened(request.materials, show) as bench:
         digest = _digest(bench, request)
         with sweep_runs.parent(f"sweep of {len(request.recipes)} recipes", digest) as parent:
@@ -136,7 +137,7 @@ def _run(
     show: progress.Progress,
 ) -> SweepResult:
     """The sweep inside its run."""
-    logbook.log_materials(
+    recording.log_materials(
         parent.run_id,
         bench.taken,
         {"sweep.recipes": len(request.recipes), "sweep.halving": request.halving},
@@ -318,8 +319,8 @@ def _register(
 ) -> versions.RegisteredVersion:
     """The merge by the chosen recipe, through the main flow."""
     materials = request.materials
-    return pipeline.merge(
-        pipeline.MergeRequest(
+    return flow.merge(
+        flow.MergeRequest(
             base=materials.base,
             sources=materials.sources,
             registered_model=str(request.registered_model),

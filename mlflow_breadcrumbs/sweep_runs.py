@@ -8,8 +8,8 @@ from typing import Any
 import mlflow
 from mlflow.entities import Param, RunTag
 
-from mlflow_breadcrumbs import logbook
 from mlflow_breadcrumbs.engine import recipe
+from mlflow_breadcrumbs.pipeline import recording
 from mlflow_breadcrumbs.registry import run_files, tag_keys
 
 TAG_SWEEP_DIGEST = "breadcrumbs.sweep_digest"
@@ -106,7 +106,7 @@ def save(
     client = mlflow.MlflowClient()
     run_id = earlier.run_id if earlier else _create(client, parent, settings)
     tags = [RunTag(tag_keys.WEIGHTS_DIGEST, weights_digest)] if weights_digest else []
-    params = [Param(key, value) for key, value in logbook.recipe_params(settings).items()]
+    params = [Param(key, value) for key, value in recording.recipe_params(settings).items()]
     client.log_batch(run_id, run_files.as_metrics(metrics), params, tags)
     if finished:
         client.set_terminated(run_id, "FINISHED")

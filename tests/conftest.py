@@ -28,9 +28,10 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from safetensors.torch import save_file
 
-from mlflow_breadcrumbs import importer, pipeline
+from mlflow_breadcrumbs import importer
 from mlflow_breadcrumbs.engine import checkpoints, recipe
 from mlflow_breadcrumbs.models import architecture, heads, tasks
+from mlflow_breadcrumbs.pipeline import flow
 from mlflow_breadcrumbs.registry import versions
 
 torch.set_num_threads(2)
@@ -318,7 +319,7 @@ def merge_family(zoo: Zoo) -> Family:
     """Merge in the store that is in use."""
 
     def merge(name: str, sources: tuple[str, ...], tasks: str | None = None):
-        request = pipeline.MergeRequest(
+        request = flow.MergeRequest(
             base=zoo.base,
             sources=sources,
             registered_model=name,
@@ -326,7 +327,7 @@ def merge_family(zoo: Zoo) -> Family:
             tasks=tasks,
             device="cpu",
         )
-        return pipeline.merge(request).version
+        return flow.merge(request).version
 
     merged = merge("merged", zoo.sources[:2], zoo.tasks)
     top = merge("top", (merged.uri, zoo.sources[2]))

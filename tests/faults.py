@@ -23,7 +23,8 @@ import mlflow.store.artifact.local_artifact_repo as artifacts
 import mlflow.store.model_registry.sqlalchemy_store as registries
 import mlflow.store.tracking.sqlalchemy_store as trackings
 
-from mlflow_breadcrumbs import cli, importer, pipeline  # noqa: F401
+from mlflow_breadcrumbs import cli
+from mlflow_breadcrumbs.pipeline import flow  # noqa: F401
 
 BOUNDARIES = {
     trackings.SqlAlchemyStore: (

@@ -9,9 +9,10 @@ import torch
 from click.testing import CliRunner
 from safetensors.torch import save_file
 
-from mlflow_breadcrumbs import blame, cli, errors, importer, pipeline
+from mlflow_breadcrumbs import blame, cli, errors, importer
 from mlflow_breadcrumbs.engine import recipe
 from mlflow_breadcrumbs.models import tasks
+from mlflow_breadcrumbs.pipeline import flow
 
 DAMAGED = "visual.transformer.resblocks.0"
 NAMES = ("left", "right", "broken")
@@ -63,8 +64,8 @@ def damaged(store, tmp_path):
         put_source(tmp_path, state, number, name, config_file, str(task_file)).uri
         for number, name in enumerate(NAMES)
     ]
-    merged = pipeline.merge(
-        pipeline.MergeRequest(
+    merged = flow.merge(
+        flow.MergeRequest(
             base="models:/base/1",
             sources=tuple(uris),
             registered_model="merged",
@@ -111,8 +112,8 @@ def test_a_few_images_first_and_all_for_the_finalists(damaged):
 
 
 def test_where_nothing_is_wrong_nobody_is_blamed(zoo):
-    merged = pipeline.merge(
-        pipeline.MergeRequest(
+    merged = flow.merge(
+        flow.MergeRequest(
             zoo.base, zoo.sources, "merged", recipe.MergeRecipe(0.1, 0.0, 0.001), device="cpu"
         )
     )
@@ -127,8 +128,8 @@ def invoke(*arguments):
 
 
 def test_the_command(zoo):
-    merged = pipeline.merge(
-        pipeline.MergeRequest(
+    merged = flow.merge(
+        flow.MergeRequest(
             zoo.base, zoo.sources, "merged", recipe.MergeRecipe(0.5, 0.0, 1.0), device="cpu"
         )
     )

@@ -6,8 +6,9 @@ import mlflow
 import pytest
 import torch
 
-from mlflow_breadcrumbs import attest, errors, pipeline, reproduce, verify
+from mlflow_breadcrumbs import attest, errors, reproduce, verify
 from mlflow_breadcrumbs.engine import recipe
+from mlflow_breadcrumbs.pipeline import flow
 from mlflow_breadcrumbs.registry import versions
 
 transformers = pytest.importorskip("transformers")
@@ -46,14 +47,14 @@ def register(name, seed, base=None):
 def test_transformers_versions_are_merged_from_their_safetensors(store):
     base = register("vit", 0)
     tuned = [register(f"vit-{i}", i, base) for i in (1, 2)]
-    request = pipeline.MergeRequest(
+    request = flow.MergeRequest(
         base="models:/vit/1",
         sources=("models:/vit-1/1", "models:/vit-2/1"),
         registered_model="merged",
         recipe=recipe.MergeRecipe.from_method("task_arithmetic", sources=2, alpha=1),
         device="cpu",
     )
-    result = pipeline.merge(request)
+    result = flow.merge(request)
     loaded = mlflow.transformers.load_model("models:/merged/1", return_type="components")["model"]
     for name, tensor in loaded.state_dict().items():
         first, *others = (model.state_dict()[name] for model in (base, *tuned))
@@ -65,14 +66,12 @@ def test_transformers_versions_are_merged_from_their_safetensors(store):
         assert opened.flavor == "transformers"
         lineage = json.loads((opened.folder / "lineage.json").read_bytes())
         assert lineage["subject"][0]["name"] == str(opened.weights.relative_to(opened.folder))
-    assert pipeline.merge(request).version == result.version
+    assert flow.merge(request).version == result.version
     report = verify.verify("models:/merged/1")
     assert report.ok, report.failures
     assert reproduce.reproduce("models:/merged/1").identical
     assert "library_name" not in attest.export("models:/merged/1", "model-card")
-    again = pipeline.MergeRequest(**{**vars(request), "force": True})
-    assert pipeline.merge(again).version.weights_digest == result.version.weights_digest
+    again = flow.MergeRequest(**{**vars(request), "force": True})
+    assert flow.merge(again).version.weights_digest == result.version.weights_digest
     with pytest.raises(errors.TaskError, match="was logged by the flavor 'transformers'"):
-        pipeline.merge(
-            pipeline.MergeRequest(**{**vars(request), "force": True, "tasks": "tasks.yaml"})
-        )
+        flow.merge(flow.MergeRequest(**{**vars(request), "force": True, "tasks": "tasks.yaml"}))

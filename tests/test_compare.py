@@ -11,9 +11,10 @@ from click.testing import CliRunner
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from mlflow_breadcrumbs import cli, compare, errors, importer, pipeline
+from mlflow_breadcrumbs import cli, compare, errors, importer
 from mlflow_breadcrumbs.engine import recipe
 from mlflow_breadcrumbs.models import tasks
+from mlflow_breadcrumbs.pipeline import flow
 
 
 def run(*arguments):
@@ -99,8 +100,8 @@ def test_what_merge_would_refuse_is_found(zoo, tmp_path):
     for refused in ([zoo.sources[0], copy], [zoo.sources[1], other]):
         settings = recipe.MergeRecipe.from_method("breadcrumbs", sources=2)
         with pytest.raises(errors.MergeError, match=r"same weights|farther from the base"):
-            pipeline.merge(
-                pipeline.MergeRequest(zoo.base, tuple(refused), "merged", settings, device="cpu")
+            flow.merge(
+                flow.MergeRequest(zoo.base, tuple(refused), "merged", settings, device="cpu")
             )
 
 

@@ -1,7 +1,8 @@
 """The quickstart's comparison of methods: it is a study, with the numbers of the main flow."""
 
-from mlflow_breadcrumbs import pipeline, study
+from mlflow_breadcrumbs import study
 from mlflow_breadcrumbs.engine import recipe
+from mlflow_breadcrumbs.pipeline import flow
 from mlflow_breadcrumbs.quickstart import contest
 
 
@@ -21,10 +22,8 @@ def test_each_method_has_its_best_alpha_and_the_numbers_of_a_merge(zoo):
     assert average.alpha is None
     assert validated[breadcrumbs.alpha] == max(validated.values())
     settings = recipe.MergeRecipe.from_method("breadcrumbs", sources=3, alpha=breadcrumbs.alpha)
-    result = pipeline.merge(
-        pipeline.MergeRequest(
-            zoo.base, zoo.sources, "merged", settings, tasks=zoo.tasks, device="cpu"
-        )
+    result = flow.merge(
+        flow.MergeRequest(zoo.base, zoo.sources, "merged", settings, tasks=zoo.tasks, device="cpu")
     )
     for row in result.rows()[:-1]:
         assert breadcrumbs.accuracies[row["task"]] == row["accuracy"]

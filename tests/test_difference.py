@@ -6,15 +6,16 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from mlflow_breadcrumbs import errors, pipeline
+from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.engine import recipe
 from mlflow_breadcrumbs.lineage import difference
+from mlflow_breadcrumbs.pipeline import flow
 from mlflow_breadcrumbs.registry import versions
 
 
 def merge(zoo, sources, alpha):
-    return pipeline.merge(
-        pipeline.MergeRequest(
+    return flow.merge(
+        flow.MergeRequest(
             base=zoo.base,
             sources=sources,
             registered_model="merged",

@@ -6,8 +6,9 @@ import tempfile
 import mlflow
 import pytest
 
-from mlflow_breadcrumbs import errors, pipeline
+from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.engine import recipe
+from mlflow_breadcrumbs.pipeline import flow
 from mlflow_breadcrumbs.registry import runs
 
 
@@ -29,8 +30,8 @@ def remount(folder, options):
 
 def merge(zoo):
     settings = recipe.MergeRecipe.from_method("task_arithmetic", sources=2)
-    return pipeline.merge(
-        pipeline.MergeRequest(
+    return flow.merge(
+        flow.MergeRequest(
             zoo.base, zoo.sources[:2], "merged", settings, device="cpu", backend="reference"
         )
     )

@@ -9,10 +9,10 @@ import pytest
 from mlflow.exceptions import MlflowException
 from sklearn.linear_model import LogisticRegression
 
-from mlflow_breadcrumbs import pipeline
 from mlflow_breadcrumbs.engine import recipe
 from mlflow_breadcrumbs.evaluation import evaluating
 from mlflow_breadcrumbs.models import tasks
+from mlflow_breadcrumbs.pipeline import flow
 
 
 def frame(zoo, names, *, as_file="path"):
@@ -44,8 +44,8 @@ def measure(uri, data, **settings):
 
 def test_the_metrics_are_those_of_evaluate(zoo):
     names = ["colours", "tints"]
-    merged = pipeline.merge(
-        pipeline.MergeRequest(
+    merged = flow.merge(
+        flow.MergeRequest(
             zoo.base,
             zoo.sources[:2],
             "merged",

@@ -7,10 +7,11 @@ import signal
 import mlflow
 import pytest
 
-from mlflow_breadcrumbs import errors, ledger, pipeline
+from mlflow_breadcrumbs import errors, ledger
 from mlflow_breadcrumbs.engine import recipe
 from mlflow_breadcrumbs.evaluation import evaluating
 from mlflow_breadcrumbs.ledger import anchors, events, settling, stores
+from mlflow_breadcrumbs.pipeline import flow
 from mlflow_breadcrumbs.registry import tag_keys, versions
 
 RECIPE = recipe.MergeRecipe.from_method("breadcrumbs", sources=2)
@@ -24,7 +25,7 @@ def merge(zoo, name="merged", **changes):
         "recipe": RECIPE,
         "device": "cpu",
     }
-    return pipeline.merge(pipeline.MergeRequest(**(settings | changes)))
+    return flow.merge(flow.MergeRequest(**(settings | changes)))
 
 
 def register(name, run_id):

@@ -5,18 +5,19 @@ import mlflow
 import postgres
 import pytest
 
-from mlflow_breadcrumbs import ledger, pipeline
+from mlflow_breadcrumbs import ledger
 from mlflow_breadcrumbs.engine import recipe
 from mlflow_breadcrumbs.ledger import schema, stores
 from mlflow_breadcrumbs.lineage import relatives
+from mlflow_breadcrumbs.pipeline import flow
 from mlflow_breadcrumbs.registry import catalog
 
 NAME = "thirty"
 
 
 def merge(zoo, sources, alpha):
-    return pipeline.merge(
-        pipeline.MergeRequest(
+    return flow.merge(
+        flow.MergeRequest(
             base=zoo.base,
             sources=tuple(sources),
             registered_model=NAME,

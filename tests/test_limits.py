@@ -7,9 +7,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from mlflow_breadcrumbs import errors, pipeline
+from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.engine import recipe
 from mlflow_breadcrumbs.lineage import relatives
+from mlflow_breadcrumbs.pipeline import flow
 from mlflow_breadcrumbs.registry import tag_keys, versions
 from mlflow_breadcrumbs.support import canonical
 
@@ -38,10 +39,10 @@ def test_two_hundred_sources_and_a_pattern_of_ten_thousand_characters(store, tmp
         include=("*", "y" * 10_000),
         weights=tuple(1 + i / 1024 for i in range(200)),
     )
-    request = pipeline.MergeRequest(
+    request = flow.MergeRequest(
         base, tuple(sources), "merged", settings, device="cpu", backend="reference"
     )
-    made = pipeline.merge(request).version
+    made = flow.merge(request).version
 
     run = mlflow.get_run(made.run_id)
     params = run.data.params
@@ -60,7 +61,7 @@ def test_two_hundred_sources_and_a_pattern_of_ten_thousand_characters(store, tmp
     assert dict(versions.resolve(f"models:/{made.model_id}").tags).items() >= own.items()
     parents = relatives.tree(made.uri).parents
     assert [parent.uri for parent in parents] == [base, *sources]
-    assert pipeline.merge(request).reused
+    assert flow.merge(request).reused
 
 
 def test_a_tag_that_is_too_long_stops_the_merge():

@@ -10,20 +10,11 @@ import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
-from mlflow_breadcrumbs import (
-    attest,
-    blame,
-    cli,
-    errors,
-    pipeline,
-    reproduce,
-    scaling,
-    study,
-    verify,
-)
+from mlflow_breadcrumbs import attest, blame, cli, errors, reproduce, scaling, study, verify
 from mlflow_breadcrumbs.engine import recipe, tolerance
 from mlflow_breadcrumbs.engine.backends import singular
 from mlflow_breadcrumbs.lineage import statement
+from mlflow_breadcrumbs.pipeline import flow
 from mlflow_breadcrumbs.registry import versions
 from mlflow_breadcrumbs.support import canonical
 
@@ -41,10 +32,10 @@ def settings(method, **fields):
 
 
 def merged(zoo, method, name="merged", **fields):
-    request = pipeline.MergeRequest(
+    request = flow.MergeRequest(
         zoo.base, zoo.sources, name, settings(method, **fields), device="cpu"
     )
-    return pipeline.merge(request).version
+    return flow.merge(request).version
 
 
 def whole_decompositions(matrices, sources, how):
@@ -194,13 +185,11 @@ def test_a_study_gives_the_weights_of_a_merge(zoo):
         some = bench.merge(recipes[1], (0, 2)).weights_digest
         assert bench.merge(recipes[0]).weights_digest == found[0]
     for made, digest in zip(recipes, found, strict=True):
-        request = pipeline.MergeRequest(zoo.base, zoo.sources, "m", made, device="cpu")
-        assert pipeline.merge(request).version.weights_digest == digest
+        request = flow.MergeRequest(zoo.base, zoo.sources, "m", made, device="cpu")
+        assert flow.merge(request).version.weights_digest == digest
     two = dataclasses.replace(recipes[1], weights=(1, 2))
-    request = pipeline.MergeRequest(
-        zoo.base, (zoo.sources[0], zoo.sources[2]), "m", two, device="cpu"
-    )
-    assert pipeline.merge(request).version.weights_digest == some
+    request = flow.MergeRequest(zoo.base, (zoo.sources[0], zoo.sources[2]), "m", two, device="cpu")
+    assert flow.merge(request).version.weights_digest == some
 
 
 def test_another_alpha_decomposes_nothing_again(zoo, monkeypatch):

@@ -14,9 +14,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from mlflow_breadcrumbs import errors, importer, pipeline
+from mlflow_breadcrumbs import errors, importer
 from mlflow_breadcrumbs.engine import checkpoints, files, recipe
 from mlflow_breadcrumbs.models import tasks
+from mlflow_breadcrumbs.pipeline import flow
 from mlflow_breadcrumbs.registry import tag_keys, versions
 from mlflow_breadcrumbs.support import canonical
 
@@ -32,7 +33,7 @@ def request(zoo, **changes):
         "tasks": zoo.tasks,
         "device": "cpu",
     }
-    return pipeline.MergeRequest(**(settings | changes))
+    return flow.MergeRequest(**(settings | changes))
 
 
 def version(name, number):
@@ -44,7 +45,7 @@ def versions_of(name):
 
 
 def test_a_merge_is_registered_with_all_that_the_contract_names(zoo):
-    result = pipeline.merge(request(zoo, alias="candidate"))
+    result = flow.merge(request(zoo, alias="candidate"))
     made = result.to_dict()
     assert list(made) == [
         "name",
@@ -122,7 +123,7 @@ def test_a_merge_is_registered_with_all_that_the_contract_names(zoo):
 
 
 def test_the_merged_artifact_is_open_clips_own_layout_with_lineage(zoo, tmp_path):
-    result = pipeline.merge(request(zoo))
+    result = flow.merge(request(zoo))
     folder = Path(mlflow.artifacts.download_artifacts(result.version.uri, dst_path=str(tmp_path)))
     weights = load_file(folder / "open_clip_model.safetensors")
     assert checkpoints.state_dict_digest(weights) == result.version.weights_digest
@@ -159,7 +160,7 @@ def test_the_merged_artifact_is_open_clips_own_layout_with_lineage(zoo, tmp_path
 
 
 def test_the_engine_alone_gives_the_same_bits(zoo, tmp_path):
-    result = pipeline.merge(request(zoo, tasks=None))
+    result = flow.merge(request(zoo, tasks=None))
     assert result.metrics == {}
     names = ("base", "colours", "tints", "hues")
     base, *sources = (zoo.folder / f"{name}.safetensors" for name in names)
@@ -168,17 +169,17 @@ def test_the_engine_alone_gives_the_same_bits(zoo, tmp_path):
 
 
 def test_the_same_merge_is_found_not_repeated(zoo):
-    first = pipeline.merge(request(zoo))
-    again = pipeline.merge(request(zoo, alias="candidate"))
+    first = flow.merge(request(zoo))
+    again = flow.merge(request(zoo, alias="candidate"))
     assert again.reused
     assert again.version == first.version
     assert again.metrics.items() >= first.metrics.items()
     assert again.rows() == first.rows()
     assert version("merged", "1").aliases == ["candidate"]
-    forced = pipeline.merge(request(zoo, force=True))
+    forced = flow.merge(request(zoo, force=True))
     assert (forced.version.version, forced.reused) == ("2", False)
     assert forced.version.weights_digest == first.version.weights_digest
-    other = pipeline.merge(request(zoo, sources=zoo.sources[::-1]))
+    other = flow.merge(request(zoo, sources=zoo.sources[::-1]))
     assert other.version.version == "3"
 
 
@@ -186,7 +187,7 @@ def test_an_alias_is_resolved_once(zoo):
     client = mlflow.MlflowClient()
     client.set_registered_model_alias("tiny-colours", "best", "1")
     sources = ("models:/tiny-colours@best", *zoo.sources[1:])
-    result = pipeline.merge(request(zoo, sources=sources, tasks=None))
+    result = flow.merge(request(zoo, sources=sources, tasks=None))
     tags = version("merged", result.version.version).tags
     assert json.loads(tags["breadcrumbs.sources"]) == list(zoo.sources)
 
@@ -200,7 +201,7 @@ def test_a_version_can_be_deleted_while_it_is_merged(zoo):
             mlflow.MlflowClient().delete_model_version("tiny-tints", "1")
         return progress.silent(description, total=total, unit=unit)
 
-    result = pipeline.merge(request(zoo), deletes)
+    result = flow.merge(request(zoo), deletes)
     tags = version("merged", result.version.version).tags
     assert zoo.sources[1] in json.loads(tags["breadcrumbs.sources"])
 
@@ -221,7 +222,7 @@ def arguments(zoo, *more):
 
 
 def test_a_fresh_process_without_pickles_gives_the_same_digest(zoo):
-    here = pipeline.merge(request(zoo))
+    here = flow.merge(request(zoo))
     there = cli(
         *arguments(zoo, "--force", "--tasks", zoo.tasks),
         MLFLOW_ALLOW_PICKLE_DESERIALIZATION="false",
@@ -242,7 +243,7 @@ def test_a_tracking_server_gives_the_same_digest(filled, server, tmp_path, monke
     try:
         mlflow.set_experiment("over-http")
         zoo = conftest.fill(tmp_path, server)
-        result = pipeline.merge(request(zoo, alias="candidate"))
+        result = flow.merge(request(zoo, alias="candidate"))
         again = cli(*arguments(zoo))
         assert again["reused"]
         names = ("base", "colours", "tints", "hues")
@@ -259,7 +260,7 @@ def test_a_tracking_server_gives_the_same_digest(filled, server, tmp_path, monke
 
 def refused(zoo, error, words, **changes):
     with pytest.raises(error, match=words):
-        pipeline.merge(request(zoo, **changes))
+        flow.merge(request(zoo, **changes))
     assert not versions_of("merged")
 
 
@@ -362,7 +363,7 @@ def test_another_architecture(zoo, tmp_path):
     client.create_registered_model("foreign")
     client.create_model_version("foreign", str(folder))
     with pytest.raises(errors.MergeError) as caught:
-        pipeline.merge(request(zoo, sources=("models:/foreign/1",), tasks=None))
+        flow.merge(request(zoo, sources=("models:/foreign/1",), tasks=None))
     assert "models:/foreign/1: missing: visual.proj" in str(caught.value)
     assert "models:/foreign/1: extra: more" in str(caught.value)
     assert not versions_of("merged")
@@ -406,11 +407,11 @@ def test_names_that_mlflow_refuses(zoo, name, words):
 
 @pytest.mark.parametrize("name", ["with space", "größe ✓", "100%", "a%20b", "q?x=1", "it's"])
 def test_names_that_look_odd_work_throughout(zoo, name):
-    result = pipeline.merge(request(zoo, registered_model=name, tasks=None))
+    result = flow.merge(request(zoo, registered_model=name, tasks=None))
     assert versions.resolve(f"models:/{name}/1").recorded_digest == result.version.weights_digest
-    assert pipeline.merge(request(zoo, registered_model=name, tasks=None)).reused
+    assert flow.merge(request(zoo, registered_model=name, tasks=None)).reused
     onward = request(zoo, sources=(f"models:/{name}/1", zoo.sources[0]), tasks=None)
-    assert pipeline.merge(onward).version.uri == "models:/merged/1"
+    assert flow.merge(onward).version.uri == "models:/merged/1"
 
 
 @pytest.mark.parametrize("alias", ["latest", "v1", "a b", "a/b", ""])
@@ -439,13 +440,13 @@ def test_base_and_sources_are_measured_once_for_many_merges(zoo, tmp_path, monke
     def entries():
         return len(list((tmp_path / "cache").rglob("*.json")))
 
-    first = pipeline.merge(request(zoo))
+    first = flow.merge(request(zoo))
     assert entries() == 9  # base, source and merged model on three tasks
-    again = pipeline.merge(request(zoo, force=True))
+    again = flow.merge(request(zoo, force=True))
     assert entries() == 9
     assert again.metrics == first.metrics
     other = recipe.MergeRecipe.from_method("task_arithmetic", sources=3)
-    changed = pipeline.merge(request(zoo, recipe=other, cache=False))
+    changed = flow.merge(request(zoo, recipe=other, cache=False))
     assert entries() == 9
-    assert pipeline.merge(request(zoo, recipe=other, force=True)).metrics == changed.metrics
+    assert flow.merge(request(zoo, recipe=other, force=True)).metrics == changed.metrics
     assert entries() == 12

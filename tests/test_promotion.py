@@ -11,9 +11,10 @@ import yaml
 from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
-from mlflow_breadcrumbs import cli, errors, ledger, pipeline
+from mlflow_breadcrumbs import cli, errors, ledger
 from mlflow_breadcrumbs.engine import recipe
 from mlflow_breadcrumbs.evaluation import evaluating
+from mlflow_breadcrumbs.pipeline import flow
 from mlflow_breadcrumbs.promotion import approvals, gathering, policies, promote
 from mlflow_breadcrumbs.registry import aliases, tag_keys, versions
 
@@ -36,7 +37,7 @@ def rule(decision, name):
 def merge(zoo, alpha, tasks=True):
     """Another version of `merged`, with other weights."""
     settings = recipe.MergeRecipe.from_method("breadcrumbs", sources=2, alpha=alpha)
-    request = pipeline.MergeRequest(
+    request = flow.MergeRequest(
         base=zoo.base,
         sources=zoo.sources[:2],
         registered_model="merged",
@@ -44,7 +45,7 @@ def merge(zoo, alpha, tasks=True):
         tasks=zoo.tasks if tasks else None,
         device="cpu",
     )
-    return pipeline.merge(request).version.uri
+    return flow.merge(request).version.uri
 
 
 def at(alias="champion"):

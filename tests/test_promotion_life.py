@@ -12,8 +12,9 @@ import pytest
 from click.testing import CliRunner
 from mlflow.server import get_app_client
 
-from mlflow_breadcrumbs import cli, errors, ledger, pipeline
+from mlflow_breadcrumbs import cli, errors, ledger
 from mlflow_breadcrumbs.engine import recipe
+from mlflow_breadcrumbs.pipeline import flow
 from mlflow_breadcrumbs.promotion import policies, promote
 from mlflow_breadcrumbs.registry import aliases
 
@@ -76,7 +77,7 @@ def accounts(folder, empty_database, monkeypatch):
 
 def merge(zoo, alpha):
     settings = recipe.MergeRecipe.from_method("breadcrumbs", sources=2, alpha=alpha)
-    request = pipeline.MergeRequest(
+    request = flow.MergeRequest(
         base=zoo.base,
         sources=zoo.sources[:2],
         registered_model="merged",
@@ -84,7 +85,7 @@ def merge(zoo, alpha):
         tasks=zoo.tasks,
         device="cpu",
     )
-    return pipeline.merge(request).version.uri
+    return flow.merge(request).version.uri
 
 
 def run(*arguments):

@@ -10,9 +10,10 @@ import tiny
 import yaml
 from click.testing import CliRunner
 
-from mlflow_breadcrumbs import cli, errors, ledger, pipeline
+from mlflow_breadcrumbs import cli, errors, ledger
 from mlflow_breadcrumbs.engine import recipe
 from mlflow_breadcrumbs.figures import studies
+from mlflow_breadcrumbs.pipeline import flow
 from mlflow_breadcrumbs.promotion import drift, facts, policies, promote, recheck
 from mlflow_breadcrumbs.registry import aliases, versions
 
@@ -79,8 +80,8 @@ def test_a_version_that_holds_on_fresh_images(family, fresh):
 
 def test_a_rule_that_no_longer_holds_is_acted_on(family, fresh, tmp_path):
     settings = recipe.MergeRecipe.from_method("breadcrumbs", sources=2, alpha=0.5)
-    other = pipeline.merge(
-        pipeline.MergeRequest(
+    other = flow.merge(
+        flow.MergeRequest(
             family.base, family.sources[:2], "merged", settings, tasks=family.tasks, device="cpu"
         )
     ).version

@@ -12,9 +12,10 @@ import conftest
 import mlflow
 import pytest
 
-from mlflow_breadcrumbs import ledger, pipeline
+from mlflow_breadcrumbs import ledger
 from mlflow_breadcrumbs.engine import recipe
 from mlflow_breadcrumbs.ledger import events, stores
+from mlflow_breadcrumbs.pipeline import flow
 from mlflow_breadcrumbs.registry import registering, runs, versions
 from mlflow_breadcrumbs.support import processes, scratch
 
@@ -88,7 +89,7 @@ def left(zoo, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(registering, "register", stop)
         with pytest.raises(Stopped):
-            pipeline.merge(request(zoo))
+            flow.merge(request(zoo))
     (model,) = models()
     return model
 
@@ -97,7 +98,7 @@ def request(zoo, **changes):
     settings = {"base": zoo.base, "sources": zoo.sources[:2], "registered_model": "merged"}
     settings |= {"recipe": recipe.MergeRecipe.from_method("task_arithmetic", sources=2)}
     settings |= {"device": "cpu", "backend": "reference", "alias": "candidate"}
-    return pipeline.MergeRequest(**(settings | changes))
+    return flow.MergeRequest(**(settings | changes))
 
 
 def models():
@@ -112,7 +113,7 @@ def status(run_id):
 
 def test_a_logged_model_is_taken_up(zoo, left):
     assert status(left.source_run_id) == "KILLED"
-    result = pipeline.merge(request(zoo))
+    result = flow.merge(request(zoo))
     assert (result.version.model_id, result.version.run_id) == (left.model_id, left.source_run_id)
     assert result.reused
     assert status(left.source_run_id) == "FINISHED"
@@ -120,7 +121,7 @@ def test_a_logged_model_is_taken_up(zoo, left):
 
 
 def test_a_model_that_is_taken_up_is_in_the_history(zoo, left):
-    version = pipeline.merge(request(zoo)).version
+    version = flow.merge(request(zoo)).version
     assert [(event.kind, event.phase) for event in ledger.history("merged")] == [
         ("merge", "intent"),
         ("merge", "failed"),
@@ -131,7 +132,7 @@ def test_a_model_that_is_taken_up_is_in_the_history(zoo, left):
     made = ledger.history("merged")[2]
     assert (made.subject, made.run_id) == (version.uri, left.source_run_id)
     assert made.details == {"weights_digest": version.weights_digest, "taken_up": True}
-    pipeline.merge(request(zoo))
+    flow.merge(request(zoo))
     assert len([event for event in ledger.history("merged") if event.kind == "merge"]) == 3
     assert ledger.verify().holds
 
@@ -147,7 +148,7 @@ def test_a_version_that_a_killed_job_registered_has_one_event(zoo, left):
     with stores.opened() as opened, opened.writing() as connection:
         intent = events.append(connection, draft)
     mlflow.register_model(f"models:/{left.model_id}", "merged", tags=left.tags)
-    assert pipeline.merge(request(zoo)).version.uri == uri
+    assert flow.merge(request(zoo)).version.uri == uri
     made = next(event for event in ledger.history("merged") if event.phase == "done")
     assert (made.kind, made.subject, made.intent) == ("merge", uri, intent.sequence)
     assert made.details["settled"]
@@ -155,9 +156,9 @@ def test_a_version_that_a_killed_job_registered_has_one_event(zoo, left):
 
 
 def test_a_call_that_asks_for_something_else_makes_its_own(zoo, left):
-    result = pipeline.merge(request(zoo, registered_model="other"))
+    result = flow.merge(request(zoo, registered_model="other"))
     assert result.version.model_id != left.model_id
-    assert pipeline.merge(request(zoo)).version.model_id == left.model_id
+    assert flow.merge(request(zoo)).version.model_id == left.model_id
 
 
 def test_a_logged_model_that_is_damaged_is_deleted(zoo, left):
@@ -165,7 +166,7 @@ def test_a_logged_model_that_is_damaged_is_deleted(zoo, left):
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
-    result = pipeline.merge(request(zoo))
+    result = flow.merge(request(zoo))
     assert not result.reused
     (only,) = models()
     assert only.model_id == result.version.model_id != left.model_id
@@ -176,7 +177,7 @@ def test_a_job_that_may_be_running_is_left_alone(zoo, left):
     for process in (processes.own(), "another-machine/1/2/3"):
         client.update_run(left.source_run_id, status="RUNNING")
         client.set_tag(left.source_run_id, runs.TAG_PROCESS, process)
-        result = pipeline.merge(request(zoo, force=True))
+        result = flow.merge(request(zoo, force=True))
         assert result.version.model_id != left.model_id
         assert status(left.source_run_id) == "RUNNING"
     assert len(models()) == 3

@@ -11,9 +11,10 @@ import mlflow
 import pytest
 from click.testing import CliRunner
 
-from mlflow_breadcrumbs import cli, errors, logbook, page, pipeline, report, study, sweep
+from mlflow_breadcrumbs import cli, errors, page, report, study, sweep
 from mlflow_breadcrumbs.engine import recipe
 from mlflow_breadcrumbs.figures import results
+from mlflow_breadcrumbs.pipeline import flow, recording
 from mlflow_breadcrumbs.registry import run_files
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -58,10 +59,10 @@ def run(*arguments):
 
 def merge(zoo, **changes):
     settings = recipe.MergeRecipe.from_method("breadcrumbs", sources=3, alpha=1.0)
-    request = pipeline.MergeRequest(
+    request = flow.MergeRequest(
         zoo.base, zoo.sources, "merged", settings, tasks=zoo.tasks, device="cpu"
     )
-    return pipeline.merge(pipeline.dataclasses.replace(request, **changes)).version
+    return flow.merge(flow.dataclasses.replace(request, **changes)).version
 
 
 def files_of(run_id):
@@ -122,8 +123,8 @@ def test_a_sweep_over_the_same_sources_is_on_the_page_and_one_over_others_is_not
         materials = study.Materials(zoo.base, sources, zoo.tasks, device="cpu")
         last = sweep.sweep(sweep.SweepRequest(materials, (recipe.MergeRecipe(0.2, 0.0, 1.0),)))
     assert set(report.gather(merge(zoo, tasks=None).uri).studies) == {"sweep"}
-    mlflow.delete_run(logbook.find_study("sweep", zoo.base, zoo.sources))
-    assert logbook.find_study("sweep", zoo.base, zoo.sources[:2]) == last.run_id
+    mlflow.delete_run(recording.find_study("sweep", zoo.base, zoo.sources))
+    assert recording.find_study("sweep", zoo.base, zoo.sources[:2]) == last.run_id
     assert report.gather("models:/merged/1").studies == {}
 
 

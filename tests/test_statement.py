@@ -10,9 +10,10 @@ from in_toto_attestation.predicates.provenance.v1 import provenance_pb2
 from in_toto_attestation.v1 import resource_descriptor, statement_pb2
 from in_toto_attestation.v1 import statement as in_toto
 
-from mlflow_breadcrumbs import errors, pipeline
+from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.engine import recipe
 from mlflow_breadcrumbs.lineage import ancestry_tags, builder, statement
+from mlflow_breadcrumbs.pipeline import flow
 from mlflow_breadcrumbs.registry import versions
 from mlflow_breadcrumbs.support import canonical
 
@@ -192,14 +193,14 @@ def test_licence_tags_are_written(family):
     client.set_registered_model_tag("tiny", "license", "mit")
     client.set_registered_model_tag("tiny-tints", "license", "mit")
     client.set_model_version_tag("tiny-tints", "1", "licence", "cc-by-4.0")
-    request = pipeline.MergeRequest(
+    request = flow.MergeRequest(
         base=family.base,
         sources=family.sources[1:],
         registered_model="licensed",
         recipe=recipe.MergeRecipe.from_method("task_arithmetic", sources=2),
         device="cpu",
     )
-    uri = pipeline.merge(request).version.uri
+    uri = flow.merge(request).version.uri
     found = statement.parse(family.file(uri, "lineage.json").read_bytes())
     assert [entry.licence for entry in found.inputs] == ["mit", "cc-by-4.0", None]
 

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from mlflow_breadcrumbs import errors, pipeline, study
+from mlflow_breadcrumbs import errors, study
 from mlflow_breadcrumbs.engine import checkpoints, recipe
+from mlflow_breadcrumbs.pipeline import flow
 from mlflow_breadcrumbs.registry import tag_keys, versions
 
 BREADCRUMBS = recipe.MergeRecipe.from_method("breadcrumbs", sources=3, alpha=1.0)
@@ -37,8 +38,8 @@ def test_the_numbers_and_the_weights_are_those_of_a_merge(zoo):
             metrics for _, metrics in found
         ]
     for settings, (digest, metrics) in zip(recipes, found, strict=True):
-        result = pipeline.merge(
-            pipeline.MergeRequest(
+        result = flow.merge(
+            flow.MergeRequest(
                 zoo.base, zoo.sources, "merged", settings, tasks=zoo.tasks, device="cpu"
             )
         )

@@ -7,8 +7,9 @@ import mlflow
 import proxy
 import pytest
 
-from mlflow_breadcrumbs import errors, pipeline
+from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.engine import recipe
+from mlflow_breadcrumbs.pipeline import flow
 
 pytestmark = pytest.mark.slow
 
@@ -43,7 +44,7 @@ def through(remote, tmp_path, monkeypatch):
 
 
 def request(zoo, name, **changes):
-    return pipeline.MergeRequest(
+    return flow.MergeRequest(
         **{
             "base": zoo.base,
             "sources": zoo.sources[:2],
@@ -80,7 +81,7 @@ def check_one(name, result):
 
 def refused(zoo, name, words):
     with pytest.raises(errors.RegistryError, match=words) as caught:
-        pipeline.merge(request(zoo, name))
+        flow.merge(request(zoo, name))
     assert mlflow.active_run() is None
     assert "\n" not in str(caught.value)
 
@@ -91,7 +92,7 @@ def test_an_answer_that_is_lost_after_the_version_was_made(through, monkeypatch,
     zoo, between = through
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", retries)
     between.misbehave("lose", "model-versions/create", times=1)
-    result = pipeline.merge(request(zoo, f"lost-{retries}"))
+    result = flow.merge(request(zoo, f"lost-{retries}"))
     assert between.met == 1
     assert (result.version.version, result.reused) == ("1", False)
     check_one(f"lost-{retries}", result)
@@ -106,7 +107,7 @@ def test_a_server_that_is_out_of_order_when_the_version_is_made(through):
     refused(zoo, "broken", words)
     between.behave()
     assert not versions("broken")
-    result = pipeline.merge(request(zoo, "broken"))
+    result = flow.merge(request(zoo, "broken"))
     (run,) = check_one("broken", result)  # the model that was logged is taken up, not made again
     assert result.reused
     assert run.info.run_id == result.version.run_id
@@ -121,7 +122,7 @@ def test_a_server_that_is_gone_in_the_middle_of_an_upload(through):
     )
     refused(zoo, "cut", words)
     between.behave()
-    result = pipeline.merge(request(zoo, "cut"))
+    result = flow.merge(request(zoo, "cut"))
     first, second = check_one("cut", result)
     assert {first.info.status, second.info.status} == {"FINISHED", "FAILED"}
 
@@ -143,4 +144,4 @@ def test_a_server_that_is_slow(through, monkeypatch):
     refused(zoo, "slow", "did not answer within 1 s; set MLFLOW_HTTP_REQUEST_TIMEOUT to more")
     between.behave()
     monkeypatch.delenv("MLFLOW_HTTP_REQUEST_TIMEOUT")
-    check_one("slow", pipeline.merge(request(zoo, "slow")))
+    check_one("slow", flow.merge(request(zoo, "slow")))

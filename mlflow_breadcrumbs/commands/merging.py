@@ -142,11 +142,12 @@ def merge_command(
     """
     everything = options.all_sources(sources, source_list)
     settings = options.make_recipe(everything, given)
-    from mlflow_breadcrumbs import pipeline, terminal
+    from mlflow_breadcrumbs import terminal
     from mlflow_breadcrumbs.engine import merging
+    from mlflow_breadcrumbs.pipeline import flow
 
-    result = pipeline.merge(
-        pipeline.MergeRequest(
+    result = flow.merge(
+        flow.MergeRequest(
             base=base,
             sources=tuple(uri for uri, _ in everything),
             registered_model=registered_model,

@@ -9,9 +9,10 @@ import mlflow
 from mlflow.entities import LoggedModelInput, Param, RunTag
 from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH
 
-from mlflow_breadcrumbs import compare, inputs
+from mlflow_breadcrumbs import compare
 from mlflow_breadcrumbs.engine import merging, recipe
 from mlflow_breadcrumbs.figures import results
+from mlflow_breadcrumbs.pipeline import inputs
 from mlflow_breadcrumbs.registry import run_files, runs, tag_keys, versions
 from mlflow_breadcrumbs.support import canonical, tables
 
@@ -36,7 +37,7 @@ def log_inputs(run_id: str, settings: recipe.MergeRecipe, taken: inputs.Inputs) 
         ],
         tags=[RunTag(tag_keys.RECIPE_DIGEST, settings.digest)],
     )
-    _log_models(run_id, taken)
+    log_models(run_id, taken)
     client.log_text(run_id, settings.to_json(), "recipe.json")
 
 
@@ -50,10 +51,10 @@ def log_materials(run_id: str, taken: inputs.Inputs, settings: Mapping[str, Any]
     mlflow.MlflowClient().log_batch(
         run_id, params=[Param(key, str(value)) for key, value in values.items()]
     )
-    _log_models(run_id, taken)
+    log_models(run_id, taken)
 
 
-def _log_models(run_id: str, taken: inputs.Inputs) -> None:
+def log_models(run_id: str, taken: inputs.Inputs) -> None:
     """The base and the sources as native model inputs."""
     ids = [version.resolved.model_id for version in taken.everything]
     models = [LoggedModelInput(known) for known in ids if known]

@@ -11,13 +11,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mlflow_breadcrumbs import flavor, inputs, ledger, logbook, recovery
+from mlflow_breadcrumbs import flavor, ledger
 from mlflow_breadcrumbs.engine import backends, checkpoints, merging, recipe
 from mlflow_breadcrumbs.engine.backends import choosing
 from mlflow_breadcrumbs.evaluation import accuracy_records, caches, scorecard
 from mlflow_breadcrumbs.flavor import foreign
 from mlflow_breadcrumbs.lineage import ancestry_tags, statement
 from mlflow_breadcrumbs.models import tasks as task_files
+from mlflow_breadcrumbs.pipeline import inputs, recording, recovery
 from mlflow_breadcrumbs.registry import aliases, failures, registering, runs, tag_keys, versions
 from mlflow_breadcrumbs.support import canonical, devices, progress
 
@@ -128,9 +129,9 @@ def merge(request: MergeRequest, show: progress.Progress = progress.silent) -> M
             ledger.recording("merge", request.registered_model, run_id=run_id) as job,
         ):
             started = _now()
-            logbook.log_inputs(run_id, request.recipe, taken)
+            recording.log_inputs(run_id, request.recipe, taken)
             merged = _merge_weights(request, taken, backend, folder, show)
-            logbook.log_merge(run_id, taken, merged)
+            recording.log_merge(run_id, taken, merged)
             card = _evaluate(request, taken, merged, pairs, device, show)
             if card:
                 accuracy_records.log_evaluation(run_id, card, request.split)

@@ -26,10 +26,11 @@ import torch
 import yaml
 import zoo
 
-from mlflow_breadcrumbs import flavor, grids, importer, study, sweep
+from mlflow_breadcrumbs import flavor, grids, study, sweep
 from mlflow_breadcrumbs.engine import recipe
 from mlflow_breadcrumbs.evaluation import evaluating
 from mlflow_breadcrumbs.models import tasks
+from mlflow_breadcrumbs.sources import importing
 
 DEMO = Path("demo")
 NOTE = """Where an evaluation takes a fraction of a second, what a sweep does besides weighs most: a
@@ -73,7 +74,7 @@ def full_size(folder: Path, data: Path, architecture: str, limit: int) -> study.
     for path, task in zip(
         zoo.make(data / architecture, architecture, 5), (None, *TASKS), strict=True
     ):
-        version = importer.import_checkpoint(
+        version = importing.import_checkpoint(
             str(path),
             architecture_name=architecture,
             registered_model=f"sweep-{task or 'base'}",

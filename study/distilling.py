@@ -16,8 +16,9 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from mlflow_breadcrumbs import errors, training
+from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.models import architecture, features, image_sets
+from mlflow_breadcrumbs.sources import training
 
 HOW = training.Settings(steps=700, batch_size=64, learning_rate=3e-4, precision="bfloat16")
 BLOCK = re.compile(r"(visual\.transformer\.resblocks\.)(\d+)(\..+)")

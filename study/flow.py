@@ -10,9 +10,10 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from mlflow_breadcrumbs import errors, training
+from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.engine import recipe
 from mlflow_breadcrumbs.models import tasks
+from mlflow_breadcrumbs.sources import training
 from study import choices, descriptions, measuring, plan, zoo
 
 _logger = logging.getLogger(__name__)

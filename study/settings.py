@@ -11,8 +11,9 @@ import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from mlflow_breadcrumbs import errors, training
+from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.models import tasks
+from mlflow_breadcrumbs.sources import training
 from study import conversion, distilling, flow, materials, task_files
 
 IMAGE_SIZE = 56

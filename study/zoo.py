@@ -11,8 +11,8 @@ from pathlib import Path
 
 import mlflow
 
-from mlflow_breadcrumbs import finetune, importer, training
 from mlflow_breadcrumbs.models import tasks
+from mlflow_breadcrumbs.sources import finetuning, importing, training
 
 BASE = "study-base"
 
@@ -65,7 +65,7 @@ def base(
     known = _first(BASE)
     if known is not None:
         return known
-    return importer.import_checkpoint(
+    return importing.import_checkpoint(
         checkpoint,
         architecture_name=architecture,
         registered_model=BASE,
@@ -100,7 +100,7 @@ def source(
     if known is not None:
         return known
     _logger.info("fine-tuning for %s, seed %d", task.name, seed)
-    return finetune.finetune(
+    return finetuning.finetune(
         base_uri,
         task,
         registered_model=_name(task.name, seed),

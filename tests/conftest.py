@@ -28,11 +28,11 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from safetensors.torch import save_file
 
-from mlflow_breadcrumbs import importer
 from mlflow_breadcrumbs.engine import checkpoints, recipe
 from mlflow_breadcrumbs.models import architecture, heads, tasks
 from mlflow_breadcrumbs.pipeline import flow
 from mlflow_breadcrumbs.registry import versions
+from mlflow_breadcrumbs.sources import importing
 
 torch.set_num_threads(2)
 os.environ.setdefault("MLFLOW_DISABLE_AUTO_LOGGING", "true")
@@ -122,7 +122,7 @@ def fill(folder: Path, tracking_uri: str) -> Zoo:
     save_file(
         {name: tensor.contiguous() for name, tensor in state.items()}, folder / "base.safetensors"
     )
-    base = importer.import_checkpoint(
+    base = importing.import_checkpoint(
         str(folder / "base.safetensors"),
         architecture_name=config_file,
         registered_model="tiny",
@@ -146,7 +146,7 @@ def fill(folder: Path, tracking_uri: str) -> Zoo:
         )
         head_file = folder / f"{name}.head.safetensors"
         save_file({"weight": head.weight}, head_file)
-        version = importer.import_checkpoint(
+        version = importing.import_checkpoint(
             str(folder / f"{name}.safetensors"),
             architecture_name=config_file,
             registered_model=f"tiny-{name}",

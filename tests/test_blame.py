@@ -9,10 +9,11 @@ import torch
 from click.testing import CliRunner
 from safetensors.torch import save_file
 
-from mlflow_breadcrumbs import blame, cli, errors, importer
+from mlflow_breadcrumbs import blame, cli, errors
 from mlflow_breadcrumbs.engine import recipe
 from mlflow_breadcrumbs.models import tasks
 from mlflow_breadcrumbs.pipeline import flow
+from mlflow_breadcrumbs.sources import importing
 
 DAMAGED = "visual.transformer.resblocks.0"
 NAMES = ("left", "right", "broken")
@@ -30,7 +31,7 @@ def put_source(folder, state, number, name, config_file, task_file):
             if key.startswith(DAMAGED):
                 tuned[key] = torch.randn(tuned[key].shape, generator=generator) * 3
     save_file(tuned, folder / f"{name}.safetensors")
-    return importer.import_checkpoint(
+    return importing.import_checkpoint(
         str(folder / f"{name}.safetensors"),
         architecture_name=config_file,
         registered_model=name,
@@ -57,7 +58,7 @@ def damaged(store, tmp_path):
     save_file(state, tmp_path / "base.safetensors")
     head = torch.randn(3, 12, generator=torch.Generator().manual_seed(5))
     save_file({"weight": head}, tmp_path / "right.head.safetensors")
-    importer.import_checkpoint(
+    importing.import_checkpoint(
         str(tmp_path / "base.safetensors"), architecture_name=config_file, registered_model="base"
     )
     uris = [

@@ -11,10 +11,11 @@ from click.testing import CliRunner
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from mlflow_breadcrumbs import cli, compare, errors, importer
+from mlflow_breadcrumbs import cli, compare, errors
 from mlflow_breadcrumbs.engine import recipe
 from mlflow_breadcrumbs.models import tasks
 from mlflow_breadcrumbs.pipeline import flow
+from mlflow_breadcrumbs.sources import importing
 
 
 def run(*arguments):
@@ -24,7 +25,7 @@ def run(*arguments):
 def add(zoo, name, state, head="colours"):
     """Register a state as a source for the task `colours`, with the head of some task."""
     save_file(state, f"{name}.safetensors")
-    return importer.import_checkpoint(
+    return importing.import_checkpoint(
         f"{name}.safetensors",
         architecture_name=zoo.architecture,
         registered_model=name,

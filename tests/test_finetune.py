@@ -5,9 +5,10 @@ import pytest
 import tiny
 import torch
 
-from mlflow_breadcrumbs import errors, finetune, flavor, training
+from mlflow_breadcrumbs import errors, flavor
 from mlflow_breadcrumbs.engine import checkpoints
 from mlflow_breadcrumbs.models import heads, tasks
+from mlflow_breadcrumbs.sources import finetuning, training
 
 SETTINGS = training.Settings(epochs=2, batch_size=8, learning_rate=1e-3)
 
@@ -45,7 +46,7 @@ def registered_base(tmp_path, name, content=tiny.MODEL, **options):
 
 def test_the_result_is_a_source_with_its_lineage(store, tmp_path, task):
     base = registered_base(tmp_path, "base")
-    version = finetune.finetune(
+    version = finetuning.finetune(
         base, task, registered_model="source", settings=SETTINGS, device="cpu"
     )
     client = mlflow.MlflowClient()
@@ -74,7 +75,7 @@ def test_the_result_is_a_source_with_its_lineage(store, tmp_path, task):
 def test_the_bases_head_is_used_where_it_has_one(store, tmp_path, task):
     own = heads.Head("colours", task.classes, ("{}",), "file", torch.randn(3, 12))
     base = registered_base(tmp_path, "with-head", heads=[own])
-    version = finetune.finetune(
+    version = finetuning.finetune(
         base, task, registered_model="headed", settings=SETTINGS, device="cpu"
     )
     assert torch.equal(flavor.load_model(version.uri).heads["colours"].weight, own.weight)
@@ -83,17 +84,19 @@ def test_the_bases_head_is_used_where_it_has_one(store, tmp_path, task):
 def test_without_text_tower_and_head(store, tmp_path, task):
     base = registered_base(tmp_path, "image-only", tiny.IMAGE_ONLY)
     with pytest.raises(errors.TaskError, match=r"no text tower and no head for task 'colours'"):
-        finetune.finetune(base, task, registered_model="never", settings=SETTINGS, device="cpu")
+        finetuning.finetune(base, task, registered_model="never", settings=SETTINGS, device="cpu")
 
 
 def test_a_stopped_job_goes_on_and_cleans_up(store, tmp_path, task, monkeypatch):
     base = registered_base(tmp_path, "stopped-base")
-    whole = finetune.finetune(base, task, registered_model="whole", settings=SETTINGS, device="cpu")
+    whole = finetuning.finetune(
+        base, task, registered_model="whole", settings=SETTINGS, device="cpu"
+    )
     folder = tmp_path / "state"
     with monkeypatch.context() as patch:
         patch.setattr(mlflow, "log_metrics", _interrupt)
         with pytest.raises(KeyboardInterrupt):
-            finetune.finetune(
+            finetuning.finetune(
                 base,
                 task,
                 registered_model="resumed",
@@ -103,7 +106,7 @@ def test_a_stopped_job_goes_on_and_cleans_up(store, tmp_path, task, monkeypatch)
             )
     assert (folder / training.RESUME_FILE).exists()
     assert not mlflow.MlflowClient().search_registered_models("name = 'resumed'")
-    resumed = finetune.finetune(
+    resumed = finetuning.finetune(
         base, task, registered_model="resumed", settings=SETTINGS, device="cpu", folder=folder
     )
     assert resumed.weights_digest == whole.weights_digest
@@ -121,17 +124,17 @@ def test_changed_bytes_of_the_base_stop_it(store, tmp_path, task):
         tmp_path, "changed", tags={"breadcrumbs.weights_digest": "sha256:" + "0" * 64}
     )
     with pytest.raises(errors.IntegrityError, match=r"models:/changed/1 were changed"):
-        finetune.finetune(base, task, registered_model="never", settings=SETTINGS, device="cpu")
+        finetuning.finetune(base, task, registered_model="never", settings=SETTINGS, device="cpu")
 
 
 def test_an_unknown_base_and_an_impossible_name(store, task):
     with pytest.raises(errors.RegistryError, match="cannot resolve models:/nobody/1"):
-        finetune.finetune("models:/nobody/1", task, registered_model="x", device="cpu")
+        finetuning.finetune("models:/nobody/1", task, registered_model="x", device="cpu")
     with pytest.raises(errors.RegistryError, match="can't name a registered model"):
-        finetune.finetune("models:/nobody/1", task, registered_model="a/b", device="cpu")
+        finetuning.finetune("models:/nobody/1", task, registered_model="a/b", device="cpu")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
 def test_cuda_asked_for_and_absent(store, task):
     with pytest.raises(errors.DeviceError, match="finds no CUDA device"):
-        finetune.finetune("models:/nobody/1", task, registered_model="x", device="cuda")
+        finetuning.finetune("models:/nobody/1", task, registered_model="x", device="cuda")

@@ -10,9 +10,10 @@ import safetensors.torch
 import tiny
 import torch
 
-from mlflow_breadcrumbs import errors, flavor, importer
+from mlflow_breadcrumbs import errors, flavor
 from mlflow_breadcrumbs.engine import checkpoints
 from mlflow_breadcrumbs.models import tasks
+from mlflow_breadcrumbs.sources import importing
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,7 @@ def model(config):
 
 
 def imported(checkpoint, tmp_path, content=tiny.MODEL, name="imported", **options):
-    return importer.import_checkpoint(
+    return importing.import_checkpoint(
         str(checkpoint),
         architecture_name=tiny.config_file(tmp_path, content),
         registered_model=name,
@@ -251,6 +252,6 @@ def test_an_impossible_task_name(store, tmp_path):
 
 def test_an_unknown_tag(store):
     with pytest.raises(errors.ArchitectureError, match="no weights 'opena' for ViT-B-32"):
-        importer.import_checkpoint(
+        importing.import_checkpoint(
             "opena", architecture_name="ViT-B-32", registered_model="x", device="cpu"
         )

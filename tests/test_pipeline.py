@@ -14,11 +14,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from mlflow_breadcrumbs import errors, importer
+from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.engine import checkpoints, files, recipe
 from mlflow_breadcrumbs.models import tasks
 from mlflow_breadcrumbs.pipeline import flow
 from mlflow_breadcrumbs.registry import tag_keys, versions
+from mlflow_breadcrumbs.sources import importing
 from mlflow_breadcrumbs.support import canonical
 
 RECIPE = recipe.MergeRecipe.from_method("breadcrumbs", sources=3, alpha=1.0)
@@ -281,7 +282,7 @@ def test_a_source_twice(zoo):
 
 
 def reimport(zoo, name, checkpoint, task="colours"):
-    return importer.import_checkpoint(
+    return importing.import_checkpoint(
         str(checkpoint),
         architecture_name=zoo.architecture,
         registered_model=name,
@@ -306,7 +307,7 @@ def test_a_source_with_the_weights_of_the_base(zoo):
 def test_two_heads_for_one_task(zoo, tmp_path):
     weight = load_file(zoo.folder / "colours.head.safetensors")["weight"]
     save_file({"weight": weight + 1}, tmp_path / "other.safetensors")
-    other = importer.import_checkpoint(
+    other = importing.import_checkpoint(
         str(zoo.folder / "tints.safetensors"),
         architecture_name=zoo.architecture,
         registered_model="other",
@@ -343,7 +344,7 @@ def test_an_unreadable_image_fails_the_run_and_registers_nothing(zoo, tmp_path):
 
 
 def test_a_source_without_a_head_cannot_be_evaluated(zoo):
-    bare = importer.import_checkpoint(
+    bare = importing.import_checkpoint(
         str(zoo.folder / "colours.safetensors"),
         architecture_name=zoo.architecture,
         registered_model="bare",

@@ -8,8 +8,9 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from mlflow_breadcrumbs import errors, training
+from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.models import architecture, image_sets
+from mlflow_breadcrumbs.sources import training
 from study import conversion, distilling
 
 WIDTH, HEADS, LAYERS, PATCH = 8, 2, 2, 14

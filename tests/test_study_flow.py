@@ -9,7 +9,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import study.__main__ as program
-from mlflow_breadcrumbs import training
+from mlflow_breadcrumbs.sources import training
 from study import descriptions, flow, measuring, page, plan, settings, zoo
 
 PAIRS = {"warm": ("red", "green"), "cold": ("green", "blue"), "odd": ("blue", "red")}

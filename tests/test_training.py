@@ -7,9 +7,10 @@ import pytest
 import tiny
 import torch
 
-from mlflow_breadcrumbs import errors, training
+from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.engine import checkpoints
 from mlflow_breadcrumbs.models import architecture, heads
+from mlflow_breadcrumbs.sources import training
 
 SETTINGS = training.Settings(epochs=3, batch_size=8, learning_rate=3e-3, warmup_steps=2)
 

@@ -50,10 +50,11 @@ def import_command(
     mlflow-breadcrumbs import vit_b_32.safetensors --architecture ViT-B-32 \\
         --registered-model clip --tasks tasks.yaml
     """
-    from mlflow_breadcrumbs import importer, terminal
+    from mlflow_breadcrumbs import terminal
     from mlflow_breadcrumbs.models import tasks as task_files
+    from mlflow_breadcrumbs.sources import importing
 
-    version = importer.import_checkpoint(
+    version = importing.import_checkpoint(
         checkpoint,
         architecture_name=architecture,
         registered_model=registered_model,
@@ -110,10 +111,11 @@ def finetune_command(
     mlflow-breadcrumbs finetune --base models:/clip/1 --tasks tasks.yaml --task cars \\
         --registered-model clip-cars
     """
-    from mlflow_breadcrumbs import finetune, terminal, training
+    from mlflow_breadcrumbs import terminal
     from mlflow_breadcrumbs.models import tasks as task_files
+    from mlflow_breadcrumbs.sources import finetuning, training
 
-    version = finetune.finetune(
+    version = finetuning.finetune(
         base,
         task_files.find(task_files.load_tasks(tasks), task),
         registered_model=registered_model,

@@ -15,12 +15,13 @@ from typing import Any
 import mlflow
 
 import mlflow_breadcrumbs
-from mlflow_breadcrumbs import errors, finetune, importer, study, training
+from mlflow_breadcrumbs import errors, study
 from mlflow_breadcrumbs.lineage import relatives
 from mlflow_breadcrumbs.models import tasks as task_files
 from mlflow_breadcrumbs.quickstart import contest, pretrain, tasks
 from mlflow_breadcrumbs.quickstart.settings import Settings
 from mlflow_breadcrumbs.registry import versions
+from mlflow_breadcrumbs.sources import finetuning, importing, training
 from mlflow_breadcrumbs.support import progress
 
 EXPERIMENT = "quickstart"
@@ -93,7 +94,7 @@ def quickstart(
         pretrain.pretrain(config, folder / "clip.safetensors", settings, show)
         task_file = tasks.write(folder / "tasks", settings, show=show)
         task_list = task_files.load_tasks(task_file)
-        base = importer.import_checkpoint(
+        base = importing.import_checkpoint(
             str(folder / "clip.safetensors"),
             architecture_name=str(config_file),
             registered_model=BASE_MODEL,
@@ -180,7 +181,7 @@ def _finetune(
     settings: Settings,
     show: progress.Progress,
 ) -> versions.RegisteredVersion:
-    return finetune.finetune(
+    return finetuning.finetune(
         base.uri,
         task,
         registered_model=f"demo-{task.name}",

@@ -6,11 +6,12 @@ from pathlib import Path
 import mlflow
 from mlflow.entities import LoggedModelInput
 
-from mlflow_breadcrumbs import flavor, ledger, training
+from mlflow_breadcrumbs import flavor, ledger
 from mlflow_breadcrumbs.evaluation import accuracy_records
 from mlflow_breadcrumbs.flavor import loading
 from mlflow_breadcrumbs.models import image_sets, tasks
 from mlflow_breadcrumbs.registry import registering, runs, tag_keys, versions
+from mlflow_breadcrumbs.sources import training
 from mlflow_breadcrumbs.support import devices, progress
 
 

@@ -26,10 +26,11 @@ import torch
 import yaml
 import zoo
 
-from mlflow_breadcrumbs import flavor, grids, study, sweep
+from mlflow_breadcrumbs import flavor
 from mlflow_breadcrumbs.engine import recipe
 from mlflow_breadcrumbs.evaluation import evaluating
 from mlflow_breadcrumbs.models import tasks
+from mlflow_breadcrumbs.search import grids, sweep, workbench
 from mlflow_breadcrumbs.sources import importing
 
 DEMO = Path("demo")
@@ -53,14 +54,14 @@ def make_recipes() -> tuple[recipe.MergeRecipe, ...]:
     return grids.recipes(grids.Grid(axes).points(), lambda point: recipe.MergeRecipe(**point))
 
 
-def demo() -> study.Materials:
+def demo() -> workbench.Materials:
     """The versions that `make demo` registered."""
     mlflow.set_tracking_uri(f"sqlite:///{DEMO}/mlflow.db")
     sources = tuple(f"models:/demo-{name}/1" for name in TASKS)
-    return study.Materials("models:/demo-clip/1", sources, str(DEMO / "tasks/tasks.yaml"))
+    return workbench.Materials("models:/demo-clip/1", sources, str(DEMO / "tasks/tasks.yaml"))
 
 
-def full_size(folder: Path, data: Path, architecture: str, limit: int) -> study.Materials:
+def full_size(folder: Path, data: Path, architecture: str, limit: int) -> workbench.Materials:
     """Random weights of an architecture in a registry of their own, on images of the demo."""
     mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
     mlflow.set_experiment("imports")
@@ -83,14 +84,14 @@ def full_size(folder: Path, data: Path, architecture: str, limit: int) -> study.
             head="probe" if task else "auto",
         )
         uris.append(version.uri)
-    return study.Materials(uris[0], tuple(uris[1:]), str(file))
+    return workbench.Materials(uris[0], tuple(uris[1:]), str(file))
 
 
-def compare(materials: study.Materials, title: str, evaluations: int) -> list[str]:
+def compare(materials: workbench.Materials, title: str, evaluations: int) -> list[str]:
     """The table of one zoo."""
     recipes = make_recipes()
     mlflow.set_experiment(f"benchmark {time.time():.0f}")
-    with study.opened(materials) as opened:
+    with workbench.opened(materials) as opened:
         images = sum(map(len, opened.images("validation").values()))
         with tempfile.TemporaryDirectory() as folder:
             weights = Path(folder) / "merged.safetensors"

@@ -4,12 +4,12 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mlflow_breadcrumbs import compare, errors
+from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.engine import recipe
 from mlflow_breadcrumbs.figures import results
 from mlflow_breadcrumbs.lineage import contents, relatives
-from mlflow_breadcrumbs.pipeline import recording
 from mlflow_breadcrumbs.registry import run_files, tag_keys, versions
+from mlflow_breadcrumbs.search import compare, study_records
 from mlflow_breadcrumbs.support import progress
 
 STUDIES = ("sweep", "scaling", "blame")
@@ -173,7 +173,7 @@ def _comparison(
 ) -> tuple[Mapping[str, Any] | None, bytes | None, str]:
     """The comparison, its heat map, and why there is none."""
     base, *sources = (version.uri for version in merged)
-    kept = recording.read_comparison(resolved.run_id) if resolved.run_id else None
+    kept = study_records.read_comparison(resolved.run_id) if resolved.run_id else None
     if kept and [row["source"] for row in kept[0]["sources"]] == sources:
         return kept[0], kept[1], ""
     try:
@@ -181,7 +181,7 @@ def _comparison(
     except errors.BreadcrumbsError as error:
         return None, None, str(error)
     if log and resolved.run_id:
-        recording.log_comparison(resolved.run_id, found)
+        study_records.log_comparison(resolved.run_id, found)
     return found.to_dict(), results.heat_map(found), ""
 
 
@@ -212,7 +212,7 @@ def _studies(
     for study in STUDIES:
         pngs = run_files.read_pictures(resolved.run_id, study) if resolved.run_id else {}
         if not pngs and study in BEFORE:
-            other = recording.find_study(study, base, sources)
+            other = study_records.find_study(study, base, sources)
             pngs = run_files.read_pictures(other, study) if other else {}
         if pngs:
             found[study] = pngs

@@ -5,8 +5,8 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mlflow_breadcrumbs import compare
 from mlflow_breadcrumbs.models import tasks
+from mlflow_breadcrumbs.search import compare
 from study import zoo as zoos
 
 TASKS, GEOMETRY = "tasks.json", "geometry.json"

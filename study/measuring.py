@@ -14,10 +14,10 @@ from typing import Any, Self
 
 import torch
 
-from mlflow_breadcrumbs import study
 from mlflow_breadcrumbs.engine import recipe
 from mlflow_breadcrumbs.evaluation import scorecard
 from mlflow_breadcrumbs.models import tasks
+from mlflow_breadcrumbs.search import workbench
 from mlflow_breadcrumbs.support import devices
 from study import zoo as zoos
 
@@ -157,7 +157,7 @@ class Gauge:
     def __init__(self, zoo: zoos.Zoo, seed: int, results: Results, device: str = "auto") -> None:
         self._zoo, self._seed, self._results, self._device = zoo, seed, results, device
         self._stack = contextlib.ExitStack()
-        self._bench: study.Study | None = None
+        self._bench: workbench.Study | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -194,16 +194,16 @@ class Gauge:
             )
         return 0
 
-    def _opened(self) -> study.Study:
+    def _opened(self) -> workbench.Study:
         if self._bench is None:
-            materials = study.Materials(
+            materials = workbench.Materials(
                 base=self._zoo.base,
                 sources=tuple(self._zoo.sources.values()),
                 tasks=self._zoo.task_file,
                 device=self._device,
                 batch_size=128,
             )
-            self._bench = self._stack.enter_context(study.opened(materials))
+            self._bench = self._stack.enter_context(workbench.opened(materials))
         return self._bench
 
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from mlflow_breadcrumbs import advice
 from mlflow_breadcrumbs.engine import recipe
 from mlflow_breadcrumbs.engine.backends.cpu import geometry
+from mlflow_breadcrumbs.search import advice
 
 RECIPE = recipe.MergeRecipe.from_method("breadcrumbs", sources=3)
 

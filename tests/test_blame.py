@@ -9,10 +9,11 @@ import torch
 from click.testing import CliRunner
 from safetensors.torch import save_file
 
-from mlflow_breadcrumbs import blame, cli, errors
+from mlflow_breadcrumbs import cli, errors
 from mlflow_breadcrumbs.engine import recipe
 from mlflow_breadcrumbs.models import tasks
 from mlflow_breadcrumbs.pipeline import flow
+from mlflow_breadcrumbs.search import blame
 from mlflow_breadcrumbs.sources import importing
 
 DAMAGED = "visual.transformer.resblocks.0"

@@ -11,10 +11,11 @@ from click.testing import CliRunner
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from mlflow_breadcrumbs import cli, compare, errors
+from mlflow_breadcrumbs import cli, errors
 from mlflow_breadcrumbs.engine import recipe
 from mlflow_breadcrumbs.models import tasks
 from mlflow_breadcrumbs.pipeline import flow
+from mlflow_breadcrumbs.search import compare
 from mlflow_breadcrumbs.sources import importing
 
 

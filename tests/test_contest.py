@@ -1,15 +1,15 @@
 """The quickstart's comparison of methods: it is a study, with the numbers of the main flow."""
 
-from mlflow_breadcrumbs import study
 from mlflow_breadcrumbs.engine import recipe
 from mlflow_breadcrumbs.pipeline import flow
 from mlflow_breadcrumbs.quickstart import contest
+from mlflow_breadcrumbs.search import workbench
 
 
 def test_each_method_has_its_best_alpha_and_the_numbers_of_a_merge(zoo):
-    materials = study.Materials(zoo.base, zoo.sources, zoo.tasks, device="cpu")
+    materials = workbench.Materials(zoo.base, zoo.sources, zoo.tasks, device="cpu")
     alphas = (0.5, 1.0, 2.0)
-    with study.opened(materials) as bench:
+    with workbench.opened(materials) as bench:
         base, sources, *merged = contest.contest(bench, alphas)
         validated = {
             alpha: bench.measure(

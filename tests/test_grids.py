@@ -4,8 +4,9 @@ import random
 
 import pytest
 
-from mlflow_breadcrumbs import errors, grids
+from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.engine import recipe
+from mlflow_breadcrumbs.search import grids
 
 
 def make(point):

@@ -10,12 +10,13 @@ import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
-from mlflow_breadcrumbs import attest, blame, cli, errors, reproduce, scaling, study, verify
+from mlflow_breadcrumbs import attest, cli, errors, reproduce, verify
 from mlflow_breadcrumbs.engine import recipe, tolerance
 from mlflow_breadcrumbs.engine.backends import singular
 from mlflow_breadcrumbs.lineage import statement
 from mlflow_breadcrumbs.pipeline import flow
 from mlflow_breadcrumbs.registry import versions
+from mlflow_breadcrumbs.search import blame, scaling, workbench
 from mlflow_breadcrumbs.support import canonical
 
 METHODS = ("tsv_m", "iso_c")
@@ -178,8 +179,8 @@ def test_a_study_gives_the_weights_of_a_merge(zoo):
         settings("iso_c", alpha=0.5, weights=(1, 0.5, 2)),
         settings("tsv_m", density=0.3, gamma=0.05, unit="model"),
     ]
-    materials = study.Materials(zoo.base, zoo.sources, zoo.tasks, device="cpu", threads=2)
-    with study.opened(materials) as bench:
+    materials = workbench.Materials(zoo.base, zoo.sources, zoo.tasks, device="cpu", threads=2)
+    with workbench.opened(materials) as bench:
         bench.prepare(recipes)
         found = [bench.merge(made).weights_digest for made in recipes]
         some = bench.merge(recipes[1], (0, 2)).weights_digest
@@ -193,8 +194,8 @@ def test_a_study_gives_the_weights_of_a_merge(zoo):
 
 
 def test_another_alpha_decomposes_nothing_again(zoo, monkeypatch):
-    materials = study.Materials(zoo.base, zoo.sources, zoo.tasks, device="cpu")
-    with study.opened(materials) as bench:
+    materials = workbench.Materials(zoo.base, zoo.sources, zoo.tasks, device="cpu")
+    with workbench.opened(materials) as bench:
         first = bench.merge(settings("tsv_m", alpha=0.5)).weights_digest
         bench.merge(settings("iso_c"))
         with monkeypatch.context() as patch:
@@ -205,9 +206,9 @@ def test_another_alpha_decomposes_nothing_again(zoo, monkeypatch):
                 bench.merge(settings("tsv_m", weights=(1, 1, 2)))
             with pytest.raises(TypeError):
                 bench.merge(settings("tsv_m"), (0, 1))
-    with study.opened(materials) as bench:
+    with workbench.opened(materials) as bench:
         assert bench.merge(settings("tsv_m", alpha=2)).weights_digest == again
-        monkeypatch.setattr(study, "KEPT_UPDATES", 0)
+        monkeypatch.setattr(workbench, "KEPT_UPDATES", 0)
         bench.merge(settings("iso_c"))
         bench.merge(settings("iso_c"), (0, 1))
         monkeypatch.setattr(singular, "combine", None)
@@ -217,7 +218,7 @@ def test_another_alpha_decomposes_nothing_again(zoo, monkeypatch):
 
 def test_scaling_takes_them_as_methods(zoo):
     request = scaling.ScalingRequest(
-        study.Materials(zoo.base, zoo.sources, zoo.tasks, device="cpu"),
+        workbench.Materials(zoo.base, zoo.sources, zoo.tasks, device="cpu"),
         methods=METHODS,
         alphas=(1.0,),
         images=2,

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mlflow_breadcrumbs import advice, compare
 from mlflow_breadcrumbs.engine import recipe
 from mlflow_breadcrumbs.engine.backends.cpu import geometry
 from mlflow_breadcrumbs.evaluation import scoring
 from mlflow_breadcrumbs.figures import results
+from mlflow_breadcrumbs.search import advice, compare
 
 
 def opened(png):

@@ -11,11 +11,12 @@ import mlflow
 import pytest
 from click.testing import CliRunner
 
-from mlflow_breadcrumbs import cli, errors, page, report, study, sweep
+from mlflow_breadcrumbs import cli, errors, page, report
 from mlflow_breadcrumbs.engine import recipe
 from mlflow_breadcrumbs.figures import results
-from mlflow_breadcrumbs.pipeline import flow, recording
+from mlflow_breadcrumbs.pipeline import flow
 from mlflow_breadcrumbs.registry import run_files
+from mlflow_breadcrumbs.search import study_records, sweep, workbench
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
@@ -120,11 +121,11 @@ def test_pictures_of_studies_in_the_run_are_on_the_page(zoo):
 def test_a_sweep_over_the_same_sources_is_on_the_page_and_one_over_others_is_not(zoo):
     swapped = (zoo.sources[1], zoo.sources[0], zoo.sources[2])
     for sources in (swapped, zoo.sources[:2]):
-        materials = study.Materials(zoo.base, sources, zoo.tasks, device="cpu")
+        materials = workbench.Materials(zoo.base, sources, zoo.tasks, device="cpu")
         last = sweep.sweep(sweep.SweepRequest(materials, (recipe.MergeRecipe(0.2, 0.0, 1.0),)))
     assert set(report.gather(merge(zoo, tasks=None).uri).studies) == {"sweep"}
-    mlflow.delete_run(recording.find_study("sweep", zoo.base, zoo.sources))
-    assert recording.find_study("sweep", zoo.base, zoo.sources[:2]) == last.run_id
+    mlflow.delete_run(study_records.find_study("sweep", zoo.base, zoo.sources))
+    assert study_records.find_study("sweep", zoo.base, zoo.sources[:2]) == last.run_id
     assert report.gather("models:/merged/1").studies == {}
 
 

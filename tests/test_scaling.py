@@ -7,8 +7,9 @@ import mlflow
 import pytest
 from click.testing import CliRunner
 
-from mlflow_breadcrumbs import cli, errors, scaling, study
+from mlflow_breadcrumbs import cli, errors
 from mlflow_breadcrumbs.engine import recipe
+from mlflow_breadcrumbs.search import scaling, workbench
 
 METRIC = "average_normalized_accuracy"
 
@@ -16,7 +17,7 @@ METRIC = "average_normalized_accuracy"
 def request(zoo, **changes):
     settings = {"methods": ("weight_average", "breadcrumbs"), "alphas": (0.5, 2.0)} | changes
     return scaling.ScalingRequest(
-        study.Materials(zoo.base, zoo.sources, zoo.tasks, device="cpu"), **settings
+        workbench.Materials(zoo.base, zoo.sources, zoo.tasks, device="cpu"), **settings
     )
 
 
@@ -50,7 +51,7 @@ def test_both_protocols_for_every_method_and_number(zoo):
     assert carried["alpha"] == rows["breadcrumbs", "tuned", 2]["alpha"]
     settings = recipe.MergeRecipe.from_method("breadcrumbs", sources=3, alpha=carried["alpha"])
     average = recipe.MergeRecipe.from_method("weight_average", sources=3)
-    with study.opened(request(zoo).materials) as bench:
+    with workbench.opened(request(zoo).materials) as bench:
         for method, made in (("breadcrumbs", settings), ("weight_average", average)):
             card = bench.measure(made, split="test")
             assert rows[method, "carried", 3][METRIC] == card.average_normalized_accuracy

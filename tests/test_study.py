@@ -5,17 +5,18 @@ from pathlib import Path
 
 import pytest
 
-from mlflow_breadcrumbs import errors, study
+from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.engine import checkpoints, recipe
 from mlflow_breadcrumbs.pipeline import flow
 from mlflow_breadcrumbs.registry import tag_keys, versions
+from mlflow_breadcrumbs.search import workbench
 
 BREADCRUMBS = recipe.MergeRecipe.from_method("breadcrumbs", sources=3, alpha=1.0)
 
 
 def materials(zoo, **changes):
     return dataclasses.replace(
-        study.Materials(zoo.base, zoo.sources, zoo.tasks, device="cpu"), **changes
+        workbench.Materials(zoo.base, zoo.sources, zoo.tasks, device="cpu"), **changes
     )
 
 
@@ -26,7 +27,7 @@ def test_the_numbers_and_the_weights_are_those_of_a_merge(zoo):
         dataclasses.replace(BREADCRUMBS, unit="row", dtype="bfloat16"),
         recipe.MergeRecipe.from_method("ties", sources=3),
     ]
-    with study.opened(materials(zoo)) as bench:
+    with workbench.opened(materials(zoo)) as bench:
         bench.prepare(recipes)
         found = []
         for settings in recipes:
@@ -49,12 +50,12 @@ def test_the_numbers_and_the_weights_are_those_of_a_merge(zoo):
 
 def test_some_of_the_sources_are_merged_as_if_they_were_all(zoo):
     settings = dataclasses.replace(BREADCRUMBS, weights=(1, 0.5, 2))
-    with study.opened(materials(zoo)) as bench:
+    with workbench.opened(materials(zoo)) as bench:
         bench.prepare([settings])
         some = bench.merge(settings, (0, 2)).weights_digest
         card = bench.measure(settings, (0, 2))
     assert [score.task for score in card.scores] == ["colours", "hues"]
-    with study.opened(materials(zoo, sources=(zoo.sources[0], zoo.sources[2]))) as bench:
+    with workbench.opened(materials(zoo, sources=(zoo.sources[0], zoo.sources[2]))) as bench:
         assert bench.merge(dataclasses.replace(settings, weights=(1, 2))).weights_digest == some
 
 
@@ -69,24 +70,24 @@ def test_changed_weights_are_refused_before_anything_is_measured(zoo, tmp_path, 
     )
     with (
         pytest.raises(errors.IntegrityError, match="were changed after they were registered"),
-        study.opened(materials(zoo)),
+        workbench.opened(materials(zoo)),
     ):
         pass
 
 
 def test_the_digest_is_of_weights_heads_and_images(zoo):
-    with study.opened(materials(zoo)) as bench:
+    with workbench.opened(materials(zoo)) as bench:
         digest = bench.digest("validation")
         assert digest != bench.digest("test")
-    with study.opened(materials(zoo)) as bench:
+    with workbench.opened(materials(zoo)) as bench:
         assert bench.digest("validation") == digest
-    with study.opened(materials(zoo, sources=zoo.sources[:2])) as bench:
+    with workbench.opened(materials(zoo, sources=zoo.sources[:2])) as bench:
         assert bench.digest("validation") != digest
 
 
 def test_a_task_file_that_is_missing_is_one_message(zoo):
     with (
         pytest.raises(errors.TaskError, match="can't be read"),
-        study.opened(materials(zoo, tasks=str(Path("none.yaml")))),
+        workbench.opened(materials(zoo, tasks=str(Path("none.yaml")))),
     ):
         pass

@@ -12,8 +12,9 @@ import mlflow
 import pytest
 from click.testing import CliRunner
 
-from mlflow_breadcrumbs import cli, errors, study, sweep, sweep_runs
+from mlflow_breadcrumbs import cli, errors
 from mlflow_breadcrumbs.engine import recipe
+from mlflow_breadcrumbs.search import sweep, sweep_runs, workbench
 
 METRIC = "average_normalized_accuracy"
 
@@ -28,7 +29,7 @@ def recipes(densities=(0.1, 0.3), alphas=(0.5, 1.0, 2.0)):
 
 def request(zoo, **changes):
     made = sweep.SweepRequest(
-        study.Materials(zoo.base, zoo.sources, zoo.tasks, device="cpu"), recipes()
+        workbench.Materials(zoo.base, zoo.sources, zoo.tasks, device="cpu"), recipes()
     )
     return dataclasses.replace(made, **changes)
 
@@ -109,7 +110,7 @@ def test_a_sweep_that_is_done_is_not_done_again(zoo):
 
 
 def test_an_error_in_the_middle_leaves_what_is_done(zoo, monkeypatch):
-    merge, calls = study.Study.merge, []
+    merge, calls = workbench.Study.merge, []
 
     def fails_at_the_third(self, *arguments):
         calls.append(1)
@@ -117,7 +118,7 @@ def test_an_error_in_the_middle_leaves_what_is_done(zoo, monkeypatch):
             raise errors.MergeError("the disk is on fire")
         return merge(self, *arguments)
 
-    monkeypatch.setattr(study.Study, "merge", fails_at_the_third)
+    monkeypatch.setattr(workbench.Study, "merge", fails_at_the_third)
     with pytest.raises(errors.MergeError, match="on fire"):
         sweep.sweep(request(zoo))
     (failed,) = parents()

@@ -41,10 +41,10 @@ def compare_command(
     """
     everything = options.all_sources(sources, source_list)
     settings = options.make_recipe(everything, given)
-    from mlflow_breadcrumbs import compare, terminal
+    from mlflow_breadcrumbs import terminal
     from mlflow_breadcrumbs.engine import merging
     from mlflow_breadcrumbs.figures import results
-    from mlflow_breadcrumbs.pipeline import recording
+    from mlflow_breadcrumbs.search import compare, study_records
     from mlflow_breadcrumbs.support import outputs
 
     if output:
@@ -59,7 +59,7 @@ def compare_command(
     )
     if output:
         outputs.write(output, results.heat_map(found))
-    run_id = recording.record_comparison(found) if log else None
+    run_id = study_records.record_comparison(found) if log else None
     if as_json:
         printing.print_json(found.to_dict() | ({"run_id": run_id} if run_id else {}))
         return

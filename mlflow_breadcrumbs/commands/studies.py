@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mlflow_breadcrumbs import grids, options
+from mlflow_breadcrumbs import options
 from mlflow_breadcrumbs.commands import printing
 from mlflow_breadcrumbs.engine import recipe
+from mlflow_breadcrumbs.search import grids
 
 if TYPE_CHECKING:
-    from mlflow_breadcrumbs import study
+    from mlflow_breadcrumbs.search import workbench
 
 AXES = (*grids.NUMBERS, *grids.WORDS)
 
@@ -50,11 +51,11 @@ def _material_options(command: Callable[..., None]) -> Callable[..., None]:
 
 def _materials(
     base: str, sources: Sequence[tuple[str, float | None]], given: dict[str, Any]
-) -> "study.Materials":
-    from mlflow_breadcrumbs import study
+) -> "workbench.Materials":
     from mlflow_breadcrumbs.engine import merging
+    from mlflow_breadcrumbs.search import workbench
 
-    return study.Materials(
+    return workbench.Materials(
         base=base,
         sources=tuple(uri for uri, _ in sources),
         tasks=given["tasks"],
@@ -156,7 +157,8 @@ def sweep_command(
     if alias is not None and registered_model is None:
         raise click.UsageError("--alias needs --registered-model")
     tried = _recipes(everything, recipe_file, grid_file, draws, seed or 0, given)
-    from mlflow_breadcrumbs import sweep, terminal
+    from mlflow_breadcrumbs import terminal
+    from mlflow_breadcrumbs.search import sweep
 
     result = sweep.sweep(
         sweep.SweepRequest(
@@ -248,7 +250,8 @@ def scaling_command(
     mlflow-breadcrumbs scaling --base models:/clip/1 --tasks tasks.yaml \\
         --sources models:/clip-cars/1,models:/clip-signs/1,models:/clip-birds/1
     """
-    from mlflow_breadcrumbs import scaling, terminal
+    from mlflow_breadcrumbs import terminal
+    from mlflow_breadcrumbs.search import scaling
 
     everything = options.all_sources(sources, source_list)
     if any(weight is not None for _, weight in everything):
@@ -326,7 +329,8 @@ def blame_command(
     \b
     mlflow-breadcrumbs blame models:/clip-merged@candidate --task cars --tasks tasks.yaml
     """
-    from mlflow_breadcrumbs import blame, terminal
+    from mlflow_breadcrumbs import terminal
+    from mlflow_breadcrumbs.search import blame
 
     found = blame.blame(
         blame.BlameRequest(

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from mlflow_breadcrumbs import compare
 from mlflow_breadcrumbs.evaluation import scoring
+from mlflow_breadcrumbs.search import compare
 
 SERIES = (
     ("zero_shot_accuracy", "base (zero-shot)", "#d9d9d9", ""),

@@ -4,9 +4,9 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mlflow_breadcrumbs import study
 from mlflow_breadcrumbs.engine import recipe
 from mlflow_breadcrumbs.evaluation import scorecard
+from mlflow_breadcrumbs.search import workbench
 from mlflow_breadcrumbs.support import progress
 
 METHODS = ("weight_average", "task_arithmetic", "breadcrumbs")
@@ -38,7 +38,7 @@ class Entry:
 
 
 def contest(
-    bench: study.Study, alphas: Sequence[float], show: progress.Progress = progress.silent
+    bench: workbench.Study, alphas: Sequence[float], show: progress.Progress = progress.silent
 ) -> list[Entry]:
     """The base, the sources (each on its own task), then every method of merging.
 

@@ -15,12 +15,13 @@ from typing import Any
 import mlflow
 
 import mlflow_breadcrumbs
-from mlflow_breadcrumbs import errors, study
+from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.lineage import relatives
 from mlflow_breadcrumbs.models import tasks as task_files
 from mlflow_breadcrumbs.quickstart import contest, pretrain, tasks
 from mlflow_breadcrumbs.quickstart.settings import Settings
 from mlflow_breadcrumbs.registry import versions
+from mlflow_breadcrumbs.search import workbench
 from mlflow_breadcrumbs.sources import finetuning, importing, training
 from mlflow_breadcrumbs.support import progress
 
@@ -103,10 +104,10 @@ def quickstart(
             progress=show,
         )
         sources = [_finetune(base, task, settings, show) for task in task_list]
-        materials = study.Materials(
+        materials = workbench.Materials(
             base.uri, tuple(source.uri for source in sources), str(task_file), device="cpu"
         )
-        with study.opened(materials, show) as bench:
+        with workbench.opened(materials, show) as bench:
             tried = contest.contest(bench, settings.alphas, show)
         alpha = tried[-1].alpha
         _mlflow_run(project, base, sources, task_file, alpha, show)

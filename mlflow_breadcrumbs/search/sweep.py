@@ -12,12 +12,13 @@ from typing import Any
 
 import yaml
 
-from mlflow_breadcrumbs import errors, grids, study, sweep_runs
+from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.engine import recipe
 from mlflow_breadcrumbs.figures import studies
 from mlflow_breadcrumbs.figures.studies import METRIC
-from mlflow_breadcrumbs.pipeline import flow, recording
+from mlflow_breadcrumbs.pipeline import flow
 from mlflow_breadcrumbs.registry import versions
+from mlflow_breadcrumbs.search import grids, study_records, sweep_runs, workbench
 from mlflow_breadcrumbs.support import canonical, progress, tables
 
 RECIPE_FILE = "best_recipe.yaml"
@@ -31,7 +32,7 @@ _logger = logging.getLogger(__name__)
 class SweepRequest:
     """What a user asks for."""
 
-    materials: study.Materials
+    materials: workbench.Materials
     recipes: tuple[recipe.MergeRecipe, ...]
     """What is tried, see `grids`; of equally good ones the first is chosen."""
     halving: int | None = None
@@ -104,7 +105,7 @@ def sweep(request: SweepRequest, show: progress.Progress = progress.silent) -> S
         raise errors.RecipeError("there are no recipes to try; give values for some fields")
     if request.registered_model is not None:
         flow.check_target(request.registered_model, request.alias)
-    with study.opened(request.materials, show) as bench:
+    with workbench.opened(request.materials, show) as bench:
         digest = _digest(bench, request)
         with sweep_runs.parent(f"sweep of {len(request.recipes)} recipes", digest) as parent:
             if parent.finished:
@@ -117,7 +118,7 @@ def sweep(request: SweepRequest, show: progress.Progress = progress.silent) -> S
             return dataclasses.replace(result, version=_register(request, result.recipe, show))
 
 
-def _digest(bench: study.Study, request: SweepRequest) -> str:
+def _digest(bench: workbench.Study, request: SweepRequest) -> str:
     """What makes two sweeps the same."""
     return canonical.digest(
         {
@@ -130,14 +131,14 @@ def _digest(bench: study.Study, request: SweepRequest) -> str:
 
 
 def _run(
-    bench: study.Study,
+    bench: workbench.Study,
     request: SweepRequest,
     parent: sweep_runs.Parent,
     digest: str,
     show: progress.Progress,
 ) -> SweepResult:
     """The sweep inside its run."""
-    recording.log_materials(
+    study_records.log_materials(
         parent.run_id,
         bench.taken,
         {"sweep.recipes": len(request.recipes), "sweep.halving": request.halving},
@@ -169,7 +170,7 @@ def _run(
 
 
 def _try_all(
-    bench: study.Study,
+    bench: workbench.Study,
     request: SweepRequest,
     parent: sweep_runs.Parent,
     found: dict[str, sweep_runs.Trial],
@@ -257,7 +258,7 @@ def _rank(row: Mapping[str, Any]) -> tuple[float, float]:
 
 
 def _robustness(
-    bench: study.Study,
+    bench: workbench.Study,
     chosen: recipe.MergeRecipe,
     rows: Sequence[Mapping[str, Any]],
     best: float,

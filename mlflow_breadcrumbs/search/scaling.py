@@ -13,12 +13,12 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mlflow_breadcrumbs import errors, study
+from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.engine import recipe
 from mlflow_breadcrumbs.figures import studies
 from mlflow_breadcrumbs.figures.studies import METRIC
-from mlflow_breadcrumbs.pipeline import recording
 from mlflow_breadcrumbs.registry import run_files, runs
+from mlflow_breadcrumbs.search import study_records, workbench
 from mlflow_breadcrumbs.support import progress, tables
 
 PROTOCOLS = ("tuned", "carried")
@@ -31,7 +31,7 @@ FOLDER = "scaling"
 class ScalingRequest:
     """What a user asks for."""
 
-    materials: study.Materials
+    materials: workbench.Materials
     methods: tuple[str, ...] = METHODS
     """Presets of `recipe.PRESETS`; a weight average has no alpha to choose."""
     alphas: tuple[float, ...] = ALPHAS
@@ -78,7 +78,7 @@ def scaling(request: ScalingRequest, show: progress.Progress = progress.silent) 
     recipes = _recipes(request)
     name = f"scaling to {len(request.materials.sources)} sources"
     with (
-        study.opened(request.materials, show) as bench,
+        workbench.opened(request.materials, show) as bench,
         runs.run(name, "scaling", nested=True) as run_id,
     ):
         settings = {
@@ -86,7 +86,7 @@ def scaling(request: ScalingRequest, show: progress.Progress = progress.silent) 
             for field in dataclasses.fields(request)
             if field.name != "materials"
         }
-        recording.log_materials(run_id, bench.taken, settings)
+        study_records.log_materials(run_id, bench.taken, settings)
         rows = _measure(bench, request, recipes, chosen, show)
         _log(run_id, rows)
     return ScalingResult(run_id, rows, request.images)
@@ -135,7 +135,7 @@ def _at(size: int, method: str, settings: recipe.MergeRecipe) -> recipe.MergeRec
 
 
 def _measure(
-    bench: study.Study,
+    bench: workbench.Study,
     request: ScalingRequest,
     recipes: Mapping[str, Sequence[recipe.MergeRecipe]],
     chosen: Mapping[int, Sequence[Subset]],

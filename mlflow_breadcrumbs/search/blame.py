@@ -11,13 +11,14 @@ from typing import Any
 
 import torch
 
-from mlflow_breadcrumbs import errors, study
+from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.engine import checkpoints, layer_groups, recipe, tolerance
 from mlflow_breadcrumbs.evaluation import scoring
 from mlflow_breadcrumbs.figures import studies
 from mlflow_breadcrumbs.lineage import statement
 from mlflow_breadcrumbs.models import tasks as task_files
 from mlflow_breadcrumbs.registry import run_files, versions
+from mlflow_breadcrumbs.search import workbench
 from mlflow_breadcrumbs.support import intervals, progress, tables
 
 FOLDER = "blame"
@@ -170,7 +171,7 @@ def blame(request: BlameRequest, show: progress.Progress = progress.silent) -> B
         )
     with versions.workspace() as folder:
         origin = _origin(versions.open_version(resolved, folder))
-    materials = study.Materials(
+    materials = workbench.Materials(
         origin.base,
         origin.sources,
         request.tasks,
@@ -179,7 +180,7 @@ def blame(request: BlameRequest, show: progress.Progress = progress.silent) -> B
         threads=request.threads,
         max_norm_ratio=None,  # whoever merged has accepted the sources
     )
-    with study.opened(materials, show) as bench:
+    with workbench.opened(materials, show) as bench:
         found = _investigate(bench, request, resolved, origin, show)
     if resolved.run_id is not None:
         _log(found)
@@ -208,7 +209,7 @@ def _origin(version: versions.OpenedVersion) -> _Origin:
 
 
 def _investigate(
-    bench: study.Study,
+    bench: workbench.Study,
     request: BlameRequest,
     resolved: versions.ResolvedVersion,
     origin: _Origin,
@@ -245,7 +246,7 @@ def _investigate(
 
 
 def _check_repeated(
-    resolved: versions.ResolvedVersion, origin: _Origin, merged: study.Merged
+    resolved: versions.ResolvedVersion, origin: _Origin, merged: workbench.Merged
 ) -> None:
     """Hold the merge that was done again against the version: by its bits, or its tolerance."""
     if origin.recipe.bit_exact or merged.weights_digest == resolved.recorded_digest:
@@ -279,10 +280,10 @@ class _Trial:
 
     def __init__(
         self,
-        bench: study.Study,
+        bench: workbench.Study,
         request: BlameRequest,
         settings: recipe.MergeRecipe,
-        merged: study.Merged,
+        merged: workbench.Merged,
         whole: scoring.Accuracy,
     ) -> None:
         self._bench, self._request, self._recipe = bench, request, settings

@@ -1,0 +1,73 @@
+"""Comparisons and studies in MLflow's runs, written and found again."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import mlflow
+from mlflow.entities import Param
+
+from mlflow_breadcrumbs.figures import results
+from mlflow_breadcrumbs.pipeline import inputs, recording
+from mlflow_breadcrumbs.registry import run_files, runs, tag_keys, versions
+from mlflow_breadcrumbs.search import compare
+from mlflow_breadcrumbs.support import tables
+
+
+def log_materials(run_id: str, taken: inputs.Inputs, settings: Mapping[str, Any]) -> None:
+    """The versions that a study works with, and its settings.
+
+    The keys differ from the names that `mlflow run` gives its parameters.
+    """
+    values = {"study.base": taken.base.resolved.uri, **settings}
+    values |= {f"source.{i}": source.resolved.uri for i, source in enumerate(taken.sources)}
+    mlflow.MlflowClient().log_batch(
+        run_id, params=[Param(key, str(value)) for key, value in values.items()]
+    )
+    recording.log_models(run_id, taken)
+
+
+def log_comparison(run_id: str, found: compare.Comparison) -> None:
+    """The task vectors side by side: `comparison.json`, `.csv` (the table) and `.png`."""
+    client = mlflow.MlflowClient()
+    client.log_dict(run_id, found.to_dict(), "comparison.json")
+    client.log_text(run_id, tables.to_csv(found.rows()), "comparison.csv")
+    run_files.log_bytes(run_id, results.heat_map(found), "comparison.png")
+
+
+def record_comparison(found: compare.Comparison) -> str:
+    """A comparison in a run of its own, with the versions as parameters; the run's id."""
+    name = f"compare {len(found.sources)} sources of {found.base}"
+    with runs.run(name, "compare", nested=True) as run_id:
+        uris = {f"source.{i}": uri for i, uri in enumerate(found.sources)}
+        mlflow.log_params({f"compare.{key}": uri for key, uri in uris.items()})
+        mlflow.log_param("compare.base", found.base)
+        log_comparison(run_id, found)
+    return run_id
+
+
+def find_study(kind: str, base: str, sources: Sequence[str]) -> str | None:
+    """The last finished run that `log_materials` wrote these sources into, in whatever order."""
+    found = mlflow.search_runs(
+        search_all_experiments=True,
+        filter_string=f"tags.`{tag_keys.KIND}` = '{kind}' and attributes.status = 'FINISHED'",
+        order_by=["attributes.start_time DESC"],
+        output_format="list",
+    )
+    wanted = (base, sorted(sources))
+    for run in found:
+        params = run.data.params
+        own = sorted(value for key, value in params.items() if key.startswith("source."))
+        if (params.get("study.base"), own) == wanted:
+            return str(run.info.run_id)
+    return None
+
+
+def read_comparison(run_id: str) -> tuple[dict[str, Any], bytes] | None:
+    """What `log_comparison` left in a run: the comparison and its heat map; `None` without one."""
+    with versions.workspace() as folder:
+        kept = run_files.files_of(run_id, folder)
+        if "comparison.json" not in kept.list():
+            return None
+        found: dict[str, Any] = json.loads(kept.file("comparison.json").read_bytes())
+        return found, kept.file("comparison.png").read_bytes()

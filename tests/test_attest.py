@@ -17,8 +17,9 @@ from cyclonedx.validation.json import JsonStrictValidator
 from openlineage.client import event_v2
 from prov import model as prov_model
 
-from mlflow_breadcrumbs import attest, cli, errors
-from mlflow_breadcrumbs.attest import facts
+from mlflow_breadcrumbs import cli, errors
+from mlflow_breadcrumbs.audit import export
+from mlflow_breadcrumbs.audit.export import subjects
 from mlflow_breadcrumbs.commands import evidence as commands
 from mlflow_breadcrumbs.lineage import statement
 from mlflow_breadcrumbs.registry import versions
@@ -33,17 +34,17 @@ def stated(family, uri):
 
 
 def test_the_formats_in_the_help_are_those_there_are():
-    assert tuple(attest.FORMATS) == commands.FORMATS
+    assert tuple(export.FORMATS) == commands.FORMATS
 
 
 @pytest.mark.parametrize("form", commands.FORMATS)
 def test_the_same_version_gives_the_same_bytes(family, form):
-    assert attest.export(family.top, form) == attest.export(family.top, form)
+    assert export.export(family.top, form) == export.export(family.top, form)
 
 
 def test_slsa_is_lineage_json_itself(family):
     raw = family.file(family.merged, "lineage.json").read_bytes()
-    assert attest.export(family.merged, "slsa").encode() == raw
+    assert export.export(family.merged, "slsa").encode() == raw
 
 
 def ancestors(component):
@@ -53,7 +54,7 @@ def ancestors(component):
 
 
 def test_cyclonedx(family):
-    text = attest.export(family.top, "cyclonedx")
+    text = export.export(family.top, "cyclonedx")
     assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
     content = json.loads(text)
     component = Bom.from_json(content).metadata.component
@@ -66,7 +67,7 @@ def test_cyclonedx(family):
 
 
 def test_cyclonedx_has_the_accuracies(family):
-    text = attest.export(family.merged, "cyclonedx")
+    text = export.export(family.merged, "cyclonedx")
     assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
     content = json.loads(text)
     card = content["metadata"]["component"]["modelCard"]
@@ -76,17 +77,17 @@ def test_cyclonedx_has_the_accuracies(family):
         assert expected in metrics
 
 
-@pytest.mark.parametrize("form", attest.FORMATS)
+@pytest.mark.parametrize("form", export.FORMATS)
 def test_merges_of_merges_fifty_deep(family, form):
     """The ancestry is the registry's answer; here it is made up, since fifty merges take long."""
-    known = facts.gather(family.merged)
+    known = subjects.gather(family.merged)
     base = known.ancestry.parents[0]
     node = known.ancestry.parents[1]
     for number in range(50):
         parents = (base, dataclasses.replace(node, uri=f"models:/step/{number}"))
         node = dataclasses.replace(node, kind="merge", parents=parents)
     ancestry = dataclasses.replace(known.ancestry, parents=(base, node))
-    text = attest.FORMATS[form](dataclasses.replace(known, ancestry=ancestry))
+    text = export.FORMATS[form](dataclasses.replace(known, ancestry=ancestry))
     if form in ("prov", "model-card"):
         assert "models:/step/0" in text or "models:step/0" in text
     if form == "cyclonedx":
@@ -94,7 +95,7 @@ def test_merges_of_merges_fifty_deep(family, form):
 
 
 def test_openlineage(family):
-    lines = attest.export(family.merged, "openlineage").splitlines()
+    lines = export.export(family.merged, "openlineage").splitlines()
     start, complete = (json.loads(line) for line in lines)
     for found in (start, complete):
         # The library validates when its objects are made: ids, times and URLs.
@@ -118,7 +119,7 @@ def test_openlineage(family):
 
 
 def test_prov(family):
-    text = attest.export(family.top, "prov")
+    text = export.export(family.top, "prov")
     document = prov_model.ProvDocument.deserialize(content=text, format="json")
     derived = {
         (str(r.args[0]), str(r.args[1])) for r in document.get_records(prov_model.ProvDerivation)
@@ -136,7 +137,7 @@ def test_prov(family):
 
 
 def test_the_model_card(family):
-    card = huggingface_hub.ModelCard(attest.export(family.merged, "model-card"))
+    card = huggingface_hub.ModelCard(export.export(family.merged, "model-card"))
     assert card.data.base_model == ["tiny", "tiny-colours", "tiny-tints"]
     assert card.data.to_dict()["base_model_relation"] == "merge"
     assert card.data.to_dict()["breadcrumbs"]["sources"] == list(family.sources[:2])
@@ -152,7 +153,7 @@ def test_the_model_card(family):
         assert f"| {entry.role} | `{entry.uri}` | `{entry.weights_digest}` |" in card.text
     assert "It keeps least on" in card.text
     assert "not recorded" in card.text
-    top = attest.export(family.top, "model-card")
+    top = export.export(family.top, "model-card")
     assert f"| `{family.merged}` | `{family.sources[0]}` | source | import |" in top
     assert "Not evaluated when it was merged." in top
 
@@ -163,21 +164,21 @@ def test_odd_names_deleted_sources_and_licences(family, form):
     client.rename_registered_model("merged", "größe | 100% ✓")
     uri = "models:/größe | 100% ✓/1"
     client.delete_model_version("tiny-colours", "1")
-    text = attest.export(uri, form)
+    text = export.export(uri, form)
     assert family.sources[0].removeprefix("models:/").partition("/")[0] in text
 
 
 def test_what_cannot_be_exported_is_explained(family):
     with pytest.raises(ValueError, match=r"there is no format 'pdf'; choose one of slsa, "):
-        attest.export(family.merged, "pdf")
+        export.export(family.merged, "pdf")
     with pytest.raises(
         errors.RegistryError, match=r"models:/tiny/1 has no lineage.json at .*merge"
     ):
-        attest.export(family.base, "prov")
+        export.export(family.base, "prov")
     path = family.file(family.merged, "lineage.json")
     path.write_bytes(path.read_bytes().replace(b'"tints"', b'"cars"'))
     with pytest.raises(errors.IntegrityError, match="was changed after it was registered"):
-        attest.export(family.merged, "model-card")
+        export.export(family.merged, "model-card")
 
 
 def test_a_missing_extra_says_what_to_install(family, monkeypatch):
@@ -187,15 +188,15 @@ def test_a_missing_extra_says_what_to_install(family, monkeypatch):
         monkeypatch.setitem(sys.modules, library, None)
         words = rf"format {library} requires the 'audit' extra .*mlflow-breadcrumbs\[audit\]"
         with pytest.raises(errors.ExtraError, match=words):
-            attest.export(family.merged, library)
-    attest.export(family.merged, "model-card")
+            export.export(family.merged, library)
+    export.export(family.merged, "model-card")
 
 
 def test_the_command(family, tmp_path):
     output = tmp_path / "bom.json"
     result = run("export", family.merged, "--format", "cyclonedx", "--output", output)
     assert (result.exit_code, result.output) == (0, "")
-    assert output.read_text() == attest.export(family.merged, "cyclonedx")
+    assert output.read_text() == export.export(family.merged, "cyclonedx")
     assert run("export", family.merged, "--format", "prov").stdout.startswith("{")
     made = json.loads(run("export", family.merged, "--format", "slsa", "--json").stdout)
     assert json.loads(made["content"])["_type"] == "https://in-toto.io/Statement/v1"

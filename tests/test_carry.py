@@ -6,7 +6,8 @@ import mlflow
 import pytest
 import torch
 
-from mlflow_breadcrumbs import attest, errors, reproduce, verify
+from mlflow_breadcrumbs import errors
+from mlflow_breadcrumbs.audit import export, reproduce, verify
 from mlflow_breadcrumbs.engine import recipe
 from mlflow_breadcrumbs.pipeline import flow
 from mlflow_breadcrumbs.registry import versions
@@ -70,7 +71,7 @@ def test_transformers_versions_are_merged_from_their_safetensors(store):
     report = verify.verify("models:/merged/1")
     assert report.ok, report.failures
     assert reproduce.reproduce("models:/merged/1").identical
-    assert "library_name" not in attest.export("models:/merged/1", "model-card")
+    assert "library_name" not in export.export("models:/merged/1", "model-card")
     again = flow.MergeRequest(**{**vars(request), "force": True})
     assert flow.merge(again).version.weights_digest == result.version.weights_digest
     with pytest.raises(errors.TaskError, match="was logged by the flavor 'transformers'"):

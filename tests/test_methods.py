@@ -10,7 +10,8 @@ import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
-from mlflow_breadcrumbs import attest, cli, errors, reproduce, verify
+from mlflow_breadcrumbs import cli, errors
+from mlflow_breadcrumbs.audit import export, reproduce, verify
 from mlflow_breadcrumbs.engine import recipe, tolerance
 from mlflow_breadcrumbs.engine.backends import singular
 from mlflow_breadcrumbs.lineage import statement
@@ -140,23 +141,23 @@ def test_a_statement_can_not_allow_much(zoo):
 @pytest.mark.parametrize(("method", "paper"), [("tsv_m", "2412.00081"), ("iso_c", "2502.04959")])
 def test_exports_say_the_method_and_the_tolerance(zoo, method, paper):
     version = merged(zoo, method)
-    card = huggingface_hub.ModelCard(attest.export(version.uri, "model-card"))
+    card = huggingface_hub.ModelCard(export.export(version.uri, "model-card"))
     assert f"https://arxiv.org/abs/{paper}" in card.text
     assert "not bit-identical across devices: merged again" in card.text
     assert "1e-06 (F32)" in card.text
     assert "compare within the tolerance" in card.text
     for form in ("cyclonedx", "openlineage", "prov"):
-        assert "1e-6" in attest.export(version.uri, form) or "0.000001" in attest.export(
+        assert "1e-6" in export.export(version.uri, form) or "0.000001" in export.export(
             version.uri, form
         )
 
 
 def test_exports_of_other_versions_stay_as_they_were(family):
-    text = attest.export(family.merged, "model-card")
+    text = export.export(family.merged, "model-card")
     assert "https://arxiv.org/abs/2312.06795" in text
     assert "compare every bit" in text
     assert "olerance" not in text
-    assert "olerance" not in attest.export(family.merged, "cyclonedx")
+    assert "olerance" not in export.export(family.merged, "cyclonedx")
 
 
 def test_blame_takes_a_repetition_within_the_tolerance(zoo, monkeypatch):

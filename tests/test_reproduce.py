@@ -8,7 +8,8 @@ import pytest
 from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
-from mlflow_breadcrumbs import cli, errors, reproduce
+from mlflow_breadcrumbs import cli, errors
+from mlflow_breadcrumbs.audit import reproduce
 from mlflow_breadcrumbs.engine.backends import choosing
 from mlflow_breadcrumbs.registry import versions
 

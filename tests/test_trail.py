@@ -6,7 +6,8 @@ import conftest
 import mlflow
 from click.testing import CliRunner
 
-from mlflow_breadcrumbs import attest, cli, ledger
+from mlflow_breadcrumbs import cli, ledger
+from mlflow_breadcrumbs.audit import export
 from mlflow_breadcrumbs.ledger import anchors, stores
 from mlflow_breadcrumbs.support import canonical
 
@@ -61,7 +62,7 @@ def test_a_ledger_that_cannot_be_written_stops_no_audit(family, monkeypatch, cap
 
 
 def test_a_signature_is_in_the_history(family, tmp_path):
-    attest.seal(family.merged, str(conftest.new_key(tmp_path / "key.pem")))
+    export.seal(family.merged, str(conftest.new_key(tmp_path / "key.pem")))
     kind, phase, subject, details = last()
     assert (kind, phase, subject) == ("sign", "done", family.merged)
     intent = ledger.history("merged")[-2]

@@ -7,7 +7,8 @@ import mlflow
 import pytest
 from click.testing import CliRunner
 
-from mlflow_breadcrumbs import attest, cli, errors, evidence, reproduce, verify
+from mlflow_breadcrumbs import cli, errors
+from mlflow_breadcrumbs.audit import evidence, export, reproduce, verify
 from mlflow_breadcrumbs.registry import tag_keys, versions
 from mlflow_breadcrumbs.support import canonical
 
@@ -367,7 +368,7 @@ def test_over_a_tracking_server(filled, server, tmp_path, monkeypatch):
             report = verify.verify(uri)
             assert report.ok, report.failures
             assert reproduce.reproduce(uri).identical
-            assert all(attest.export(uri, form) for form in attest.FORMATS)
+            assert all(export.export(uri, form) for form in export.FORMATS)
         run("export", family.merged, "--sign", conftest.new_key(tmp_path / "key"))
         assert verify.verify(family.merged, key=tmp_path / "key.pub").ok
         name, number = family.merged.removeprefix("models:/").split("/")

@@ -10,7 +10,7 @@ from mlflow_breadcrumbs import errors, options
 from mlflow_breadcrumbs.commands import printing
 
 if TYPE_CHECKING:
-    from mlflow_breadcrumbs import reproduce, verify
+    from mlflow_breadcrumbs.audit import reproduce, verify
 
 REFUSED = 3
 """The exit code of a verification that said no."""
@@ -45,7 +45,8 @@ def verify_command(
     """
     if everything == bool(uri):
         raise click.UsageError("Give one URI, or --all.")
-    from mlflow_breadcrumbs import terminal, trail, verify
+    from mlflow_breadcrumbs import terminal
+    from mlflow_breadcrumbs.audit import trail, verify
 
     shown: dict[str, Any]
     if uri:
@@ -92,7 +93,8 @@ def reproduce_command(
     \b
     mlflow-breadcrumbs reproduce models:/clip-merged@champion
     """
-    from mlflow_breadcrumbs import reproduce, terminal
+    from mlflow_breadcrumbs import terminal
+    from mlflow_breadcrumbs.audit import reproduce
     from mlflow_breadcrumbs.engine.backends import choosing
 
     found = reproduce.reproduce(
@@ -147,17 +149,17 @@ def export_command(
     """
     if form is None and key is None:
         raise click.UsageError("Give --format, --sign, or both.")
-    from mlflow_breadcrumbs import attest, trail
+    from mlflow_breadcrumbs.audit import export, trail
 
     done: dict[str, Any] = {"uri": uri}
     if key is not None:
         try:
-            done |= {"uri": attest.seal(uri, key), "signature": "model.sig"}
+            done |= {"uri": export.seal(uri, key), "signature": "model.sig"}
         except errors.IntegrityError as error:
             click.echo(f"Error: {error}", err=True)
             context.exit(REFUSED)
     if form is not None:
-        text = attest.export(uri, form)
+        text = export.export(uri, form)
         done["format"] = form
         if as_json and output is None:
             done["content"] = text
@@ -238,7 +240,8 @@ def _abridged(detail: str) -> str:
 
 def _print_summary(reports: "Sequence[verify.Report]") -> None:
     """One line per version, then the checks that failed."""
-    from mlflow_breadcrumbs import terminal, verify
+    from mlflow_breadcrumbs import terminal
+    from mlflow_breadcrumbs.audit import verify
 
     columns = ("uri", "kind", *verify.STATUSES, "result")
     terminal.print_table(

@@ -16,7 +16,8 @@ from typing import Any
 import mlflow
 from mlflow.entities import Run
 
-from mlflow_breadcrumbs import errors, ledger, verify
+from mlflow_breadcrumbs import errors, ledger
+from mlflow_breadcrumbs.audit import verify
 from mlflow_breadcrumbs.evaluation import accuracy_records
 from mlflow_breadcrumbs.ledger import events
 from mlflow_breadcrumbs.lineage import contents, statement

@@ -13,7 +13,8 @@ from typing import TypeVar
 import mlflow
 import yaml
 
-from mlflow_breadcrumbs import errors, flavor, signing
+from mlflow_breadcrumbs import errors, flavor
+from mlflow_breadcrumbs.audit import signing
 from mlflow_breadcrumbs.engine import checkpoints
 from mlflow_breadcrumbs.lineage import statement
 from mlflow_breadcrumbs.models import heads

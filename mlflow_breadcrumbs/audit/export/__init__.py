@@ -16,13 +16,14 @@ import contextlib
 from collections.abc import Callable
 from typing import Any
 
-from mlflow_breadcrumbs import errors, ledger, verify
-from mlflow_breadcrumbs import signing as signatures
-from mlflow_breadcrumbs.attest import card, cyclonedx, facts, openlineage, prov
+from mlflow_breadcrumbs import errors, ledger
+from mlflow_breadcrumbs.audit import signing as signatures
+from mlflow_breadcrumbs.audit import verify
+from mlflow_breadcrumbs.audit.export import card, cyclonedx, openlineage, prov, subjects
 from mlflow_breadcrumbs.registry import versions
 from mlflow_breadcrumbs.support import canonical
 
-FORMATS: dict[str, Callable[[facts.Facts], str]] = {
+FORMATS: dict[str, Callable[[subjects.Facts], str]] = {
     "slsa": lambda known: known.content.decode(),
     "cyclonedx": cyclonedx.write,
     "openlineage": openlineage.write,
@@ -43,7 +44,7 @@ def export(uri: str, form: str) -> str:
     """
     if form not in FORMATS:
         raise ValueError(f"there is no format {form!r}; choose one of {', '.join(FORMATS)}")
-    return FORMATS[form](facts.gather(uri))
+    return FORMATS[form](subjects.gather(uri))
 
 
 def seal(uri: str, key: str) -> str:

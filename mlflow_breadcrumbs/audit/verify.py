@@ -10,7 +10,8 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
-from mlflow_breadcrumbs import errors, evidence, ledger, signing
+from mlflow_breadcrumbs import errors, ledger
+from mlflow_breadcrumbs.audit import evidence, signing
 from mlflow_breadcrumbs.lineage import ancestry_tags, statement
 from mlflow_breadcrumbs.registry import tag_keys, versions
 from mlflow_breadcrumbs.support import canonical, progress

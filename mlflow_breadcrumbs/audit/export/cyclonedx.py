@@ -10,7 +10,7 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 import mlflow_breadcrumbs
-from mlflow_breadcrumbs.attest import facts
+from mlflow_breadcrumbs.audit.export import subjects
 from mlflow_breadcrumbs.lineage import relatives, statement
 from mlflow_breadcrumbs.support import extras
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 PREFIX = "mlflow-breadcrumbs"
 
 
-def write(known: facts.Facts) -> str:
+def write(known: subjects.Facts) -> str:
     """The bill of materials as JSON text.
 
     Raises:
@@ -52,7 +52,7 @@ def write(known: facts.Facts) -> str:
     return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
 
-def _subject(known: facts.Facts) -> "Component":
+def _subject(known: subjects.Facts) -> "Component":
     """The merged version."""
     from cyclonedx.model import (
         ExternalReference,
@@ -143,7 +143,7 @@ def _component(uri: str, model_id: str | None, bom_ref: str | None = None) -> "C
     from cyclonedx.model.component import Component, ComponentType
     from packageurl import PackageURL
 
-    name, version = facts.name_and_version(uri)
+    name, version = subjects.name_and_version(uri)
     qualifiers = {"model_uuid": model_id} if model_id else {}
     return Component(
         name=name,

@@ -7,7 +7,7 @@ version further back that the registry knows is an entity from which a later one
 import urllib.parse
 from typing import TYPE_CHECKING, Any
 
-from mlflow_breadcrumbs.attest import facts
+from mlflow_breadcrumbs.audit.export import subjects
 from mlflow_breadcrumbs.lineage import relatives
 from mlflow_breadcrumbs.support import extras
 
@@ -23,7 +23,7 @@ NAMESPACES = {
 }
 
 
-def write(known: facts.Facts) -> str:
+def write(known: subjects.Facts) -> str:
     """The document as PROV-JSON text.
 
     Raises:
@@ -41,7 +41,7 @@ def write(known: facts.Facts) -> str:
     return f"{document.serialize(format='json', indent=2)}\n"
 
 
-def _add_merge(document: "ProvDocument", known: facts.Facts) -> None:
+def _add_merge(document: "ProvDocument", known: subjects.Facts) -> None:
     """The version, the merge that generated it, what that used, and who did it."""
     stated = known.stated
     merged, run = _model(known.resolved.uri), _name("runs", stated.run_id)
@@ -88,7 +88,7 @@ def _add_merge(document: "ProvDocument", known: facts.Facts) -> None:
         document.wasAssociatedWith(run, user)
 
 
-def _add_evaluation(document: "ProvDocument", known: facts.Facts) -> None:
+def _add_evaluation(document: "ProvDocument", known: subjects.Facts) -> None:
     """The images, and the accuracies that were measured on them."""
     run = _name("runs", known.stated.run_id)
     for row in known.stated.evaluation:

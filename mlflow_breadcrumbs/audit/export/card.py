@@ -6,7 +6,7 @@ from typing import Any
 import yaml
 
 from mlflow_breadcrumbs import flavor
-from mlflow_breadcrumbs.attest import facts
+from mlflow_breadcrumbs.audit.export import subjects
 from mlflow_breadcrumbs.lineage import relatives, statement
 
 COLUMNS = {
@@ -36,7 +36,7 @@ METHODS = {
 """What a merge did, by the recipe's `combine`."""
 
 
-def write(known: facts.Facts) -> str:
+def write(known: subjects.Facts) -> str:
     """The card as text."""
     front = yaml.safe_dump(_front_matter(known), sort_keys=False, allow_unicode=True)
     sections = [
@@ -51,10 +51,10 @@ def write(known: facts.Facts) -> str:
     return f"---\n{front}---\n\n" + "\n\n".join(sections) + "\n"
 
 
-def _front_matter(known: facts.Facts) -> dict[str, Any]:
+def _front_matter(known: subjects.Facts) -> dict[str, Any]:
     """What tools read: https://huggingface.co/docs/hub/model-cards."""
     stated = known.stated
-    names = [facts.name_and_version(entry.uri)[0] for entry in stated.inputs]
+    names = [subjects.name_and_version(entry.uri)[0] for entry in stated.inputs]
     licences = {entry.licence for entry in stated.inputs}
     ours = {"library_name": "open_clip"} if stated.file_name == flavor.WEIGHTS_FILE else {}
     front: dict[str, Any] = ours | {
@@ -102,7 +102,7 @@ def _summary(stated: statement.Statement) -> str:
     )
 
 
-def _origin(known: facts.Facts) -> Iterable[str]:
+def _origin(known: subjects.Facts) -> Iterable[str]:
     yield "## Where it comes from"
     yield _table(
         ("role", "version", "weights digest", "weight", "tasks", "licence"),
@@ -186,7 +186,7 @@ def _limits(stated: statement.Statement) -> Iterable[str]:
     yield "\n".join(f"- {limit}" for limit in limits)
 
 
-def _check(known: facts.Facts) -> Iterable[str]:
+def _check(known: subjects.Facts) -> Iterable[str]:
     stated, uri = known.stated, known.resolved.uri
     commit = stated.code.get("digest", {}).get("gitCommit")
     dirty = " with uncommitted changes" if stated.code.get("annotations", {}).get("dirty") else ""

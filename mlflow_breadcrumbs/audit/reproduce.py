@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mlflow_breadcrumbs import errors, evidence
+from mlflow_breadcrumbs import errors
+from mlflow_breadcrumbs.audit import evidence
 from mlflow_breadcrumbs.engine import backends, checkpoints, merging, tolerance
 from mlflow_breadcrumbs.lineage import contents, statement
 from mlflow_breadcrumbs.registry import versions

@@ -8,7 +8,8 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from mlflow_breadcrumbs import errors, ledger, verify
+from mlflow_breadcrumbs import errors, ledger
+from mlflow_breadcrumbs.audit import verify
 from mlflow_breadcrumbs.registry import versions
 from mlflow_breadcrumbs.support import canonical
 

@@ -8,7 +8,7 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 import mlflow_breadcrumbs
-from mlflow_breadcrumbs.attest import facts
+from mlflow_breadcrumbs.audit.export import subjects
 from mlflow_breadcrumbs.support import extras
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ NAMESPACE = "mlflow"
 PRODUCER = f"urn:mlflow-breadcrumbs:{mlflow_breadcrumbs.__version__}"
 
 
-def write(known: facts.Facts) -> str:
+def write(known: subjects.Facts) -> str:
     """The events as JSON Lines.
 
     Raises:
@@ -35,7 +35,7 @@ def write(known: facts.Facts) -> str:
     return "".join(f"{Serde.to_json(event)}\n" for event in events)
 
 
-def _event(known: facts.Facts, state: Any, time: str) -> "RunEvent":
+def _event(known: subjects.Facts, state: Any, time: str) -> "RunEvent":
     from openlineage.client.event_v2 import Job, Run, RunEvent, RunState
     from openlineage.client.facet_v2 import (
         execution_parameters_run,
@@ -86,14 +86,14 @@ def _event(known: facts.Facts, state: Any, time: str) -> "RunEvent":
     )
 
 
-def _inputs(known: facts.Facts) -> "list[InputDataset]":
+def _inputs(known: subjects.Facts) -> "list[InputDataset]":
     """The base and the sources."""
     from openlineage.client.event_v2 import InputDataset
 
     return [
         InputDataset(
             NAMESPACE,
-            facts.name_and_version(entry.uri)[0],
+            subjects.name_and_version(entry.uri)[0],
             facets=_facets(
                 entry.uri,
                 f"{entry.role}, weights {entry.weights_digest}, "
@@ -104,7 +104,7 @@ def _inputs(known: facts.Facts) -> "list[InputDataset]":
     ]
 
 
-def _output(known: facts.Facts) -> "OutputDataset":
+def _output(known: subjects.Facts) -> "OutputDataset":
     """The merged version."""
     from openlineage.client.event_v2 import OutputDataset
 
@@ -130,7 +130,7 @@ def _facets(uri: str, description: str) -> dict[str, Any]:
         documentation_dataset,
     )
 
-    version = facts.name_and_version(uri)[1] or uri
+    version = subjects.name_and_version(uri)[1] or uri
     return {
         "version": dataset_version_dataset.DatasetVersionDatasetFacet(version, producer=PRODUCER),
         "datasetType": dataset_type_dataset.DatasetTypeDatasetFacet("MODEL", producer=PRODUCER),

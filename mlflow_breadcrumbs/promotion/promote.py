@@ -24,7 +24,7 @@ from mlflow_breadcrumbs.promotion import (
     gathering,
     measuring,
     policies,
-    standing,
+    predecessors,
     verdicts,
 )
 from mlflow_breadcrumbs.registry import aliases, runs, versions
@@ -212,8 +212,8 @@ def _move(
     """Move the alias, if it is where it is expected."""
     name, version, alias = str(resolved.name), str(resolved.version), request.alias
     if expected == version and aliases.version_at(name, alias) == version:
-        if standing.tag(alias) not in resolved.tags:  # a promotion was stopped before its end
-            standing.mark(name, alias, version, run_id)
+        if predecessors.tag(alias) not in resolved.tags:  # a promotion was stopped before its end
+            predecessors.mark(name, alias, version, run_id)
         return "promoted", f"{resolved.uri} is {alias} already"
     try:
         with job.deciding():
@@ -232,7 +232,7 @@ def _move(
             )
     except errors.RaceError as error:
         return "lost", f"{resolved.uri} passed, but came too late: {error}"
-    standing.mark(name, alias, version, run_id)
+    predecessors.mark(name, alias, version, run_id)
     instead = "" if before is None else f", in place of version {before}"
     return "promoted", f"{resolved.uri} is {alias} now{instead}"
 

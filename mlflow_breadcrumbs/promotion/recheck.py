@@ -19,8 +19,8 @@ from mlflow_breadcrumbs.promotion import (
     gathering,
     measuring,
     policies,
+    predecessors,
     rollback,
-    standing,
     verdicts,
 )
 from mlflow_breadcrumbs.registry import aliases, run_files, runs, versions
@@ -98,7 +98,7 @@ def recheck(request: Request, *, show: progress.Progress = progress.silent) -> R
         )
     resolved = versions.resolve(f"models:/{request.name}/{number}")
     ledger.check()
-    promoted = standing.promoted(resolved, request.alias)
+    promoted = predecessors.promoted(resolved, request.alias)
     rules = lasting(request.rules or _policy_of(resolved, request.alias, promoted))
     experiment = runs.experiment_named(request.experiment)
     said = {"alias": request.alias, "version": number, "policy_digest": rules.digest}
@@ -141,7 +141,7 @@ def lasting(rules: policies.Policy) -> policies.Policy:
 
 
 def _policy_of(
-    resolved: versions.ResolvedVersion, alias: str, promoted: standing.Promoted | None
+    resolved: versions.ResolvedVersion, alias: str, promoted: predecessors.Promoted | None
 ) -> policies.Policy:
     """The policy that a version got its alias by."""
     text = run_files.read_text(promoted.decision, "policy.yaml") if promoted else None

@@ -11,7 +11,7 @@ from typing import Any
 from mlflow_breadcrumbs import errors, ledger
 from mlflow_breadcrumbs.ledger import events, settling
 from mlflow_breadcrumbs.lineage import contents
-from mlflow_breadcrumbs.promotion import approvals, standing
+from mlflow_breadcrumbs.promotion import approvals, predecessors
 from mlflow_breadcrumbs.registry import aliases, versions
 
 
@@ -91,7 +91,7 @@ def _stopped(name: str, alias: str) -> Rollback | None:
         ):
             before, after = said.get("before"), str(said["after"])
             if before is not None:
-                standing.unmark(name, alias, before)
+                predecessors.unmark(name, alias, before)
             sentence = (
                 f"{name}@{alias} is back at version {after}, from {_shown(before)}: a rollback "
                 "that was stopped had moved it already"
@@ -104,7 +104,7 @@ def _candidates(name: str, alias: str, current: str | None, to: str | None) -> l
     """The versions to go back to, the one to try first at the front."""
     if to is not None and to == current:
         raise errors.PromotionError(f"{name}@{alias} is at version {to} already")
-    found = standing.earlier(name, alias, current)
+    found = predecessors.earlier(name, alias, current)
     if to is not None:
         had = {move.after for move in ledger.alias_changes(name, alias)} | set(found)
         if to not in had:
@@ -171,7 +171,7 @@ def _move(
             job.add(after=None, verdict="lost")
             return Rollback(name, alias, current, None, skipped, f"not rolled back: {error}")
     if current is not None:
-        standing.unmark(name, alias, current)
+        predecessors.unmark(name, alias, current)
     sentence = f"{name}@{alias} is back at version {version}, from {_shown(current)}"
     return Rollback(name, alias, current, version, skipped, sentence)
 

@@ -11,11 +11,12 @@ import mlflow
 import pytest
 from click.testing import CliRunner
 
-from mlflow_breadcrumbs import cli, errors, page, report
+from mlflow_breadcrumbs import cli, errors
 from mlflow_breadcrumbs.engine import recipe
 from mlflow_breadcrumbs.figures import results
 from mlflow_breadcrumbs.pipeline import flow
 from mlflow_breadcrumbs.registry import run_files
+from mlflow_breadcrumbs.report import contents, page
 from mlflow_breadcrumbs.search import study_records, sweep, workbench
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -91,7 +92,7 @@ def test_the_page_says_all_and_stands_alone(zoo):
     assert "Nothing in the weights speaks against merging" in found.text
     assert {"report.html", "comparison.json", "comparison.png"} <= files_of(version.run_id)
 
-    again = report.gather(version.uri)  # now the comparison comes from the run
+    again = contents.gather(version.uri)  # now the comparison comes from the run
     assert page.render(again).decode() == content
     assert again.savings.models == 3
     assert again.savings.served_before == 3 * again.savings.served_after
@@ -103,7 +104,7 @@ def test_the_page_says_all_and_stands_alone(zoo):
 
 def test_pictures_of_studies_in_the_run_are_on_the_page(zoo):
     version = merge(zoo, tasks=None)
-    png = results.heat_map(report.compare.compare(zoo.base, zoo.sources))
+    png = results.heat_map(contents.compare.compare(zoo.base, zoo.sources))
     run_files.log_bytes(version.run_id, png, "sweep/density and alpha.png")
     run_files.log_bytes(version.run_id, png, "scaling/<b>.png")
     before = files_of(version.run_id)
@@ -112,7 +113,7 @@ def test_pictures_of_studies_in_the_run_are_on_the_page(zoo):
     assert json.loads(result.stdout)["artifact"] is None
     assert files_of(version.run_id) == before
     found = Page(Path("report.html").read_text(encoding="utf-8"))
-    assert [name for name in found.ids if name in report.STUDIES] == ["sweep", "scaling"]
+    assert [name for name in found.ids if name in contents.STUDIES] == ["sweep", "scaling"]
     assert {"density and alpha", "<b>"} <= set(found.texts)  # escaped, so it is text
     assert len(found.sources) == 3
     assert "merged without an evaluation" in found.text
@@ -123,16 +124,16 @@ def test_a_sweep_over_the_same_sources_is_on_the_page_and_one_over_others_is_not
     for sources in (swapped, zoo.sources[:2]):
         materials = workbench.Materials(zoo.base, sources, zoo.tasks, device="cpu")
         last = sweep.sweep(sweep.SweepRequest(materials, (recipe.MergeRecipe(0.2, 0.0, 1.0),)))
-    assert set(report.gather(merge(zoo, tasks=None).uri).studies) == {"sweep"}
+    assert set(contents.gather(merge(zoo, tasks=None).uri).studies) == {"sweep"}
     mlflow.delete_run(study_records.find_study("sweep", zoo.base, zoo.sources))
     assert study_records.find_study("sweep", zoo.base, zoo.sources[:2]) == last.run_id
-    assert report.gather("models:/merged/1").studies == {}
+    assert contents.gather("models:/merged/1").studies == {}
 
 
 def test_sources_that_are_gone_leave_the_rest_of_the_page(zoo):
     version = merge(zoo)
     mlflow.MlflowClient().delete_registered_model("tiny-hues")
-    found = Page(page.render(report.gather(version.uri)).decode())
+    found = Page(page.render(contents.gather(version.uri)).decode())
     assert "The sources could not be compared: cannot resolve models:/tiny-hues/1" in found.text
     assert "savings" not in found.ids
     assert "source, missing" in found.text  # in the tree
@@ -153,7 +154,7 @@ def test_a_run_that_is_gone_leaves_the_page_but_no_place_to_log_it(zoo):
 
 def test_what_is_no_merge_and_what_was_tampered_with_stops_it(zoo):
     with pytest.raises(errors.RegistryError, match="was not merged by this package"):
-        report.gather(zoo.base)
+        contents.gather(zoo.base)
     version = merge(zoo, tasks=None)
     location = mlflow.MlflowClient().get_model_version_download_uri("merged", "1")
     file = Path(re.sub(r"^file://", "", location)) / "lineage.json"
@@ -161,7 +162,7 @@ def test_what_is_no_merge_and_what_was_tampered_with_stops_it(zoo):
     with pytest.raises(
         errors.IntegrityError, match=r"lineage\.json of models:/merged/1 was changed"
     ):
-        report.gather(version.uri)
+        contents.gather(version.uri)
 
 
 @pytest.mark.parametrize(

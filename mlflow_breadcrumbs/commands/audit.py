@@ -224,12 +224,13 @@ def report_command(uri: str, output: str | None, no_log: bool, as_json: bool) ->
     """
     if no_log and not output:
         raise click.UsageError("with --no-log the page needs a place: --output FILE.html")
-    from mlflow_breadcrumbs import page, report, terminal
+    from mlflow_breadcrumbs import terminal
+    from mlflow_breadcrumbs.report import contents, page
     from mlflow_breadcrumbs.support import outputs
 
     if output:
         outputs.check_output(output, ".html")
-    found = report.gather(uri, log=not no_log, show=terminal.show)
+    found = contents.gather(uri, log=not no_log, show=terminal.show)
     made = page.render(found)
     if output:
         outputs.write(output, made)

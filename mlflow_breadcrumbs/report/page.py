@@ -5,9 +5,10 @@ import functools
 
 import jinja2
 
-from mlflow_breadcrumbs import errors, report
+from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.figures import results
 from mlflow_breadcrumbs.registry import run_files
+from mlflow_breadcrumbs.report import contents
 
 FILE = "report.html"
 
@@ -15,7 +16,7 @@ NOTABLE = 0.9
 """The normalized accuracy below which a task is marked."""
 
 
-def render(found: report.Report) -> bytes:
+def render(found: contents.Report) -> bytes:
     """The page in UTF-8; everything that comes from outside is escaped."""
     images = {"bars": results.bars(found.evaluation)} if found.evaluation else {}
     if found.heat_map is not None:
@@ -33,7 +34,7 @@ def render(found: report.Report) -> bytes:
     return page.encode()
 
 
-def log(found: report.Report, page: bytes) -> str:
+def log(found: contents.Report, page: bytes) -> str:
     """Log the page to the run that made the version.
 
     Returns:
@@ -54,7 +55,7 @@ def log(found: report.Report, page: bytes) -> str:
 @functools.cache
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("mlflow_breadcrumbs"),
+        loader=jinja2.PackageLoader("mlflow_breadcrumbs.report"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

@@ -1,0 +1,4 @@
+"""One page about a merged version.
+
+`contents` gathers all that is known, `page` writes it as HTML.
+"""

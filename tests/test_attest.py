@@ -20,7 +20,7 @@ from prov import model as prov_model
 from mlflow_breadcrumbs import cli, errors
 from mlflow_breadcrumbs.audit import export
 from mlflow_breadcrumbs.audit.export import subjects
-from mlflow_breadcrumbs.commands import evidence as commands
+from mlflow_breadcrumbs.commands import auditing
 from mlflow_breadcrumbs.lineage import statement
 from mlflow_breadcrumbs.registry import versions
 
@@ -34,10 +34,10 @@ def stated(family, uri):
 
 
 def test_the_formats_in_the_help_are_those_there_are():
-    assert tuple(export.FORMATS) == commands.FORMATS
+    assert tuple(export.FORMATS) == auditing.FORMATS
 
 
-@pytest.mark.parametrize("form", commands.FORMATS)
+@pytest.mark.parametrize("form", auditing.FORMATS)
 def test_the_same_version_gives_the_same_bytes(family, form):
     assert export.export(family.top, form) == export.export(family.top, form)
 
@@ -158,7 +158,7 @@ def test_the_model_card(family):
     assert "Not evaluated when it was merged." in top
 
 
-@pytest.mark.parametrize("form", commands.FORMATS)
+@pytest.mark.parametrize("form", auditing.FORMATS)
 def test_odd_names_deleted_sources_and_licences(family, form):
     client = mlflow.MlflowClient()
     client.rename_registered_model("merged", "größe | 100% ✓")

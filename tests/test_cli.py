@@ -13,7 +13,8 @@ import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
-from mlflow_breadcrumbs import cli, options
+from mlflow_breadcrumbs import cli
+from mlflow_breadcrumbs.commands import options
 from mlflow_breadcrumbs.engine import recipe
 from mlflow_breadcrumbs.engine.backends import choosing
 

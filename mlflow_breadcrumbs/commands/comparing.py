@@ -4,8 +4,7 @@ from typing import Any
 
 import click
 
-from mlflow_breadcrumbs import options
-from mlflow_breadcrumbs.commands import printing
+from mlflow_breadcrumbs.commands import options, printing
 
 
 @click.command("compare")
@@ -41,7 +40,7 @@ def compare_command(
     """
     everything = options.all_sources(sources, source_list)
     settings = options.make_recipe(everything, given)
-    from mlflow_breadcrumbs import terminal
+    from mlflow_breadcrumbs.commands import terminal
     from mlflow_breadcrumbs.engine import merging
     from mlflow_breadcrumbs.figures import results
     from mlflow_breadcrumbs.search import compare, study_records

@@ -2,8 +2,7 @@
 
 import click
 
-from mlflow_breadcrumbs import options
-from mlflow_breadcrumbs.commands import printing
+from mlflow_breadcrumbs.commands import options, printing
 
 
 @click.command("quickstart")
@@ -28,7 +27,7 @@ def quickstart_command(folder: str, seed: int, as_json: bool) -> None:
     A base and six fine-tuned models are trained and registered in an MLflow store of their own,
     with no download, in less than three minutes on two processors.
     """
-    from mlflow_breadcrumbs import terminal
+    from mlflow_breadcrumbs.commands import terminal
     from mlflow_breadcrumbs.quickstart import flow, settings
 
     shown = flow.quickstart(folder, settings.Settings(seed=seed), terminal.show)

@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mlflow_breadcrumbs import options
-from mlflow_breadcrumbs.commands import printing
+from mlflow_breadcrumbs.commands import options, printing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -132,7 +131,7 @@ def print_noticed(move: "ledger.Change", as_json: bool) -> None:
 
 
 def _print_events(name: str, found: "Sequence[ledger.Event]", as_json: bool) -> None:
-    from mlflow_breadcrumbs import terminal
+    from mlflow_breadcrumbs.commands import terminal
 
     if as_json:
         printing.print_json([event.to_dict() for event in found])
@@ -154,7 +153,7 @@ def _print_events(name: str, found: "Sequence[ledger.Event]", as_json: bool) -> 
 
 
 def _print_moves(name: str, found: "Sequence[ledger.Change]", as_json: bool) -> None:
-    from mlflow_breadcrumbs import terminal
+    from mlflow_breadcrumbs.commands import terminal
     from mlflow_breadcrumbs.ledger import alias_history
 
     if as_json:

@@ -4,8 +4,7 @@ from typing import Any
 
 import click
 
-from mlflow_breadcrumbs import options
-from mlflow_breadcrumbs.commands import printing
+from mlflow_breadcrumbs.commands import options, printing
 
 
 @click.command("merge-files")
@@ -59,7 +58,7 @@ def merge_files(
         --source cars.safetensors --source signs.safetensors=0.5 --output merged.safetensors
     """
     settings = options.make_recipe(sources, given)
-    from mlflow_breadcrumbs import terminal
+    from mlflow_breadcrumbs.commands import terminal
     from mlflow_breadcrumbs.engine import files, merging
     from mlflow_breadcrumbs.engine.backends import choosing
 
@@ -142,7 +141,7 @@ def merge_command(
     """
     everything = options.all_sources(sources, source_list)
     settings = options.make_recipe(everything, given)
-    from mlflow_breadcrumbs import terminal
+    from mlflow_breadcrumbs.commands import terminal
     from mlflow_breadcrumbs.engine import merging
     from mlflow_breadcrumbs.pipeline import flow
 

@@ -4,8 +4,7 @@ from typing import Any
 
 import click
 
-from mlflow_breadcrumbs import options
-from mlflow_breadcrumbs.commands import printing
+from mlflow_breadcrumbs.commands import options, printing
 
 REFUSED = 3
 """The exit code where the answer is no: a rule, a lost race, no version to go back to."""
@@ -80,7 +79,7 @@ def promote_command(
     """
     chosen = _uri(name, version, uri)
     expected = _expected(expect_current)
-    from mlflow_breadcrumbs import terminal
+    from mlflow_breadcrumbs.commands import terminal
     from mlflow_breadcrumbs.promotion import policies, promote
 
     given: dict[str, Any] = {"batch_size": batch_size, "experiment": experiment}
@@ -229,7 +228,7 @@ def recheck_command(
     name, at, alias = target.removeprefix("models:/").partition("@")
     if not (name and at and alias):
         raise click.UsageError(f"{target!r} is no version by its alias; give NAME@ALIAS.")
-    from mlflow_breadcrumbs import terminal
+    from mlflow_breadcrumbs.commands import terminal
     from mlflow_breadcrumbs.promotion import policies, recheck
 
     request = recheck.Request(

@@ -4,8 +4,7 @@ from typing import Any
 
 import click
 
-from mlflow_breadcrumbs import options
-from mlflow_breadcrumbs.commands import printing
+from mlflow_breadcrumbs.commands import options, printing
 
 
 @click.command("import")
@@ -50,7 +49,7 @@ def import_command(
     mlflow-breadcrumbs import vit_b_32.safetensors --architecture ViT-B-32 \\
         --registered-model clip --tasks tasks.yaml
     """
-    from mlflow_breadcrumbs import terminal
+    from mlflow_breadcrumbs.commands import terminal
     from mlflow_breadcrumbs.models import tasks as task_files
     from mlflow_breadcrumbs.sources import importing
 
@@ -111,7 +110,7 @@ def finetune_command(
     mlflow-breadcrumbs finetune --base models:/clip/1 --tasks tasks.yaml --task cars \\
         --registered-model clip-cars
     """
-    from mlflow_breadcrumbs import terminal
+    from mlflow_breadcrumbs.commands import terminal
     from mlflow_breadcrumbs.models import tasks as task_files
     from mlflow_breadcrumbs.sources import finetuning, training
 
@@ -154,7 +153,7 @@ def evaluate_command(
     \b
     mlflow-breadcrumbs evaluate models:/clip-merged@candidate --tasks tasks.yaml
     """
-    from mlflow_breadcrumbs import terminal
+    from mlflow_breadcrumbs.commands import terminal
     from mlflow_breadcrumbs.evaluation import caches, evaluating
 
     found = evaluating.evaluate_version(

@@ -4,8 +4,7 @@ from typing import Any
 
 import click
 
-from mlflow_breadcrumbs import options
-from mlflow_breadcrumbs.commands import history, printing
+from mlflow_breadcrumbs.commands import history, options, printing
 
 FORMATS = ("text", "json", "mermaid", "dot")
 
@@ -38,7 +37,7 @@ def lineage_command(uri: str, form: str, where: Any, as_json: bool) -> None:
     \b
     mlflow-breadcrumbs lineage models:/clip-merged@candidate --format mermaid
     """
-    from mlflow_breadcrumbs import terminal
+    from mlflow_breadcrumbs.commands import terminal
     from mlflow_breadcrumbs.lineage import drawing, relatives
 
     if form in ("mermaid", "dot") and not as_json:
@@ -63,7 +62,7 @@ def impact_command(uri: str, where: Any, as_json: bool) -> None:
     \b
     mlflow-breadcrumbs impact models:/clip-cars/1
     """
-    from mlflow_breadcrumbs import terminal
+    from mlflow_breadcrumbs.commands import terminal
     from mlflow_breadcrumbs.lineage import relatives
 
     found = relatives.impact(uri, where)
@@ -96,7 +95,7 @@ def diff_command(uri: str, other: str, as_json: bool) -> None:
     \b
     mlflow-breadcrumbs diff models:/clip-merged/1 models:/clip-merged/2
     """
-    from mlflow_breadcrumbs import terminal
+    from mlflow_breadcrumbs.commands import terminal
     from mlflow_breadcrumbs.lineage import difference
 
     found = difference.diff(uri, other, terminal.show)
@@ -146,7 +145,8 @@ def ledger_group() -> None:
 @options.json_option
 def sync_command(full: bool, as_json: bool) -> None:
     """Bring the index up to date with the registry; notice aliases that were changed directly."""
-    from mlflow_breadcrumbs import ledger, terminal
+    from mlflow_breadcrumbs import ledger
+    from mlflow_breadcrumbs.commands import terminal
 
     done = ledger.sync(full=full, show=terminal.show)
     if as_json:
@@ -188,7 +188,8 @@ def verify_command(
     ctx: click.Context, expect_head: str | None, offline: bool, as_json: bool
 ) -> None:
     """Walk the chain of events, and hold it against the heads kept elsewhere; exit 3 if broken."""
-    from mlflow_breadcrumbs import ledger, terminal
+    from mlflow_breadcrumbs import ledger
+    from mlflow_breadcrumbs.commands import terminal
 
     verdict = ledger.verify(expect_head, in_mlflow=not offline, show=terminal.show)
     if as_json:
@@ -224,7 +225,7 @@ def report_command(uri: str, output: str | None, no_log: bool, as_json: bool) ->
     """
     if no_log and not output:
         raise click.UsageError("with --no-log the page needs a place: --output FILE.html")
-    from mlflow_breadcrumbs import terminal
+    from mlflow_breadcrumbs.commands import terminal
     from mlflow_breadcrumbs.report import contents, page
     from mlflow_breadcrumbs.support import outputs
 

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mlflow_breadcrumbs import options
-from mlflow_breadcrumbs.commands import printing
+from mlflow_breadcrumbs.commands import options, printing
 from mlflow_breadcrumbs.engine import recipe
 from mlflow_breadcrumbs.search import grids
 
@@ -157,7 +156,7 @@ def sweep_command(
     if alias is not None and registered_model is None:
         raise click.UsageError("--alias needs --registered-model")
     tried = _recipes(everything, recipe_file, grid_file, draws, seed or 0, given)
-    from mlflow_breadcrumbs import terminal
+    from mlflow_breadcrumbs.commands import terminal
     from mlflow_breadcrumbs.search import sweep
 
     result = sweep.sweep(
@@ -250,7 +249,7 @@ def scaling_command(
     mlflow-breadcrumbs scaling --base models:/clip/1 --tasks tasks.yaml \\
         --sources models:/clip-cars/1,models:/clip-signs/1,models:/clip-birds/1
     """
-    from mlflow_breadcrumbs import terminal
+    from mlflow_breadcrumbs.commands import terminal
     from mlflow_breadcrumbs.search import scaling
 
     everything = options.all_sources(sources, source_list)
@@ -329,7 +328,7 @@ def blame_command(
     \b
     mlflow-breadcrumbs blame models:/clip-merged@candidate --task cars --tasks tasks.yaml
     """
-    from mlflow_breadcrumbs import terminal
+    from mlflow_breadcrumbs.commands import terminal
     from mlflow_breadcrumbs.search import blame
 
     found = blame.blame(

@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mlflow_breadcrumbs import options
-from mlflow_breadcrumbs.commands import evidence, printing
+from mlflow_breadcrumbs.commands import auditing, options, printing
 
 if TYPE_CHECKING:
     from mlflow_breadcrumbs import ledger
@@ -102,7 +101,7 @@ def register_command(
         click.echo(f"webhook {made.id} for {made.url} {state}")
     if made.problem:
         click.echo(f"Error: the test delivery was not taken: {made.problem}", err=True)
-        context.exit(evidence.REFUSED)
+        context.exit(auditing.REFUSED)
 
 
 @hooks_group.command("deliver")

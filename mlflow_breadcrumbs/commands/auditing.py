@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mlflow_breadcrumbs import errors, options
-from mlflow_breadcrumbs.commands import printing
+from mlflow_breadcrumbs import errors
+from mlflow_breadcrumbs.commands import options, printing
 
 if TYPE_CHECKING:
     from mlflow_breadcrumbs.audit import reproduce, verify
@@ -45,8 +45,8 @@ def verify_command(
     """
     if everything == bool(uri):
         raise click.UsageError("Give one URI, or --all.")
-    from mlflow_breadcrumbs import terminal
     from mlflow_breadcrumbs.audit import trail, verify
+    from mlflow_breadcrumbs.commands import terminal
 
     shown: dict[str, Any]
     if uri:
@@ -93,8 +93,8 @@ def reproduce_command(
     \b
     mlflow-breadcrumbs reproduce models:/clip-merged@champion
     """
-    from mlflow_breadcrumbs import terminal
     from mlflow_breadcrumbs.audit import reproduce
+    from mlflow_breadcrumbs.commands import terminal
     from mlflow_breadcrumbs.engine.backends import choosing
 
     found = reproduce.reproduce(
@@ -176,7 +176,7 @@ def export_command(
 
 def _print_reproduction(found: "reproduce.Reproduction") -> None:
     """The verdict, the tensors that differ, the digests."""
-    from mlflow_breadcrumbs import terminal
+    from mlflow_breadcrumbs.commands import terminal
 
     if found.identical:
         click.echo(f"{found.uri}: bit-identical, {found.tensors} tensors merged again")
@@ -223,7 +223,7 @@ def _short(value: float | None) -> str:
 
 def _print_checks(report: "verify.Report") -> None:
     """Every check of one version, and how many there are of each status."""
-    from mlflow_breadcrumbs import terminal
+    from mlflow_breadcrumbs.commands import terminal
 
     terminal.print_table(
         [check.to_dict() | {"detail": _abridged(check.detail)} for check in report.checks],
@@ -240,8 +240,8 @@ def _abridged(detail: str) -> str:
 
 def _print_summary(reports: "Sequence[verify.Report]") -> None:
     """One line per version, then the checks that failed."""
-    from mlflow_breadcrumbs import terminal
     from mlflow_breadcrumbs.audit import verify
+    from mlflow_breadcrumbs.commands import terminal
 
     columns = ("uri", "kind", *verify.STATUSES, "result")
     terminal.print_table(

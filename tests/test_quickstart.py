@@ -15,7 +15,7 @@ from PIL import Image
 
 import mlflow_breadcrumbs
 from mlflow_breadcrumbs import errors
-from mlflow_breadcrumbs.quickstart import contest, flow, materials, pretrain, settings, tasks
+from mlflow_breadcrumbs.quickstart import contest, materials, pretrain, run, settings, tasks
 from mlflow_breadcrumbs.registry import versions
 
 SMALL = settings.Settings(
@@ -35,7 +35,7 @@ def shown(tmp_path_factory):
     here = os.getcwd()
     os.chdir(tmp_path_factory.mktemp("quickstart"))
     before = mlflow.get_tracking_uri()
-    result = flow.quickstart("demo", SMALL)
+    result = run.quickstart("demo", SMALL)
     assert mlflow.get_tracking_uri() == before
     folder = Path.cwd() / "demo"
     conftest.use(f"sqlite:///{folder / 'mlflow.db'}")
@@ -144,14 +144,14 @@ def test_an_average_counts_every_task_alike():
 def test_a_folder_with_something_else_is_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(errors.QuickstartError, match="holds something that the quickstart did not"):
-        flow.quickstart(tmp_path, SMALL)
+        run.quickstart(tmp_path, SMALL)
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
     with pytest.raises(errors.QuickstartError, match="give another --folder"):
-        flow.quickstart(tmp_path / "thesis.tex", SMALL)
+        run.quickstart(tmp_path / "thesis.tex", SMALL)
 
 
 def test_a_package_without_its_project_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(mlflow_breadcrumbs, "__file__", str(tmp_path / "site" / "pkg" / "x.py"))
     with pytest.raises(errors.QuickstartError, match=r"no MLproject in .*clone its repository"):
-        flow.quickstart(tmp_path / "demo", SMALL)
+        run.quickstart(tmp_path / "demo", SMALL)
     assert not (tmp_path / "demo").exists()

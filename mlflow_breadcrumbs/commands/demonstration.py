@@ -28,9 +28,9 @@ def quickstart_command(folder: str, seed: int, as_json: bool) -> None:
     with no download, in less than three minutes on two processors.
     """
     from mlflow_breadcrumbs.commands import terminal
-    from mlflow_breadcrumbs.quickstart import flow, settings
+    from mlflow_breadcrumbs.quickstart import run, settings
 
-    shown = flow.quickstart(folder, settings.Settings(seed=seed), terminal.show)
+    shown = run.quickstart(folder, settings.Settings(seed=seed), terminal.show)
     if as_json:
         printing.print_json(shown.to_dict())
         return

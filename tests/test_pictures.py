@@ -46,7 +46,7 @@ def comparison(sources):
 
 @pytest.mark.parametrize("sources", [1, 2, 8, 40])
 def test_heat_maps(sources):
-    assert opened(results.heat_map(comparison(sources))).width < 6000
+    assert opened(comparison(sources).picture()).width < 6000
 
 
 @pytest.mark.parametrize("classes", [1, 3, 30, 200])
@@ -56,7 +56,7 @@ def test_confusion_matrices(classes):
     found = scoring.Accuracy(
         "t", "t/test", 3 * classes, 3 * classes, "file", "sha256:0", 1, 0.0, names, outcomes
     )
-    assert opened(results.confusion(found)).width < 2500
+    assert opened(found.picture()).width < 2500
 
 
 @pytest.mark.parametrize("tasks", [1, 12])

@@ -13,7 +13,6 @@ from click.testing import CliRunner
 
 from mlflow_breadcrumbs import cli, errors
 from mlflow_breadcrumbs.engine import recipe
-from mlflow_breadcrumbs.figures import results
 from mlflow_breadcrumbs.pipeline import flow
 from mlflow_breadcrumbs.registry import run_files
 from mlflow_breadcrumbs.report import contents, page
@@ -104,7 +103,7 @@ def test_the_page_says_all_and_stands_alone(zoo):
 
 def test_pictures_of_studies_in_the_run_are_on_the_page(zoo):
     version = merge(zoo, tasks=None)
-    png = results.heat_map(contents.compare.compare(zoo.base, zoo.sources))
+    png = contents.compare.compare(zoo.base, zoo.sources).picture()
     run_files.log_bytes(version.run_id, png, "sweep/density and alpha.png")
     run_files.log_bytes(version.run_id, png, "scaling/<b>.png")
     before = files_of(version.run_id)

@@ -42,7 +42,6 @@ def compare_command(
     settings = options.make_recipe(everything, given)
     from mlflow_breadcrumbs.commands import terminal
     from mlflow_breadcrumbs.engine import merging
-    from mlflow_breadcrumbs.figures import results
     from mlflow_breadcrumbs.search import compare, study_records
     from mlflow_breadcrumbs.support import outputs
 
@@ -57,7 +56,7 @@ def compare_command(
         show=terminal.show,
     )
     if output:
-        outputs.write(output, results.heat_map(found))
+        outputs.write(output, found.picture())
     run_id = study_records.record_comparison(found) if log else None
     if as_json:
         printing.print_json(found.to_dict() | ({"run_id": run_id} if run_id else {}))

@@ -73,7 +73,7 @@ def log_accuracies(
             for name, counts in zip(found.classes, found.confusion().tolist(), strict=True)
         ]
         client.log_text(run_id, tables.to_csv(matrix), f"confusion/{found.task}.csv")
-        run_files.log_bytes(run_id, results.confusion(found), f"confusion/{found.task}.png")
+        run_files.log_bytes(run_id, found.picture(), f"confusion/{found.task}.png")
 
 
 def read_evaluation(run_id: str) -> dict[str, Any] | None:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import torch
 
 from mlflow_breadcrumbs import errors
+from mlflow_breadcrumbs.figures import results
 from mlflow_breadcrumbs.models import architecture, features, heads, image_sets
 from mlflow_breadcrumbs.support import intervals, progress
 
@@ -53,6 +54,12 @@ class Accuracy:
         for label, predicted, images in self.outcomes:
             counts[label, predicted] = images
         return counts
+
+    def picture(self) -> bytes:
+        """The confusion matrix as PNG."""
+        low, high = self.interval()
+        title = f"{self.image_set}: {self.value:.3f} ({low:.3f} to {high:.3f})"
+        return results.confusion(self.classes, self.confusion(), title)
 
     def per_class(self) -> list[dict[str, Any]]:
         """Give one row per class that has images: accuracy, interval, and what it is taken for."""

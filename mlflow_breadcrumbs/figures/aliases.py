@@ -5,12 +5,12 @@ there is drawn with a broken line. Where only an interval is known of a change, 
 """
 
 import datetime
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from mlflow_breadcrumbs import errors, ledger
+from mlflow_breadcrumbs.figures import canvas
 from mlflow_breadcrumbs.ledger import alias_history
 
 MARKERS = {
@@ -62,7 +62,7 @@ def draw(name: str, found: Sequence[ledger.Change], end: str) -> bytes:
     panels[-1].set_xlabel("time (UTC)")
     figure.suptitle(f"aliases of {name}", fontsize=12)
     _legend(figure, found)
-    return _png(figure)
+    return canvas.png(figure)
 
 
 def _levels(own: Sequence[ledger.Change]) -> list[str | None]:
@@ -180,18 +180,8 @@ def _time_axis(axes: Any) -> None:
 
 def _figure(heights: Sequence[float]) -> tuple[Any, list[Any]]:
     """A figure with a panel under the other, which share the time."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, sum(heights) + 1.2), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = canvas.blank(10, sum(heights) + 1.2)
     panels = figure.subplots(
         len(heights), 1, sharex=True, squeeze=False, height_ratios=list(heights)
     )
     return figure, [row[0] for row in panels]
-
-
-def _png(figure: Any) -> bytes:
-    content = io.BytesIO()
-    figure.savefig(content, format="png")
-    return content.getvalue()

@@ -3,14 +3,13 @@
 matplotlib is imported when a picture is drawn: most commands draw none.
 """
 
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from mlflow_breadcrumbs.evaluation import scoring
-from mlflow_breadcrumbs.search import compare
+from mlflow_breadcrumbs.figures import canvas
 
 SERIES = (
     ("zero_shot_accuracy", "base (zero-shot)", "#d9d9d9", ""),
@@ -34,7 +33,7 @@ def bars(rows: Sequence[Mapping[str, Any]], *, split: str = "test") -> bytes:
         split: of the images, for the axis.
     """
     tasks = [str(row["task"]) for row in rows]
-    figure = _figure(max(6.0, 1.6 * len(tasks) + 2), 4)
+    figure = canvas.blank(max(6.0, 1.6 * len(tasks) + 2), 4)
     axes = figure.add_subplot()
     width = 0.27
     for number, (key, label, colour, hatch) in enumerate(SERIES):
@@ -60,57 +59,68 @@ def bars(rows: Sequence[Mapping[str, Any]], *, split: str = "test") -> bytes:
     )
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside lower center", ncols=3, frameon=False)
-    return _png(figure)
+    return canvas.png(figure)
 
 
-def heat_map(found: compare.Comparison) -> bytes:
+def heat_map(
+    sources: Sequence[str],
+    cosines: npt.NDArray[np.float64],
+    moved: Mapping[str, npt.NDArray[np.float64]],
+    *,
+    still: int = 0,
+) -> bytes:
     """Cosines between the sources, and how far each moved every layer group.
 
-    Layer groups that no source changes are left out, and counted in the title.
+    Args:
+        sources: Their URIs.
+        cosines: Of the task vectors, -1…1, [sources, sources].
+        moved: ‖τ‖ / ‖base‖ by layer group, [sources]; at least one.
+        still: Layer groups that no source changes: they are not in `moved`, the title counts them.
     """
-    names = [_short(uri) for uri in found.sources]
-    layers = {name: layer for name, layer in found.layers.items() if layer.norms.any()}
-    count, still = len(names), len(found.layers) - len(layers)
+    names = [_short(uri) for uri in sources]
+    count = len(names)
     cell = 0.62 if count <= ANNOTATED else 0.3
     side = max(2.4, cell * count)
-    margin = 0.09 * max(map(len, [*names, *layers]), default=0)  # inches for the rows' names
-    height = max(side + 0.7 * margin + 1, 0.2 * len(layers) + 2.4)
-    figure = _figure(2 * (side + margin + 1.2), height)
+    margin = 0.09 * max(map(len, [*names, *moved]), default=0)  # inches for the rows' names
+    height = max(side + 0.7 * margin + 1, 0.2 * len(moved) + 2.4)
+    figure = canvas.blank(2 * (side + margin + 1.2), height)
     left, right = figure.subplots(1, 2, width_ratios=[1, 1])
-    cosines = found.total.cosines.copy()
+    cosines = cosines.copy()
     np.fill_diagonal(cosines, np.nan)  # always 1: it would only flatten the others
     least, most = np.nanmin(cosines, initial=0.0), np.nanmax(cosines, initial=0.2)
     drawn = _matrix(left, cosines, names, names, ".2f", low=float(least), high=float(most))
     figure.colorbar(drawn, ax=left, shrink=0.6).ax.tick_params(labelsize=8)
     left.set_title("cosine of the task vectors", fontsize=10)
-    moved = np.array([layer.ratios for layer in layers.values()]).reshape(len(layers), count)
-    drawn = _matrix(right, moved, list(layers), names, ".2f", low=0.0)
+    ratios = np.array(list(moved.values())).reshape(len(moved), count)
+    drawn = _matrix(right, ratios, list(moved), names, ".2f", low=0.0)
     figure.colorbar(drawn, ax=right, shrink=0.6).ax.tick_params(labelsize=8)
     unchanged = f"; {still} unchanged left out" if still else ""
     right.set_title(f"‖τ‖ / ‖base‖ per layer group{unchanged}", fontsize=10)
-    return _png(figure)
+    return canvas.png(figure)
 
 
-def confusion(accuracy: scoring.Accuracy) -> bytes:
-    """The confusion matrix of a task: each row is a true class, as fractions of its images."""
-    counts = accuracy.confusion().astype(float)
+def confusion(classes: Sequence[str], counts: npt.NDArray[np.int64], title: str) -> bytes:
+    """A confusion matrix: each row is a true class, as fractions of its images.
+
+    Args:
+        classes: Their names.
+        counts: Images by true and predicted class, [classes, classes].
+        title: Above the picture.
+    """
     totals = counts.sum(axis=1, keepdims=True)
-    shares = np.divide(counts, totals, out=np.zeros_like(counts), where=totals > 0)
-    size = len(accuracy.classes)
-    names = [_clipped(name) for name in accuracy.classes] if size <= NAMED else []
+    shares = np.divide(counts, totals, out=np.zeros(counts.shape), where=totals > 0)
+    size = len(classes)
+    names = [_clipped(name) for name in classes] if size <= NAMED else []
     edge = min(14.0, max(3.2, (0.5 if size <= ANNOTATED else 0.26) * size))
-    figure = _figure(edge + 2.4, edge + 1.4)
+    figure = canvas.blank(edge + 2.4, edge + 1.4)
     axes = figure.add_subplot()
     drawn = _matrix(axes, shares, names, names, ".2f", low=0.0, high=1.0, gamma=0.5)
     figure.colorbar(drawn, ax=axes, shrink=0.7).ax.tick_params(labelsize=8)
     axes.set_aspect("equal")
     axes.set_xlabel("predicted" if names else f"predicted ({size} classes, by number)")
     axes.set_ylabel("true")
-    low, high = accuracy.interval()
-    axes.set_title(
-        f"{accuracy.image_set}: {accuracy.value:.3f} ({low:.3f} to {high:.3f})", fontsize=10
-    )
-    return _png(figure)
+    axes.set_title(title, fontsize=10)
+    return canvas.png(figure)
 
 
 def _matrix(
@@ -157,21 +167,6 @@ def _matrix(
                 color="white" if dark else "#222222",
             )
     return drawn
-
-
-def _figure(width: float, height: float) -> Any:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _png(figure: Any) -> bytes:
-    content = io.BytesIO()
-    figure.savefig(content, format="png")
-    return content.getvalue()
 
 
 def _short(uri: str) -> str:

@@ -4,11 +4,12 @@ Every picture reads without colour: numbers in the cells, markers and dashes on 
 on the bars.
 """
 
-import io
 import itertools
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from mlflow_breadcrumbs.figures import canvas
 
 METRIC = "average_normalized_accuracy"
 LABEL = "average normalized accuracy"
@@ -82,7 +83,7 @@ def heat_map(rows: Sequence[Row], best: Row) -> bytes | None:
         f"{_measured_on(rows)}; each cell is the best over the other fields", fontsize=10
     )
     figure.colorbar(image, ax=axes, label=LABEL)
-    return _png(figure)
+    return canvas.png(figure)
 
 
 def lines(rows: Sequence[Row], best: Row) -> bytes | None:
@@ -120,7 +121,7 @@ def lines(rows: Sequence[Row], best: Row) -> bytes | None:
     axes.set_title(f"{_measured_on(rows)}; {what}", fontsize=10)
     axes.legend(frameon=False, fontsize=9)
     axes.grid(alpha=0.3)
-    return _png(figure)
+    return canvas.png(figure)
 
 
 def robustness(rows: Sequence[Row], best: float) -> bytes | None:
@@ -153,7 +154,7 @@ def robustness(rows: Sequence[Row], best: float) -> bytes | None:
     axes.set_title("robustness of the chosen recipe, validation images", fontsize=10)
     axes.legend(frameon=False, fontsize=9)
     axes.grid(alpha=0.3)
-    return _png(figure)
+    return canvas.png(figure)
 
 
 def over_time(rows: Sequence[Row], floors: Mapping[str, float | None]) -> bytes:
@@ -188,7 +189,7 @@ def over_time(rows: Sequence[Row], floors: Mapping[str, float | None]) -> bytes:
         axes.set_title(f"{task}: {values[-1]:.3f}{asked}", fontsize=10)
         axes.grid(alpha=0.3)
     figure.supylabel("accuracy; bars: 95% intervals", fontsize=9)
-    return _png(figure)
+    return canvas.png(figure)
 
 
 def _scatter(rows: Sequence[Row], best: Row) -> bytes:
@@ -221,7 +222,7 @@ def _scatter(rows: Sequence[Row], best: Row) -> bytes:
     axes.set_ylabel("density")
     axes.set_title(f"one point per recipe; {_measured_on(rows)}", fontsize=10)
     figure.colorbar(drawn, ax=axes, label=LABEL)
-    return _png(figure)
+    return canvas.png(figure)
 
 
 def _measured_on(rows: Sequence[Row]) -> str:
@@ -253,18 +254,8 @@ def _frame(axes: Any, x: int, y: int) -> None:
 def _figure(
     width: float, height: float, columns: int = 1, *, rows: int = 1, share: bool = True
 ) -> tuple[Any, Any]:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = canvas.blank(width, height)
     return figure, figure.subplots(rows, columns, sharey=share and columns > 1)
-
-
-def _png(figure: Any) -> bytes:
-    content = io.BytesIO()
-    figure.savefig(content, format="png")
-    return content.getvalue()
 
 
 def scaling(rows: Sequence[Row]) -> bytes:
@@ -296,7 +287,7 @@ def scaling(rows: Sequence[Row]) -> bytes:
         if protocol == protocols[0]:
             axes.set_ylabel(f"{LABEL}, test images")
             axes.legend(frameon=False, fontsize=9)
-    return _png(figure)
+    return canvas.png(figure)
 
 
 def blame(rows: Sequence[Row], sentence: str, most: int = 12) -> bytes:
@@ -340,4 +331,4 @@ def blame(rows: Sequence[Row], sentence: str, most: int = 12) -> bytes:
         fontsize=10,
     )
     figure.suptitle("\n".join(textwrap.wrap(sentence, 130)), fontsize=10, x=0.01, ha="left")
-    return _png(figure)
+    return canvas.png(figure)

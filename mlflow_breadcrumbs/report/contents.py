@@ -6,7 +6,6 @@ from typing import Any
 
 from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.engine import recipe
-from mlflow_breadcrumbs.figures import results
 from mlflow_breadcrumbs.lineage import contents, relatives
 from mlflow_breadcrumbs.registry import run_files, tag_keys, versions
 from mlflow_breadcrumbs.search import compare, study_records
@@ -182,7 +181,7 @@ def _comparison(
         return None, None, str(error)
     if log and resolved.run_id:
         study_records.log_comparison(resolved.run_id, found)
-    return found.to_dict(), results.heat_map(found), ""
+    return found.to_dict(), found.picture(), ""
 
 
 def _savings(

@@ -15,6 +15,7 @@ from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.engine import checkpoints, layer_groups, merging, recipe
 from mlflow_breadcrumbs.engine.backends import choosing
 from mlflow_breadcrumbs.engine.backends.cpu import geometry
+from mlflow_breadcrumbs.figures import results
 from mlflow_breadcrumbs.pipeline import inputs
 from mlflow_breadcrumbs.registry import versions
 from mlflow_breadcrumbs.search import advice
@@ -40,6 +41,12 @@ class Comparison:
     model_parameters: int
     """Elements of all tensors of the base, the unmerged ones too."""
     findings: tuple[advice.Finding, ...]
+
+    def picture(self) -> bytes:
+        """The cosines and the length of every layer group, as PNG."""
+        moved = {name: layer.ratios for name, layer in self.layers.items() if layer.norms.any()}
+        still = len(self.layers) - len(moved)
+        return results.heat_map(self.sources, self.total.cosines, moved, still=still)
 
     def rows(self) -> list[dict[str, Any]]:
         """The table, one row per source; the last columns look at the other sources.

@@ -7,7 +7,6 @@ from typing import Any
 import mlflow
 from mlflow.entities import Param
 
-from mlflow_breadcrumbs.figures import results
 from mlflow_breadcrumbs.pipeline import inputs, recording
 from mlflow_breadcrumbs.registry import run_files, runs, tag_keys, versions
 from mlflow_breadcrumbs.search import compare
@@ -32,7 +31,7 @@ def log_comparison(run_id: str, found: compare.Comparison) -> None:
     client = mlflow.MlflowClient()
     client.log_dict(run_id, found.to_dict(), "comparison.json")
     client.log_text(run_id, tables.to_csv(found.rows()), "comparison.csv")
-    run_files.log_bytes(run_id, results.heat_map(found), "comparison.png")
+    run_files.log_bytes(run_id, found.picture(), "comparison.png")
 
 
 def record_comparison(found: compare.Comparison) -> str:

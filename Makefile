@@ -25,10 +25,11 @@ test: setup  ## all tests, the slow ones too
 test-fast: setup  ## without the slow tests
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -m 'not slow'
 
-lint: setup  ## ruff and mypy
+lint: setup  ## ruff, mypy, and the order of the rooms
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 bench: setup  ## time the engine; --mergekit PATH compares: make bench ARGUMENTS='--mergekit …'
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python benchmarks/engine.py $(ARGUMENTS)

@@ -22,8 +22,8 @@ def listener():
 def receiver(listener, tmp_path, monkeypatch):
     """The listener as a receiver that is known to an empty ledger."""
     monkeypatch.setenv(stores.VARIABLE, f"sqlite:///{tmp_path}/ledger.db")
-    found = ledger.Receiver(listener.url, SECRET)
-    ledger.deliver(found)
+    found = outbox.Receiver(listener.url, SECRET)
+    outbox.deliver(found)
     return found
 
 
@@ -38,11 +38,11 @@ def outcome(done):
 
 
 def test_an_event_is_sent_signed_in_the_specifications_form(listener, ledger_uri):
-    receiver = ledger.Receiver(listener.url, SECRET)
-    assert outcome(ledger.deliver(receiver)) == (0, 0, None)
+    receiver = outbox.Receiver(listener.url, SECRET)
+    assert outcome(outbox.deliver(receiver)) == (0, 0, None)
     write(alias="champion", before="1", after="2", because="promote")
-    assert outcome(ledger.deliver(receiver)) == (1, 0, None)
-    assert outcome(ledger.deliver(receiver)) == (0, 0, None)
+    assert outcome(outbox.deliver(receiver)) == (1, 0, None)
+    assert outcome(outbox.deliver(receiver)) == (0, 0, None)
     listener.check(SECRET)
     (sent,) = listener.events
     (event,) = ledger.history("m")
@@ -58,7 +58,7 @@ def test_only_outcomes_about_promotions_are_sent(listener, receiver):
         write(kind)
     write("alias", "intent")
     write("promotion", "failed")
-    assert ledger.deliver(receiver).sent == 4
+    assert outbox.deliver(receiver).sent == 4
     assert [sent["type"] for sent in listener.events] == [
         "alias.done",
         "alias_observed.done",
@@ -70,7 +70,7 @@ def test_only_outcomes_about_promotions_are_sent(listener, receiver):
 def test_the_kinds_can_be_chosen(listener, receiver):
     write("merge")
     write("alias")
-    assert ledger.deliver(ledger.Receiver(receiver.url, SECRET, ("merge",))).sent == 1
+    assert outbox.deliver(outbox.Receiver(receiver.url, SECRET, ("merge",))).sent == 1
     assert listener.events[0]["type"] == "merge.done"
 
 
@@ -79,9 +79,9 @@ def test_one_that_fails_first_gets_all_in_order_and_the_same_id_again(listener, 
         write(number=number)
     listener.answers = [500, 302]
     words = "event 1: the receiver answered 500 Internal Server Error"
-    assert outcome(ledger.deliver(receiver)) == (0, 3, words)
-    assert outcome(ledger.deliver(receiver)) == (0, 3, "event 1: the receiver answered 302 Found")
-    assert outcome(ledger.deliver(receiver)) == (3, 0, None)
+    assert outcome(outbox.deliver(receiver)) == (0, 3, words)
+    assert outcome(outbox.deliver(receiver)) == (0, 3, "event 1: the receiver answered 302 Found")
+    assert outcome(outbox.deliver(receiver)) == (3, 0, None)
     assert [sent["data"]["details"]["number"] for sent in listener.events] == [0, 0, 0, 1, 2]
     ids = [headers["webhook-id"] for headers, _ in listener.requests]
     assert len(set(ids[:3])) == 1
@@ -95,22 +95,22 @@ def test_a_patient_sender_waits_longer_each_time(listener, receiver, monkeypatch
     listener.answers = [500] * 20
     for _ in range(12):
         monkeypatch.setattr(outbox, "_soon", lambda: "")
-        ledger.deliver(receiver)
+        outbox.deliver(receiver)
     assert waits == [5, 10, 20, 40, 80, 160, 320, 640, 1280, 2560, 3600, 3600]
-    assert outcome(ledger.deliver(receiver, patient=True))[:2] == (0, 1)
+    assert outcome(outbox.deliver(receiver, patient=True))[:2] == (0, 1)
     assert len(listener.requests) == 12  # it is not due
 
 
 def test_one_that_is_not_there_gets_them_when_it_is_back(tmp_path, monkeypatch):
     monkeypatch.setenv(stores.VARIABLE, f"sqlite:///{tmp_path}/ledger.db")
     with listeners.running() as first:
-        receiver = ledger.Receiver(first.url, SECRET)
-        ledger.deliver(receiver)
+        receiver = outbox.Receiver(first.url, SECRET)
+        outbox.deliver(receiver)
         port = int(first.url.split(":")[2].split("/")[0])
     write()
-    assert outcome(ledger.deliver(receiver)) == (0, 1, "event 1: the receiver is not there")
+    assert outcome(outbox.deliver(receiver)) == (0, 1, "event 1: the receiver is not there")
     with listeners.running(port) as again:
-        assert outcome(ledger.deliver(receiver)) == (1, 0, None)
+        assert outcome(outbox.deliver(receiver)) == (1, 0, None)
         assert len(again.events) == 1
 
 
@@ -119,7 +119,7 @@ def test_one_that_does_not_answer(listener, receiver, monkeypatch):
     listener.silent = threading.Event()
     write()
     words = "event 1: the receiver does not answer in time"
-    assert outcome(ledger.deliver(receiver)) == (0, 1, words)
+    assert outcome(outbox.deliver(receiver)) == (0, 1, words)
 
 
 def test_a_job_does_not_wait_for_one_that_does_not_answer(listener, receiver, monkeypatch):
@@ -127,7 +127,7 @@ def test_a_job_does_not_wait_for_one_that_does_not_answer(listener, receiver, mo
     monkeypatch.setattr(outbox, "_post", _never_ending(outbox._post))
     listener.silent = threading.Event()
     write()
-    ledger.deliver_briefly(receiver, ledger.now())
+    outbox.deliver_briefly(receiver, ledger.now())
     assert listener.come.wait(30)
     assert not listener.silent.is_set()  # the request is still open, and the job goes on
 
@@ -142,7 +142,7 @@ def test_a_job_tells_what_it_wrote_also_to_one_that_is_new(listener, ledger_uri,
     write(number=0)
     begun = later_than(ledger.history("m")[-1].time)
     write(number=1)
-    ledger.deliver_briefly(ledger.Receiver(listener.url, SECRET), begun)
+    outbox.deliver_briefly(outbox.Receiver(listener.url, SECRET), begun)
     assert [sent["data"]["details"]["number"] for sent in listener.events] == [1]
 
 
@@ -155,17 +155,17 @@ def later_than(time):
 def test_a_job_goes_on_whatever_happens(receiver, caplog, monkeypatch):
     monkeypatch.setattr(outbox, "BRIEFLY", 60)
     monkeypatch.setenv(stores.VARIABLE, "postgresql://ann@127.0.0.1:9/x")
-    ledger.deliver_briefly(receiver, ledger.now())
+    outbox.deliver_briefly(receiver, ledger.now())
     assert "events were not delivered: the ledger " in caplog.text
 
 
 def test_while_one_process_delivers_another_does_not(listener, receiver):
     listener.silent = threading.Event()
     write()
-    thread = threading.Thread(target=ledger.deliver, args=(receiver,))
+    thread = threading.Thread(target=outbox.deliver, args=(receiver,))
     thread.start()
     assert listener.come.wait(30)
-    assert outcome(ledger.deliver(receiver)) == (0, 1, "another process is delivering them")
+    assert outcome(outbox.deliver(receiver)) == (0, 1, "another process is delivering them")
     listener.silent.set()
     thread.join()
     assert len(listener.events) == 1
@@ -175,22 +175,22 @@ def test_an_event_that_is_refused_can_be_given_up(listener, receiver):
     write(number=0)
     write(number=1)
     listener.answers = [400]
-    assert ledger.deliver(receiver).waiting == 2
-    assert outcome(ledger.deliver(receiver, skip=True)) == (1, 0, None)
+    assert outbox.deliver(receiver).waiting == 2
+    assert outcome(outbox.deliver(receiver, skip=True)) == (1, 0, None)
     assert [sent["data"]["details"]["number"] for sent in listener.events] == [0, 1]
 
 
 def test_the_whole_history_where_it_is_asked_for(listener, ledger_uri):
     for number in range(3):
         write(number=number)
-    receiver = ledger.Receiver(listener.url, SECRET)
-    assert ledger.deliver(receiver).sent == 0
-    assert ledger.deliver(receiver, since=1).sent == 2
+    receiver = outbox.Receiver(listener.url, SECRET)
+    assert outbox.deliver(receiver).sent == 0
+    assert outbox.deliver(receiver, since=1).sent == 2
     assert [sent["data"]["sequence"] for sent in listener.events] == [2, 3]
 
 
 def test_following_delivers_what_comes(listener, receiver):
-    rounds = ledger.follow(receiver, interval=0.01)
+    rounds = outbox.follow(receiver, interval=0.01)
     assert next(rounds).sent == 0
     write()
     assert next(rounds).sent == 1
@@ -202,4 +202,4 @@ def test_the_ledger_keeps_no_url(listener, receiver, tmp_path):
 
 def test_a_url_that_is_none():
     with pytest.raises(errors.HookError, match=r"events can't be sent to 'ftp://x'; write https"):
-        ledger.Receiver("ftp://x", SECRET)
+        outbox.Receiver("ftp://x", SECRET)

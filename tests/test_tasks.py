@@ -10,6 +10,7 @@ from pyarrow import parquet
 
 from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.models import tasks
+from mlflow_breadcrumbs.registry import task_files
 
 
 def write(folder, text):
@@ -226,12 +227,12 @@ def test_task_file_and_images_in_mlflow(tmp_path):
     with mlflow.start_run(experiment_id=experiment) as run:
         mlflow.log_artifacts(str(tmp_path / "data"), "study")
     (local,) = tasks.load_tasks(tmp_path / "data/tasks.yaml")
-    (remote,) = tasks.load_tasks(f"runs:/{run.info.run_id}/study/tasks.yaml")
+    (remote,) = task_files.load(f"runs:/{run.info.run_id}/study/tasks.yaml")
     assert remote.images("test").digest == local.images("test").digest
     uri = f"runs:/{run.info.run_id}/study/images"
-    (mixed,) = tasks.load_tasks(
+    (mixed,) = task_files.load(
         write(tmp_path, f"tasks: [{{name: t, images: {{folder: '{uri}'}}}}]")
     )
     assert len(mixed.images("test")) == 6
     with pytest.raises(errors.TaskError, match="can't be fetched"):
-        tasks.load_tasks(f"runs:/{run.info.run_id}/study/absent.yaml")
+        task_files.load(f"runs:/{run.info.run_id}/study/absent.yaml")

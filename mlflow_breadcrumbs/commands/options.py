@@ -233,17 +233,16 @@ def receiver_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def make_receiver(url: str | None, secret_file: str | None, kinds: str | None) -> Any:
-    """The `ledger.Receiver` of the options and the environment; `None` without a URL."""
+    """The `outbox.Receiver` of the options and the environment; `None` without a URL."""
     url = url or os.environ.get(NOTIFY_URL)
     if not url:
         return None
-    from mlflow_breadcrumbs import ledger
-    from mlflow_breadcrumbs.webhooks import signatures
+    from mlflow_breadcrumbs.webhooks import outbox, signatures
 
     secret = signatures.read_secret(secret_file, NOTIFY_SECRET, "--notify-secret-file")
     listed = kinds or os.environ.get(NOTIFY_KINDS, "")
     chosen = tuple(kind.strip() for kind in listed.split(",") if kind.strip())
-    return ledger.Receiver(url, secret, chosen)
+    return outbox.Receiver(url, secret, chosen)
 
 
 def notify_option(command: Callable[..., None]) -> Callable[..., None]:
@@ -276,9 +275,9 @@ def notify_option(command: Callable[..., None]) -> Callable[..., None]:
 def notify(context: click.Context) -> None:
     """Deliver briefly what the command has written so far, if it was given a receiver."""
     if found := context.meta.get(_NOTIFY):
-        from mlflow_breadcrumbs import ledger
+        from mlflow_breadcrumbs.webhooks import outbox
 
-        ledger.deliver_briefly(*found)
+        outbox.deliver_briefly(*found)
 
 
 _NOTIFY = "mlflow_breadcrumbs.notify"

@@ -50,7 +50,7 @@ def import_command(
         --registered-model clip --tasks tasks.yaml
     """
     from mlflow_breadcrumbs.commands import terminal
-    from mlflow_breadcrumbs.models import tasks as task_files
+    from mlflow_breadcrumbs.registry import task_files
     from mlflow_breadcrumbs.sources import importing
 
     version = importing.import_checkpoint(
@@ -58,7 +58,7 @@ def import_command(
         architecture_name=architecture,
         registered_model=registered_model,
         task=task,
-        task_list=task_files.load_tasks(tasks) if tasks else (),
+        task_list=task_files.load(tasks) if tasks else (),
         head=head,
         device=device,
         progress=terminal.show,
@@ -111,12 +111,13 @@ def finetune_command(
         --registered-model clip-cars
     """
     from mlflow_breadcrumbs.commands import terminal
-    from mlflow_breadcrumbs.models import tasks as task_files
+    from mlflow_breadcrumbs.models.tasks import find
+    from mlflow_breadcrumbs.registry import task_files
     from mlflow_breadcrumbs.sources import finetuning, training
 
     version = finetuning.finetune(
         base,
-        task_files.find(task_files.load_tasks(tasks), task),
+        find(task_files.load(tasks), task),
         registered_model=registered_model,
         settings=training.Settings(
             **{name: value for name, value in settings.items() if value is not None}

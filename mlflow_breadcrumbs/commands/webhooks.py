@@ -8,7 +8,7 @@ import click
 from mlflow_breadcrumbs.commands import auditing, options, printing
 
 if TYPE_CHECKING:
-    from mlflow_breadcrumbs import ledger
+    from mlflow_breadcrumbs.webhooks import outbox
 
 VARIABLE = "BREADCRUMBS_WEBHOOK_SECRET"
 
@@ -132,18 +132,18 @@ def deliver_command(
 
     Exit code 1 if some wait.
     """
-    from mlflow_breadcrumbs import ledger
+    from mlflow_breadcrumbs.webhooks import outbox
 
     receiver = options.make_receiver(notify_url, notify_secret_file, kinds)
     if receiver is None:
         raise click.UsageError(f"Give --notify-url, or set {options.NOTIFY_URL}.")
-    done = ledger.deliver(receiver, since=since, skip=skip)
+    done = outbox.deliver(receiver, since=since, skip=skip)
     if not follow:
         _print_delivered(done, as_json)
         context.exit(1 if done.waiting else 0)
     problem = None
     try:
-        for more in itertools.chain([done], ledger.follow(receiver)):
+        for more in itertools.chain([done], outbox.follow(receiver)):
             if more.sent or more.problem != problem:
                 _print_delivered(more, as_json)
             problem = more.problem
@@ -151,7 +151,7 @@ def deliver_command(
         click.echo("the delivery ends", err=True)
 
 
-def _print_delivered(done: "ledger.Delivered", as_json: bool) -> None:
+def _print_delivered(done: "outbox.Delivered", as_json: bool) -> None:
     """What came of an attempt; as JSON, one object per line."""
     if as_json:
         printing.print_json_line(done.to_dict())

@@ -10,7 +10,7 @@ from mlflow_breadcrumbs import ledger
 from mlflow_breadcrumbs.evaluation import accuracy_records, caches, meters, scoring
 from mlflow_breadcrumbs.flavor import loading
 from mlflow_breadcrumbs.models import image_sets, tasks
-from mlflow_breadcrumbs.registry import runs, tag_keys, versions
+from mlflow_breadcrumbs.registry import runs, tag_keys, task_files, versions
 from mlflow_breadcrumbs.support import devices, progress
 
 
@@ -74,7 +74,7 @@ def evaluate_version(
         DeviceError: the device is absent, or not even one image fits into its memory.
     """
     device = devices.choose_device(device)
-    listed = tasks.load_tasks(task_file)
+    listed = task_files.load(task_file)
     chosen = [tasks.find(listed, name) for name in only] or list(listed)
     resolved = versions.resolve(uri)
     ledger.check()

@@ -1,15 +1,15 @@
 """The ledger: in SQL, an index of the lineage and the append-only history of what was done.
 
-1. `store` finds and opens the database (SQLite beside the registry, PostgreSQL by URI);
+1. `stores` finds and opens the database (SQLite beside the registry, PostgreSQL by URI);
    `migrations` makes the tables that `schema` declares.
 2. `events` adds to the history, each event with the hash of the one before; `chain` walks it.
-3. `journal` puts a job into the history: intent, act, outcome, and the head into MLflow.
-4. `index` is filled from the registry and answers what descends from what, by recursive queries.
-5. `aliases` moves an alias, with the compare-and-set that MLflow lacks.
-6. `audit` holds the ledger against MLflow.
-7. `whereabouts` keeps where each alias was last known to be; `observation` holds that against the
-   registry, or takes what a webhook tells; `chronicle` reads the events as the moves of aliases.
-8. `outbox` delivers events to a receiver outside.
+3. `journal` puts a job into the history: intent, act, outcome; `anchors` puts the head into MLflow;
+   `settling` finds out what came of a job that was killed in between.
+4. `index` is filled from the registry and answers what descends from what, by recursive `queries`.
+5. `alias_moves` moves an alias, with the compare-and-set that MLflow lacks.
+6. `alias_state` keeps where each alias was last known to be; `alias_watch` holds that against the
+   registry, or takes what a webhook tells; `alias_history` reads the events as moves of aliases.
+7. `audit` holds the ledger against MLflow.
 
 ```python
 from mlflow_breadcrumbs import ledger
@@ -40,16 +40,13 @@ from mlflow_breadcrumbs.ledger.queries import (
 )
 from mlflow_breadcrumbs.ledger.settling import settle
 from mlflow_breadcrumbs.ledger.stores import using
-from mlflow_breadcrumbs.webhooks.outbox import Delivered, Receiver, deliver, deliver_briefly, follow
 
 __all__ = [
     "Change",
     "Check",
-    "Delivered",
     "Delivery",
     "Event",
     "Head",
-    "Receiver",
     "Standing",
     "Synced",
     "Verdict",
@@ -58,10 +55,7 @@ __all__ = [
     "anchor_last",
     "check",
     "check_version",
-    "deliver",
-    "deliver_briefly",
     "descendants",
-    "follow",
     "head",
     "history",
     "is_made",

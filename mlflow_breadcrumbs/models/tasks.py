@@ -52,6 +52,9 @@ _SPLIT_WORDS = {
     "test": "test",
 }
 
+Fetch = Callable[[str], Path]
+"""Brings the file or folder behind a URI here, or raises `TaskError`."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Task:
@@ -187,11 +190,12 @@ class Task:
         return classes
 
 
-def load_tasks(path: str | Path) -> tuple[Task, ...]:
+def load_tasks(path: str | Path, fetch: Fetch | None = None) -> tuple[Task, ...]:
     """Read a task file.
 
     Args:
-        path: A YAML file, or the MLflow artifact URI of one.
+        path: A YAML file, or the URI of one.
+        fetch: Where files may be behind URIs; `registry.task_files` gives MLflow's.
 
     Raises:
         TaskError: The file is missing or not a valid task file; every fault is listed.
@@ -201,8 +205,9 @@ def load_tasks(path: str | Path) -> tuple[Task, ...]:
         base, _, name = str(path).rpartition("/")
     else:
         base, name = str(Path(path).parent), Path(path).name
+    place = _Place(base, fetch)
     try:
-        content = yaml.safe_load(_local(name, base).read_text(encoding="utf-8"))
+        content = yaml.safe_load(place.local(name).read_text(encoding="utf-8"))
     except OSError as error:
         raise errors.TaskError(f"{origin} can't be read: {error.strerror}.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -221,7 +226,7 @@ def load_tasks(path: str | Path) -> tuple[Task, ...]:
             templates=spec.templates,
             declared_classes=spec.classes,
             limit=spec.limit,
-            load=functools.partial(spec.images.load, base) if spec.images else None,
+            load=functools.partial(spec.images.load, place) if spec.images else None,
         )
         for spec in specs
     )
@@ -274,6 +279,25 @@ _Template = Annotated[str, pydantic.AfterValidator(_template)]
 _Paths = str | dict[Split, str]
 
 
+@dataclasses.dataclass(frozen=True)
+class _Place:
+    """What the paths in a task file are relative to."""
+
+    base: str
+    """A folder, or the URI of one."""
+    fetch: Fetch | None
+
+    def local(self, path: str) -> Path:
+        """Give the file or folder on this machine; what is behind a URI is fetched."""
+        if not _URI.match(path):
+            if not _URI.match(self.base):
+                return Path(self.base) / path
+            path = f"{self.base}/{path}"
+        if self.fetch is None:
+            raise errors.TaskError(f"'{path}' is not on this machine; give a file or folder here.")
+        return self.fetch(path)
+
+
 class _Strict(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
 
@@ -298,20 +322,20 @@ class _Images(_Strict):
             )
         return self
 
-    def load(self, base: str) -> dict[str, image_sets.Pool]:
-        """Give the pools by split; paths are relative to the folder or URI `base`."""
+    def load(self, place: "_Place") -> dict[str, image_sets.Pool]:
+        """Give the pools by split; paths are relative to the place."""
         if self.folder is not None:
-            return readers.read_folders(_folder_splits(self.folder, base))
+            return readers.read_folders(_folder_splits(self.folder, place))
         if self.parquet is not None:
             return {
                 split: readers.read_parquet(
                     paths, image_column=self.image_column, label_column=self.label_column
                 )
-                for split, paths in _parquet_splits(self.parquet, base).items()
+                for split, paths in _parquet_splits(self.parquet, place).items()
             }
         return readers.read_torchvision(
             str(self.torchvision),
-            root=_local(self.root, base),
+            root=place.local(self.root),
             download=self.download,
             options=self.options,
         )
@@ -331,10 +355,10 @@ class _File(_Strict):
     tasks: Annotated[tuple[_TaskSpec, ...], pydantic.Field(min_length=1)]
 
 
-def _folder_splits(paths: _Paths, base: str) -> dict[str, Path]:
+def _folder_splits(paths: _Paths, place: _Place) -> dict[str, Path]:
     if isinstance(paths, dict):
-        return {split: _local(path, base) for split, path in paths.items()}
-    root = _local(paths, base)
+        return {split: place.local(path) for split, path in paths.items()}
+    root = place.local(paths)
     if not root.is_dir():
         raise errors.TaskError(f"There is no image folder '{root}'.")
     splits = {
@@ -347,10 +371,10 @@ def _folder_splits(paths: _Paths, base: str) -> dict[str, Path]:
     return {split: splits[split] for split in SPLITS if split in splits} or {"all": root}
 
 
-def _parquet_splits(paths: _Paths, base: str) -> dict[str, list[Path]]:
+def _parquet_splits(paths: _Paths, place: _Place) -> dict[str, list[Path]]:
     if isinstance(paths, dict):
-        return {split: _parquet_files(_local(path, base)) for split, path in paths.items()}
-    files = _parquet_files(_local(paths, base))
+        return {split: _parquet_files(place.local(path)) for split, path in paths.items()}
+    files = _parquet_files(place.local(paths))
     by_word: dict[str, list[Path]] = {}
     for file in files:
         word = re.split(r"[-_.]", file.name)[0]  # train-00000-of-00003.parquet
@@ -375,20 +399,6 @@ def _parquet_files(path: Path) -> list[Path]:
     if not path.is_file():
         raise errors.TaskError(f"There is no Parquet file or folder '{path}'.")
     return [path]
-
-
-def _local(path: str, base: str) -> Path:
-    """Give a local path for a path relative to `base`, or for a URI, which is downloaded."""
-    if not _URI.match(path):
-        if not _URI.match(base):
-            return Path(base) / path
-        path = f"{base}/{path}"
-    from mlflow import artifacts, exceptions
-
-    try:
-        return Path(artifacts.download_artifacts(artifact_uri=path))
-    except (exceptions.MlflowException, OSError) as error:
-        raise errors.TaskError(f"'{path}' can't be fetched: {error}.") from error
 
 
 def _explain(error: pydantic.ValidationError) -> str:

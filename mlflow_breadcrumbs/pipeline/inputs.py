@@ -9,7 +9,7 @@ from mlflow_breadcrumbs.engine import checkpoints
 from mlflow_breadcrumbs.evaluation import scorecard
 from mlflow_breadcrumbs.models import heads as task_heads
 from mlflow_breadcrumbs.models import tasks
-from mlflow_breadcrumbs.registry import versions
+from mlflow_breadcrumbs.registry import task_files, versions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +121,7 @@ def plan_evaluation(taken: Inputs, task_file: str) -> tuple[tuple[int, tasks.Tas
             f"{taken.base.flavor!r}; only imported open_clip models can be evaluated. "
             "Merge without --tasks"
         )
-    return scorecard.plan(taken.candidates, tasks.load_tasks(task_file))
+    return scorecard.plan(taken.candidates, task_files.load(task_file))
 
 
 def _same_weights(

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.evaluation import caches, evaluating
 from mlflow_breadcrumbs.lineage import contents, statement
-from mlflow_breadcrumbs.models import tasks
 from mlflow_breadcrumbs.promotion import facts, gates, policies
-from mlflow_breadcrumbs.registry import versions
+from mlflow_breadcrumbs.registry import task_files, versions
 from mlflow_breadcrumbs.support import progress
 
 
@@ -51,7 +50,7 @@ def measure(
         IntegrityError: its bytes are not those that were registered.
         DeviceError: the device is absent, or not even one image fits into its memory.
     """
-    listed = [task.name for task in tasks.load_tasks(task_file)]
+    listed = [task.name for task in task_files.load(task_file)]
     judged = gates.choose(rules, known)
     wanted = [name for name in listed if not judged or name in judged]
     if not wanted:

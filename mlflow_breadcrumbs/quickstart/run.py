@@ -18,7 +18,7 @@ import mlflow_breadcrumbs
 from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.lineage import relatives
 from mlflow_breadcrumbs.models import tasks as task_files
-from mlflow_breadcrumbs.quickstart import contest, pretrain, tasks
+from mlflow_breadcrumbs.quickstart import contest, demo_tasks, pretrain
 from mlflow_breadcrumbs.quickstart.settings import Settings
 from mlflow_breadcrumbs.registry import versions
 from mlflow_breadcrumbs.search import workbench
@@ -93,7 +93,7 @@ def quickstart(
         config_file = folder / "clip.json"
         config = pretrain.write_config(config_file, settings)
         pretrain.pretrain(config, folder / "clip.safetensors", settings, show)
-        task_file = tasks.write(folder / "tasks", settings, show=show)
+        task_file = demo_tasks.write(folder / "tasks", settings, show=show)
         task_list = task_files.load_tasks(task_file)
         base = importing.import_checkpoint(
             str(folder / "clip.safetensors"),

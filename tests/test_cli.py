@@ -113,7 +113,7 @@ def test_merge_files_prints_a_table(checkpoints, tmp_path):
         (["--density", "much"], 2, "'much' is not a valid float"),
         (["--method", "magic"], 2, "'magic' is not one of 'breadcrumbs'"),
         (["--max-shard-size", "big"], 2, "'big' is not a size; write 5GB"),
-        (["--recipe", "none.yaml"], 1, "cannot read the recipe file none.yaml"),
+        (["--recipe", "none.yaml"], 1, "the recipe file none.yaml can't be read: No such file"),
     ],
 )
 def test_bad_input_is_one_message_and_its_exit_code(checkpoints, tmp_path, arguments, code, words):

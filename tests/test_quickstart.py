@@ -15,7 +15,7 @@ from PIL import Image
 
 import mlflow_breadcrumbs
 from mlflow_breadcrumbs import errors
-from mlflow_breadcrumbs.quickstart import contest, materials, pretrain, run, settings, tasks
+from mlflow_breadcrumbs.quickstart import contest, demo_tasks, materials, pretrain, run, settings
 from mlflow_breadcrumbs.registry import versions
 
 SMALL = settings.Settings(
@@ -47,7 +47,7 @@ def shown(tmp_path_factory):
 @pytest.mark.slow
 def test_the_table_has_the_base_the_sources_and_the_ways_to_merge(shown):
     _, result = shown
-    names = [assignment.name for assignment in tasks.ASSIGNMENTS]
+    names = [assignment.name for assignment in demo_tasks.ASSIGNMENTS]
     rows = result.rows()
     assert [row["model"] for row in rows] == [
         "base",
@@ -67,18 +67,18 @@ def test_the_table_has_the_base_the_sources_and_the_ways_to_merge(shown):
 def test_the_merged_version_came_through_mlflow_run(shown):
     _, result = shown
     resolved = versions.resolve(result.version)
-    run = mlflow.get_run(resolved.run_id)
-    assert run.data.tags["mlflow.project.entryPoint"] == "main"
-    assert run.info.status == "FINISHED"
+    made = mlflow.get_run(resolved.run_id)
+    assert made.data.tags["mlflow.project.entryPoint"] == "main"
+    assert made.info.status == "FINISHED"
     last = result.entries[-1]
-    assert run.data.params["alpha"] == str(last.alpha)
+    assert made.data.params["alpha"] == str(last.alpha)
     # What the pipeline measured from PNG files is what the contest measured from memory.
     for name, value in last.accuracies.items():
-        assert run.data.metrics[f"accuracy/{name}"] == value
+        assert made.data.metrics[f"accuracy/{name}"] == value
     base = result.entries[0].accuracies
-    assert base == {name: run.data.metrics[f"zero_shot_accuracy/{name}"] for name in base}
+    assert base == {name: made.data.metrics[f"zero_shot_accuracy/{name}"] for name in base}
     roles = [parent.role for parent in result.lineage.parents]
-    assert roles == ["base"] + ["source"] * len(tasks.ASSIGNMENTS)
+    assert roles == ["base"] + ["source"] * len(demo_tasks.ASSIGNMENTS)
 
 
 @pytest.mark.slow
@@ -110,7 +110,7 @@ def test_the_commands_to_try_next_can_be_typed(shown):
 def test_the_same_seed_makes_the_same_images_and_another_makes_others(tmp_path):
     def content(name, seed):
         made = dataclasses.replace(SMALL, seed=seed, task_images=3)
-        tasks.write(tmp_path / name, made, tasks.ASSIGNMENTS[1:3])
+        demo_tasks.write(tmp_path / name, made, demo_tasks.ASSIGNMENTS[1:3])
         files = sorted((tmp_path / name).rglob("*.png"))
         return {str(file.relative_to(tmp_path / name)): file.read_bytes() for file in files}
 
@@ -118,9 +118,11 @@ def test_the_same_seed_makes_the_same_images_and_another_makes_others(tmp_path):
 
 
 def test_every_class_of_every_task_has_images_in_every_split(tmp_path):
-    tasks.write(tmp_path, dataclasses.replace(SMALL, task_images=40), tasks.ASSIGNMENTS[1:])
-    for assignment in tasks.ASSIGNMENTS[1:]:
-        for split in tasks.SPLITS:
+    demo_tasks.write(
+        tmp_path, dataclasses.replace(SMALL, task_images=40), demo_tasks.ASSIGNMENTS[1:]
+    )
+    for assignment in demo_tasks.ASSIGNMENTS[1:]:
+        for split in demo_tasks.SPLITS:
             found = {path.name for path in (tmp_path / assignment.name / split).iterdir()}
             assert found == set(assignment.classes)
 

@@ -112,7 +112,8 @@ def test_a_recipe_file_takes_a_method_and_overrides(tmp_path):
     ("content", "words"),
     [
         ("- density", "it must be a mapping"),
-        ("{", "cannot read the recipe file"),
+        ("{", "is not YAML"),
+        ("density: 0.1\ngamma: 0\ndensity: 0.2\n", "line 3: density is given twice"),
         ("density: 0.1\nscale: 3", "a recipe has no field 'scale'"),
         ("method: magic", "method is 'magic'; it must be one of breadcrumbs"),
     ],
@@ -125,7 +126,7 @@ def test_a_bad_recipe_file_is_explained(tmp_path, content, words):
 
 
 def test_a_missing_recipe_file_is_explained(tmp_path):
-    with pytest.raises(errors.RecipeError, match="cannot read the recipe file"):
+    with pytest.raises(errors.RecipeError, match=r"none\.yaml can't be read"):
         recipe.make(sources=2, file=tmp_path / "none.yaml")
 
 

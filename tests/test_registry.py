@@ -10,7 +10,7 @@ from mlflow.store.model_registry.dbmodels.models import SqlRegisteredModelAlias
 
 from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.engine import checkpoints
-from mlflow_breadcrumbs.registry import aliases, versions
+from mlflow_breadcrumbs.registry import aliases, uris, versions
 
 
 def test_every_form_of_uri_is_pinned_to_the_version(zoo):
@@ -180,3 +180,31 @@ def test_two_spellings_of_one_database_do_not_wait_for_each_other(store):
     assert mlflow.get_registry_uri() != mlflow.get_tracking_uri()
     with pytest.raises(errors.RegistryError, match="cannot resolve models:/none/1"):
         versions.resolve("models:/none/1")
+
+
+@pytest.mark.parametrize(
+    ("uri", "parts"),
+    [
+        ("models:/clip/3", ("clip", "3", None, None, None)),
+        ("models:/a b@c/3", ("a b@c", "3", None, None, None)),
+        ("models:/clip@best", ("clip", None, "best", None, None)),
+        ("models:/a@b@best", ("a@b", None, "best", None, None)),
+        ("models:/clip/latest", ("clip", None, None, "latest", None)),
+        ("models:/m-0a1b", (None, None, None, None, "m-0a1b")),
+        ("models:/m-0a1b/2", ("m-0a1b", "2", None, None, None)),
+    ],
+)
+def test_a_uri_is_taken_apart_in_one_place(uri, parts):
+    found = uris.parse(uri)
+    assert (found.name, found.version, found.alias, found.stage, found.model_id) == parts
+    assert found.is_pinned == (found.version is not None or found.model_id is not None)
+    pinned = found.name and found.version
+    assert uris.registered(uri) == ((found.name, found.version) if pinned else None)
+    assert uris.logged_model(uri) == found.model_id
+
+
+@pytest.mark.parametrize("uri", ["models:/clip", "clip/3", "models:/", "models:/a/b/c", "", "x@y"])
+def test_what_is_no_versions_uri_is_refused(uri):
+    assert uris.find(uri) is None
+    with pytest.raises(errors.RegistryError, match="is not a version's URI; write models:/NAME"):
+        uris.parse(uri)

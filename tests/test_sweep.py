@@ -256,7 +256,7 @@ def test_an_impossible_point_is_named_before_anything_runs(zoo):
         (["--density", "0.1..0.3"], 1, "draw some of them (--random N)"),
         (["--alpha", "x"], 1, "alpha has 'x', which is no number"),
         (["--unit", "layer"], 1, "unit is 'layer'; it must be one of tensor, row, model"),
-        (["--grid", "none.yaml"], 1, "cannot read the recipe file none.yaml"),
+        (["--grid", "none.yaml"], 1, "the recipe file none.yaml can't be read: No such file"),
         (["--alias", "a"], 2, "--alias needs --registered-model"),
         (["--random", "0"], 2, "0 is not in the range"),
         (["--alpha", "1", "--registered-model", "a/b"], 1, "can't name a registered model"),

@@ -236,3 +236,9 @@ def test_task_file_and_images_in_mlflow(tmp_path):
     assert len(mixed.images("test")) == 6
     with pytest.raises(errors.TaskError, match="can't be fetched"):
         task_files.load(f"runs:/{run.info.run_id}/study/absent.yaml")
+
+
+def test_a_key_that_is_given_twice_is_refused(tmp_path):
+    text = "tasks:\n- name: a\n  classes: [x, y]\n  name: b\n"
+    with pytest.raises(errors.TaskError, match="line 4: name is given twice"):
+        tasks.load_tasks(write(tmp_path, text))

@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import TypeVar
 
 import mlflow
-import yaml
 
 from mlflow_breadcrumbs import errors, flavor
 from mlflow_breadcrumbs.audit import signing
 from mlflow_breadcrumbs.engine import checkpoints
 from mlflow_breadcrumbs.lineage import statement
 from mlflow_breadcrumbs.models import heads
-from mlflow_breadcrumbs.registry import failures, tag_keys, versions
+from mlflow_breadcrumbs.registry import failures, tag_keys, uris, versions
 from mlflow_breadcrumbs.support import canonical, progress
 
 GONE = "it was deleted and purged, or never was here"
@@ -182,7 +181,10 @@ def find(
     version = _kept(lambda: versions.resolve(stated.uri))
     if isinstance(version, versions.ResolvedVersion):
         return version, False
-    model = _kept(lambda: versions.resolve(f"models:/{stated.model_id}"))
+    if stated.model_id is None:
+        return version, True
+    logged = uris.of_model(stated.model_id)
+    model = _kept(lambda: versions.resolve(logged))
     return (model if isinstance(model, versions.ResolvedVersion) else version), True
 
 
@@ -200,21 +202,19 @@ def every_version() -> list[str]:
         found += [(version.name, int(version.version)) for version in page]
         token = page.token
         if not token:
-            return [f"models:/{name}/{number}" for name, number in sorted(found)]
+            return [uris.of_version(name, number) for name, number in sorted(found)]
 
 
 def _read(resolved: versions.ResolvedVersion, fault: Fault | None) -> Contents:
     with versions.workspace() as folder:
         opened = versions.open_version(resolved, folder, whole=fault is not None)
         ours = opened.flavor == flavor.FLAVOR_NAME
-        record = yaml.safe_load((opened.folder / "MLmodel").read_text(encoding="utf-8"))
-        named = record.get("flavors", {}).get(opened.flavor) or {}
         merged = (opened.folder / statement.FILE).is_file()
         signed = fault is not None and (opened.folder / signing.FILE).is_file()
         return Contents(
             weights_digest=checkpoints.weights_digest(opened.weights),
             file_digest=checkpoints.file_digest(opened.weights) if merged else None,
-            declared_digest=named.get("weights_digest"),
+            declared_digest=opened.declared.get("weights_digest"),
             configuration=_kept(lambda: _configuration_digest(opened.folder)) if ours else None,
             heads=_kept(lambda: _head_digests(opened.folder)) if ours else {},
             signature=(fault(opened.folder) or "") if fault and signed else None,
@@ -270,5 +270,5 @@ def _kept(read: Callable[[], T]) -> T | errors.BreadcrumbsError:
         raise
     except errors.BreadcrumbsError as error:
         return error
-    except (OSError, yaml.YAMLError) as error:
+    except OSError as error:
         return errors.IntegrityError(f"the version's small files are damaged: {error}")

@@ -10,7 +10,7 @@ from typing import Any
 
 from mlflow_breadcrumbs import errors, ledger
 from mlflow_breadcrumbs.audit import verify
-from mlflow_breadcrumbs.registry import versions
+from mlflow_breadcrumbs.registry import uris, versions
 from mlflow_breadcrumbs.support import canonical
 
 _logger = logging.getLogger(__name__)
@@ -35,9 +35,8 @@ def exported(uri: str, form: str, content: str) -> None:
 
 
 def _note(kind: str, uri: str, **details: Any) -> None:
-    name, slash, _ = uri.removeprefix("models:/").rpartition("/")
-    if slash:  # a logged model has no history
-        ledger.note(kind, name, subject=uri, details=details, anchored=False)
+    if named := uris.registered(uri):  # a logged model has no history
+        ledger.note(kind, named[0], subject=uri, details=details, anchored=False)
 
 
 def _try(write: Callable[[], None]) -> None:

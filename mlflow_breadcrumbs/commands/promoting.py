@@ -5,6 +5,7 @@ from typing import Any
 import click
 
 from mlflow_breadcrumbs.commands import options, printing
+from mlflow_breadcrumbs.registry import uris
 
 REFUSED = 3
 """The exit code where the answer is no: a rule, a lost race, no version to go back to."""
@@ -225,7 +226,7 @@ def recheck_command(
     \b
     mlflow-breadcrumbs recheck clip-merged@champion --tasks fresh.yaml --rollback
     """
-    name, at, alias = target.removeprefix("models:/").partition("@")
+    name, at, alias = uris.short(target).partition("@")
     if not (name and at and alias):
         raise click.UsageError(f"{target!r} is no version by its alias; give NAME@ALIAS.")
     from mlflow_breadcrumbs.commands import terminal
@@ -259,7 +260,7 @@ def _uri(name: str | None, version: int | None, uri: str | None) -> str:
     if uri and not name and version is None:
         return uri
     if not uri and name and version is not None:
-        return f"models:/{name}/{version}"
+        return uris.of_version(name, version)
     raise click.UsageError("Give NAME and --version, or --uri.")
 
 

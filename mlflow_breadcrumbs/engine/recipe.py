@@ -10,10 +10,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import yaml
-
 from mlflow_breadcrumbs import errors
-from mlflow_breadcrumbs.support import canonical
+from mlflow_breadcrumbs.support import canonical, documents
 
 UNITS = ("tensor", "row", "model")
 CONSENSUS = ("none", "mass")
@@ -194,12 +192,9 @@ def load_fields(path: str | Path) -> dict[str, Any]:
     """The fields in a recipe file (YAML or JSON); it may name a `method` and override fields.
 
     Raises:
-        RecipeError: the file can't be read or is not a mapping.
+        RecipeError: the file can't be read, gives a field twice, or is not a mapping.
     """
-    try:
-        fields = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise errors.RecipeError(f"cannot read the recipe file {path}: {error}") from error
+    fields = documents.read(path, f"the recipe file {path}", errors.RecipeError).content
     if not isinstance(fields, dict):
         raise errors.RecipeError(
             f"the recipe file {path} holds {json.dumps(fields, default=str)}; "

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mlflow_breadcrumbs.figures import canvas
+from mlflow_breadcrumbs.registry import uris
 
 SERIES = (
     ("zero_shot_accuracy", "base (zero-shot)", "#d9d9d9", ""),
@@ -170,7 +171,7 @@ def _matrix(
 
 
 def _short(uri: str) -> str:
-    return _clipped(uri.removeprefix("models:/"))
+    return _clipped(uris.short(uri))
 
 
 def _clipped(name: str, most: int = 24) -> str:

@@ -44,7 +44,7 @@ from mlflow_breadcrumbs.engine import checkpoints
 from mlflow_breadcrumbs.flavor import requirements, serving
 from mlflow_breadcrumbs.models import architecture
 from mlflow_breadcrumbs.models import heads as task_heads
-from mlflow_breadcrumbs.registry import versions
+from mlflow_breadcrumbs.registry import uris, versions
 from mlflow_breadcrumbs.support import devices
 
 FLAVOR_NAME = "breadcrumbs"
@@ -210,7 +210,7 @@ def load_model(model_uri: str, device: str = "cpu") -> serving.OpenClipModel:
     """
     device = devices.choose_device(device)
     location = str(model_uri)
-    if location.startswith("models:/"):
+    if location.startswith(uris.SCHEME):
         location = versions.resolve(location).location
     try:
         folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=location))

@@ -19,7 +19,7 @@ import sqlalchemy as sql
 
 from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.ledger import alias_history, events, journal
-from mlflow_breadcrumbs.registry import aliases, failures
+from mlflow_breadcrumbs.registry import aliases, failures, uris
 
 Because = Literal["merge", "promote", "rollback", "recheck", "user"]
 
@@ -124,7 +124,7 @@ def _move(
     with journal.recording(
         "alias",
         name,
-        subject=f"models:/{name}/{number}" if number else None,
+        subject=uris.of_version(name, number) if number else None,
         run_id=run_id,
         details=said,
         claim=claim,

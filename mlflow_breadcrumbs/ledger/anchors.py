@@ -8,6 +8,7 @@ import requests
 from mlflow.exceptions import MlflowException
 
 from mlflow_breadcrumbs.ledger import events
+from mlflow_breadcrumbs.registry import uris
 
 TAG_HEAD = "breadcrumbs.ledger_head"
 """On versions and runs: the head of the ledger when their last event was written."""
@@ -20,9 +21,8 @@ def anchor(head: events.Head, about: events.Draft) -> None:
     """Keep the head in MLflow, on the version that the event is about, or on its run."""
     client = mlflow.MlflowClient()
     try:
-        if about.subject is not None and not about.subject.startswith("models:/m-"):
-            name, version = about.subject.removeprefix("models:/").rsplit("/", 1)
-            client.set_model_version_tag(name, version, TAG_HEAD, head.tag())
+        if named := uris.registered(about.subject):
+            client.set_model_version_tag(*named, TAG_HEAD, head.tag())
         elif about.run_id is not None:
             client.set_tag(about.run_id, TAG_HEAD, head.tag())
     except UNREACHABLE as error:

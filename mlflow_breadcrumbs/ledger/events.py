@@ -17,6 +17,7 @@ import sqlalchemy as sql
 
 from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.ledger import alias_state, schema
+from mlflow_breadcrumbs.registry import uris
 from mlflow_breadcrumbs.support import canonical
 
 INTENT, DONE, FAILED, ABANDONED = "intent", "done", "failed", "abandoned"
@@ -141,7 +142,7 @@ def observed(actor: str, name: str, details: Mapping[str, Any]) -> Draft:
         kind=alias_state.OBSERVED,
         phase=DONE,
         name=name,
-        subject=None if after is None else f"models:/{name}/{after}",
+        subject=None if after is None else uris.of_version(name, after),
         details={**details, "noticed": now()},
     )
 

@@ -8,7 +8,7 @@ from typing import Any
 import sqlalchemy as sql
 
 from mlflow_breadcrumbs.ledger import alias_history, schema, stores
-from mlflow_breadcrumbs.registry import catalog, graph
+from mlflow_breadcrumbs.registry import catalog, graph, uris
 from mlflow_breadcrumbs.support import progress
 
 OVERLAP = 3_600_000
@@ -112,7 +112,7 @@ def count(connection: sql.Connection) -> int:
 
 def canonical_uri(connection: sql.Connection, uri: str) -> str:
     """The URI that a version goes by: a logged model's is that of its first version."""
-    found = connection.scalar(_first_version(uri.removeprefix("models:/")))
+    found = connection.scalar(_first_version(uris.short(uri)))
     return uri if found is None else str(found)
 
 
@@ -155,7 +155,7 @@ def _stored(
 def _as_named(edges: Iterable[dict[str, Any]]) -> list[tuple[Any, ...]]:
     """Edges to compare: a logged model stands for itself, whatever it goes by in the index."""
     return [
-        (edge["role"], f"models:/{edge['model_id']}" if edge["model_id"] else edge["parent"])
+        (edge["role"], uris.of_model(edge["model_id"]) if edge["model_id"] else edge["parent"])
         for edge in edges
     ]
 
@@ -179,7 +179,7 @@ def _name_parents(connection: sql.Connection) -> None:
         sql.select(_EDGES.c.model_id).where(_EDGES.c.model_id.is_not(None)).distinct()
     ).all()
     for model in models:
-        uri = connection.scalar(_first_version(model)) or f"models:/{model}"
+        uri = connection.scalar(_first_version(model)) or uris.of_model(model)
         connection.execute(
             sql.update(_EDGES)
             .where(_EDGES.c.model_id == model, _EDGES.c.parent != uri)

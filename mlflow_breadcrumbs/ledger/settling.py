@@ -13,7 +13,7 @@ import mlflow
 
 from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.ledger import alias_state, anchors, events, journal, stores
-from mlflow_breadcrumbs.registry import aliases, failures, versions
+from mlflow_breadcrumbs.registry import aliases, failures, uris, versions
 from mlflow_breadcrumbs.support import processes
 
 TIMEOUT = datetime.timedelta(days=1)
@@ -158,7 +158,7 @@ def version_of(name: str, run_id: str | None) -> str | None:
             raise failures.explain(error, f"cannot search the versions of {name!r}") from error
         return None
     numbers = [int(version.version) for version in found if version.name == name]
-    return f"models:/{name}/{max(numbers)}" if numbers else None
+    return uris.of_version(name, max(numbers)) if numbers else None
 
 
 def _digest_of(subject: str | None) -> dict[str, Any]:

@@ -1,16 +1,14 @@
 """Two versions side by side: sources, recipe, metrics, and how far their weights are apart."""
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
-from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.engine import checkpoints, layer_groups
-from mlflow_breadcrumbs.lineage import statement
-from mlflow_breadcrumbs.registry import catalog, graph, versions
+from mlflow_breadcrumbs.lineage import contents, statement
+from mlflow_breadcrumbs.registry import catalog, versions
 from mlflow_breadcrumbs.support import progress
 
 
@@ -60,16 +58,18 @@ def diff(uri: str, other: str, show: progress.Progress = progress.silent) -> Dif
     Raises:
         RegistryError: One of them can't be found or read.
         CheckpointError: The weights of one can't be read.
+        StatementError: The `lineage.json` of one is damaged.
+        IntegrityError: The `lineage.json` of one was changed after it was registered.
     """
     resolved = (versions.resolve(uri), versions.resolve(other))
     with versions.workspace() as folder:
         one, two = (versions.open_version(version, folder) for version in resolved)
-        recipes = (_lineage(one), _lineage(two))
+        stated = (_stated(one), _stated(two))
         groups, only = distances(one, two, show)
     return Difference(
         uris=(resolved[0].uri, resolved[1].uri),
-        sources=_sources(resolved, recipes),
-        recipe=_fields(*(_recipe(content) for content in recipes)),
+        sources=_sources(resolved, stated),
+        recipe=_fields(*(each.settings.to_dict() if each else {} for each in stated)),
         metrics=_metrics(*(versions.metrics_of(version.run_id) for version in resolved)),
         groups=groups,
         only=only,
@@ -131,32 +131,20 @@ class _Sum:
         return GroupDistance(name, self.tensors, self.different, apart, relative, self.largest)
 
 
-def _lineage(version: versions.OpenedVersion) -> dict[str, Any] | None:
-    """The build definition of `lineage.json`; `None` for a version that is no merge."""
-    path = version.folder / statement.FILE
-    if not path.is_file():
+def _stated(version: versions.OpenedVersion) -> statement.Statement | None:
+    """What its `lineage.json` says; `None` for a version that is no merge."""
+    if not (version.folder / statement.FILE).is_file():
         return None
-    try:
-        definition = json.loads(path.read_text(encoding="utf-8"))["predicate"]["buildDefinition"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise errors.RegistryError(
-            f"the {statement.FILE} of {version.resolved.uri} is damaged ({error!r}); "
-            "`verify` says what else is"
-        ) from error
-    return dict(definition)
-
-
-def _recipe(definition: Mapping[str, Any] | None) -> Mapping[str, Any]:
-    return {} if definition is None else definition["internalParameters"]["recipe"]
+    return contents.read_statement(version.resolved)[1]
 
 
 def _sources(
-    resolved: Sequence[versions.ResolvedVersion], definitions: Sequence[dict[str, Any] | None]
+    resolved: Sequence[versions.ResolvedVersion], stated: Sequence[statement.Statement | None]
 ) -> tuple[dict[str, Any], ...]:
     """The parents of either, each with its weight in both."""
     found: dict[tuple[str, str], dict[str, Any]] = {}
-    for side, version, definition in zip(("one", "other"), resolved, definitions, strict=True):
-        for role, uri, weight in _parents(version, definition):
+    for side, version, each in zip(("one", "other"), resolved, stated, strict=True):
+        for role, uri, weight in _parents(version, each):
             row = found.setdefault(
                 (role, uri), {"uri": uri, "role": role, "one": None, "other": None}
             )
@@ -165,13 +153,12 @@ def _sources(
 
 
 def _parents(
-    version: versions.ResolvedVersion, definition: Mapping[str, Any] | None
+    version: versions.ResolvedVersion, stated: statement.Statement | None
 ) -> list[tuple[str, str, float]]:
-    if definition is not None:
+    if stated is not None:
         return [
-            (entry["annotations"]["role"], entry["uri"], entry["annotations"].get("weight", 1.0))
-            for entry in definition["resolvedDependencies"]
-            if entry["annotations"]["role"] in (graph.BASE, graph.SOURCE)
+            (entry.role, entry.uri, 1.0 if entry.weight is None else entry.weight)
+            for entry in stated.inputs
         ]
     entry = catalog.fetch(version.uri)
     return [(edge.role, edge.parent, 1.0) for edge in (entry.edges if entry else ())]

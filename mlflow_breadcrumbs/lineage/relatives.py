@@ -4,11 +4,10 @@ Both ways read the same graph, so they give the same answers once the ledger is 
 """
 
 import dataclasses
-import re
 from typing import Any, Literal
 
 from mlflow_breadcrumbs import errors, ledger
-from mlflow_breadcrumbs.registry import catalog, graph, versions
+from mlflow_breadcrumbs.registry import catalog, graph, uris, versions
 
 Where = Literal["mlflow", "ledger"]
 
@@ -125,7 +124,7 @@ def _pinned(uri: str, gone: bool = False) -> str:
     try:
         found = versions.resolve(uri)
     except errors.RegistryError:
-        if gone and re.fullmatch(r"models:/[^/@]+/\d+", uri) and catalog.fetch(uri) is None:
+        if gone and uris.registered(uri) and catalog.fetch(uri) is None:
             return uri
         raise
     if found.name is not None:

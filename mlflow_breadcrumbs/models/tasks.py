@@ -30,10 +30,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import pydantic
-import yaml
 
 from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.models import image_sets, readers
+from mlflow_breadcrumbs.support import documents
 
 Split = Literal["train", "validation", "test"]
 
@@ -206,12 +206,7 @@ def load_tasks(path: str | Path, fetch: Fetch | None = None) -> tuple[Task, ...]
     else:
         base, name = str(Path(path).parent), Path(path).name
     place = _Place(base, fetch)
-    try:
-        content = yaml.safe_load(place.local(name).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise errors.TaskError(f"{origin} can't be read: {error.strerror}.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise errors.TaskError(f"{origin} is not YAML: {' '.join(str(error).split())}.") from error
+    content = documents.read(place.local(name), origin, errors.TaskError).content
     try:
         specs = _File.model_validate(content).tasks
     except pydantic.ValidationError as error:

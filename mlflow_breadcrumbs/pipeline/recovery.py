@@ -14,7 +14,7 @@ from mlflow.exceptions import MlflowException
 from mlflow_breadcrumbs import errors, ledger
 from mlflow_breadcrumbs.engine import checkpoints
 from mlflow_breadcrumbs.lineage import statement
-from mlflow_breadcrumbs.registry import failures, registering, runs, tag_keys, versions
+from mlflow_breadcrumbs.registry import failures, registering, runs, tag_keys, uris, versions
 from mlflow_breadcrumbs.support import canonical, scratch
 
 _logger = logging.getLogger(__name__)
@@ -97,9 +97,9 @@ def _is_stopped(run: Run | None) -> bool:
 
 def _register(name: str, model: LoggedModel) -> versions.RegisteredVersion:
     """The version of a model: the one that was made before the job was stopped, or a new one."""
-    source = f"models:/{model.model_id}"
+    source = uris.of_model(model.model_id)
     if made := registering.versions_of(name, source):
-        return versions.resolve(f"models:/{name}/{made[0].version}").registered
+        return versions.resolve(uris.of_version(name, made[0].version)).registered
     own = {key: value for key, value in model.tags.items() if key.startswith("breadcrumbs.")}
     return registering.register(name, model_id=model.model_id, tags=own)
 
@@ -108,7 +108,7 @@ def _is_whole(model: LoggedModel) -> bool:
     """Whether the bytes of a logged model are those that its tags name."""
     try:
         with versions.workspace() as folder:
-            opened = versions.open_version(versions.resolve(f"models:/{model.model_id}"), folder)
+            opened = versions.open_version(versions.resolve(uris.of_model(model.model_id)), folder)
             weights = checkpoints.weights_digest(opened.weights)
             lineage = canonical.sha256((opened.folder / statement.FILE).read_bytes())
     except (errors.BreadcrumbsError, OSError):

@@ -22,7 +22,7 @@ from mlflow_breadcrumbs.evaluation import accuracy_records
 from mlflow_breadcrumbs.ledger import events
 from mlflow_breadcrumbs.lineage import contents, statement
 from mlflow_breadcrumbs.promotion import approvals, facts, policies
-from mlflow_breadcrumbs.registry import failures, tag_keys, versions
+from mlflow_breadcrumbs.registry import failures, tag_keys, uris, versions
 
 RUNS = 100
 """How many runs about the same weights are looked at, the newest first."""
@@ -218,7 +218,7 @@ def _champion(
     """The version that has the alias, as far as the rules compare with it."""
     if number is None:
         return None
-    uri = f"models:/{resolved.name}/{number}"
+    uri = uris.of_version(str(resolved.name), number)
     try:
         live = versions.resolve(uri)
     except errors.UnreachableError:

@@ -33,7 +33,7 @@ import yaml
 
 from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.promotion import fields, windows
-from mlflow_breadcrumbs.support import canonical
+from mlflow_breadcrumbs.support import canonical, documents
 
 EVERY = "*"
 """In `tasks`: every task that has no entry of its own."""
@@ -217,47 +217,24 @@ def load(path: str | Path) -> Policy:
         PolicyError: the file is missing or not a policy; every fault is named with its line.
     """
     origin = f"the policy {path}"
-    try:
-        return parse(Path(path).read_text(encoding="utf-8"), origin)
-    except OSError as error:
-        raise errors.PolicyError(
-            f"{origin} can't be read: {error.strerror}; give a YAML file, as those in "
-            "workflows/policies"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise errors.PolicyError(f"{origin} is not text in UTF-8: {error}") from error
+    return _judge(documents.read(path, origin, errors.PolicyError), origin)
 
 
 def parse(text: str, origin: str = "the policy") -> Policy:
     """A policy from its YAML; see `load`."""
-    try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        content = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:
-        raise errors.PolicyError(f"{origin} is not YAML: {' '.join(str(error).split())}") from error
+    return _judge(documents.parse(text, origin, errors.PolicyError), origin)
+
+
+def _judge(document: documents.Document, origin: str) -> Policy:
+    """The policy that a document is; every fault is named with its line."""
+    root = document.root
     if not isinstance(root, yaml.MappingNode):
         raise errors.PolicyError(f"{origin} is not a mapping of rules, as `approvals: 2`")
-    faults = [f"line {key.start_mark.line + 1}: {key.value} is given twice" for key in _twice(root)]
-    if not faults:
-        try:
-            return Policy.model_validate(content)
-        except pydantic.ValidationError as error:
-            faults = list(dict.fromkeys(_fault(root, entry) for entry in error.errors()))
+    try:
+        return Policy.model_validate(document.content)
+    except pydantic.ValidationError as error:
+        faults = list(dict.fromkeys(_fault(root, entry) for entry in error.errors()))
     raise errors.PolicyError(f"{origin} is refused:\n  " + "\n  ".join(faults))
-
-
-def _twice(node: yaml.Node) -> Iterator[yaml.Node]:
-    """The keys that a mapping has already; YAML would take the last without a word."""
-    if isinstance(node, yaml.SequenceNode):
-        for entry in node.value:
-            yield from _twice(entry)
-    elif isinstance(node, yaml.MappingNode):
-        seen = set()
-        for key, value in node.value:
-            if key.value in seen:
-                yield key
-            seen.add(key.value)
-            yield from _twice(value)
 
 
 def _fault(root: yaml.Node, entry: Any) -> str:

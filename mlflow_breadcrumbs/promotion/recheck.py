@@ -23,7 +23,7 @@ from mlflow_breadcrumbs.promotion import (
     rollback,
     verdicts,
 )
-from mlflow_breadcrumbs.registry import aliases, run_files, runs, versions
+from mlflow_breadcrumbs.registry import aliases, run_files, runs, uris, versions
 from mlflow_breadcrumbs.support import progress, tables
 
 KIND = "recheck"
@@ -96,7 +96,7 @@ def recheck(request: Request, *, show: progress.Progress = progress.silent) -> R
             f"no version of {request.name!r} has the alias {request.alias!r}, so there is nothing "
             "to recheck; see `mlflow-breadcrumbs history` for what it was"
         )
-    resolved = versions.resolve(f"models:/{request.name}/{number}")
+    resolved = versions.resolve(uris.of_version(request.name, number))
     ledger.check()
     promoted = predecessors.promoted(resolved, request.alias)
     rules = lasting(request.rules or _policy_of(resolved, request.alias, promoted))

@@ -12,7 +12,7 @@ from mlflow_breadcrumbs import errors, ledger
 from mlflow_breadcrumbs.ledger import events, settling
 from mlflow_breadcrumbs.lineage import contents
 from mlflow_breadcrumbs.promotion import approvals, predecessors
-from mlflow_breadcrumbs.registry import aliases, versions
+from mlflow_breadcrumbs.registry import aliases, uris, versions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,7 +125,7 @@ def _candidates(name: str, alias: str, current: str | None, to: str | None) -> l
 
 def _fault(name: str, version: str) -> str | None:
     """Why a version is not fit to go back to; `None` if it is."""
-    uri = f"models:/{name}/{version}"
+    uri = uris.of_version(name, version)
     try:
         resolved = versions.resolve(uri)
         found = contents.digest_of(resolved)
@@ -154,7 +154,7 @@ def _move(
     name: str, alias: str, current: str | None, version: str, skipped: tuple[str, ...]
 ) -> Rollback:
     details = {"alias": alias, "before": current, "after": version}
-    uri = f"models:/{name}/{version}"
+    uri = uris.of_version(name, version)
     with ledger.recording("rollback", name, subject=uri, details=details) as job:
         job.add(**details, skipped=list(skipped), verdict="rolled_back")
         try:

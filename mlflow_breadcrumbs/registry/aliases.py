@@ -9,7 +9,7 @@ import mlflow
 from mlflow.exceptions import MlflowException
 
 from mlflow_breadcrumbs import errors
-from mlflow_breadcrumbs.registry import failures
+from mlflow_breadcrumbs.registry import failures, uris
 
 
 def check_alias(alias: str) -> None:
@@ -30,7 +30,7 @@ def point(name: str, alias: str, version: str) -> None:
     """
     client = mlflow.MlflowClient()
     with failures.explained(
-        f"models:/{name}/{version} is registered, but {name}@{alias} cannot be set"
+        f"{uris.of_version(name, version)} is registered, but {name}@{alias} cannot be set"
     ):
         try:
             client.set_registered_model_alias(name, alias, version)

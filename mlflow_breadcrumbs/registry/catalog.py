@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import logging
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -12,7 +11,7 @@ import requests
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 
-from mlflow_breadcrumbs.registry import database, failures, graph, tag_keys
+from mlflow_breadcrumbs.registry import database, failures, graph, tag_keys, uris
 
 PAGE = 1000
 """Versions per request."""
@@ -53,7 +52,7 @@ def tags() -> Iterator[list[tuple[str, Mapping[str, str]]]]:
         RegistryError: The registry can't be reached.
     """
     for found in _search():
-        yield [(f"models:/{version.name}/{version.version}", version.tags) for version in found]
+        yield [(uris.of_version(version.name, version.version), version.tags) for version in found]
 
 
 def fetch(uri: str) -> Entry | None:
@@ -62,14 +61,14 @@ def fetch(uri: str) -> Entry | None:
     A logged model counts as the first version that was registered from it, if there is one.
     """
     client = _client()
-    if match := re.fullmatch(r"models:/(m-[0-9a-zA-Z]+)", uri):
+    if (model_id := uris.logged_model(uri)) is not None:
         registered = _ask(client.search_model_versions, f"source_path = '{uri}'")
         if registered:
             return min((_registered(version) for version in registered), key=_age)
-        model = _ask(client.get_logged_model, match[1])
+        model = _ask(client.get_logged_model, model_id)
         return None if model is None else _logged(model)
-    match = re.fullmatch(r"models:/([^/]+)/(\d+)", uri)
-    version = _ask(client.get_model_version, match[1], match[2]) if match else None
+    named = uris.registered(uri)
+    version = _ask(client.get_model_version, *named) if named else None
     return None if version is None else _registered(version)
 
 
@@ -98,7 +97,7 @@ def everything() -> graph.Graph:
     first: dict[str, str] = {}
     for entry in sorted(entries.values(), key=_age):
         if entry.version.model_id is not None and not _is_copy(entry):
-            first.setdefault(f"models:/{entry.version.model_id}", entry.version.uri)
+            first.setdefault(uris.of_model(entry.version.model_id), entry.version.uri)
     edges = [edge for entry in entries.values() for edge in entry.edges]
     return graph.Graph((entry.version for entry in entries.values()), canonical_edges(edges, first))
 
@@ -127,7 +126,7 @@ def live_aliases(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
     for name in sorted(set(names)):
         model = _ask(_client().get_registered_model, name)
         for alias, number in sorted((model.aliases if model else {}).items()):
-            found.setdefault(f"models:/{name}/{number}", []).append(alias)
+            found.setdefault(uris.of_version(name, number), []).append(alias)
     return {uri: tuple(aliases) for uri, aliases in found.items()}
 
 
@@ -148,27 +147,25 @@ def _search() -> Iterator[Sequence[Any]]:
 
 
 def _registered(found: Any) -> Entry:
-    uri = f"models:/{found.name}/{found.version}"
+    uri = uris.of_version(found.name, found.version)
     source = found.source or ""
-    copied = re.fullmatch(r"models:/[^/]+/\d+", source)
-    logged = re.fullmatch(r"models:/(m-[0-9a-zA-Z]+)", source)
     return Entry(
         _version(
             uri,
             found.tags,
             name=found.name,
             number=int(found.version),
-            model_id=logged[1] if logged else None,
+            model_id=uris.logged_model(source),
             run_id=found.run_id or None,
             created=int(found.creation_timestamp or 0),
             updated=int(found.last_updated_timestamp or found.creation_timestamp or 0),
         ),
-        _edges(uri, found.tags, copy_of=source if copied else None),
+        _edges(uri, found.tags, copy_of=source if uris.registered(source) else None),
     )
 
 
 def _logged(model: Any) -> Entry:
-    uri = f"models:/{model.model_id}"
+    uri = uris.of_model(model.model_id)
     return Entry(
         _version(
             uri,
@@ -202,7 +199,7 @@ def _edges(uri: str, tags: Mapping[str, str], copy_of: str | None) -> tuple[grap
         named.append((graph.BASE, base))
     named += [(graph.SOURCE, source) for source in _sources(uri, tags)]
     return tuple(
-        graph.Edge(uri, parent, role, position, _logged_model(parent))
+        graph.Edge(uri, parent, role, position, uris.logged_model(parent))
         for position, (role, parent) in enumerate(named)
     )
 
@@ -218,11 +215,6 @@ def _sources(uri: str, tags: Mapping[str, str]) -> Sequence[str]:
     _logger.warning("%s: the tag %s is damaged", uri, tag_keys.SOURCES)
     prefix = tag_keys.of_source("")
     return sorted(value for key, value in tags.items() if key.startswith(prefix))
-
-
-def _logged_model(uri: str) -> str | None:
-    match = re.fullmatch(r"models:/(m-[0-9a-zA-Z]+)", uri)
-    return match[1] if match else None
 
 
 def _is_copy(entry: Entry) -> bool:

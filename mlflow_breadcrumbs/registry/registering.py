@@ -20,7 +20,7 @@ import requests
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 
-from mlflow_breadcrumbs.registry import failures, tag_keys, versions
+from mlflow_breadcrumbs.registry import failures, tag_keys, uris, versions
 
 _logger = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ def register(name: str, *, model_id: str, tags: Mapping[str, str]) -> versions.R
         RegistryError: the registry refused, or can't be reached.
     """
     versions.check_name(name)
-    source = f"models:/{model_id}"
+    source = uris.of_model(model_id)
     with failures.explained(f"cannot register {name!r}"):
         try:
             mlflow.register_model(source, name, tags=dict(tags))
@@ -52,7 +52,7 @@ def link(version: versions.RegisteredVersion) -> None:
     client = mlflow.MlflowClient()
     known = client.get_logged_model(version.model_id).tags.get(MLFLOW_MODEL_VERSIONS, "[]")
     entries = json.loads(known)
-    if all(f"models:/{entry['name']}/{entry['version']}" != version.uri for entry in entries):
+    if all(uris.of_version(entry["name"], entry["version"]) != version.uri for entry in entries):
         entries.append({"name": version.name, "version": version.version})
         client.set_logged_model_tags(version.model_id, {MLFLOW_MODEL_VERSIONS: json.dumps(entries)})
 
@@ -76,7 +76,7 @@ def find_merge(name: str, merge_digest: str) -> versions.ResolvedVersion | None:
             aliases = mlflow.MlflowClient().get_registered_model(name).aliases
             named = {int(version) for version in aliases.values()}
             for twin in twins[1:]:
-                if twin.source.startswith("models:/m-") and int(twin.version) not in named:
+                if uris.is_model(twin.source) and int(twin.version) not in named:
                     _delete(twin, twins[0])
     chosen = forced[-1:] or twins[:1]
     return versions.resolve(_uri(chosen[0])) if chosen else None
@@ -94,7 +94,7 @@ def _settle(name: str, source: str, tags: Mapping[str, str]) -> str:
         if twin.source == source:
             _delete(twin, lowest)
     if lowest.source != source:
-        mlflow.MlflowClient().delete_logged_model(source.removeprefix("models:/"))
+        mlflow.MlflowClient().delete_logged_model(uris.logged_model(source))
     return _uri(lowest)
 
 
@@ -119,4 +119,4 @@ def _delete(twin: Any, lowest: Any) -> None:
 
 
 def _uri(entry: Any) -> str:
-    return f"models:/{entry.name}/{entry.version}"
+    return uris.of_version(entry.name, entry.version)

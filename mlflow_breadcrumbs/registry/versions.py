@@ -13,7 +13,6 @@ from typing import Any
 
 import mlflow
 import requests
-import yaml
 from mlflow.entities import LoggedModelStatus
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
@@ -21,7 +20,7 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.engine import checkpoints
 from mlflow_breadcrumbs.registry import artifacts, database, failures, tag_keys, uris
-from mlflow_breadcrumbs.support import scratch
+from mlflow_breadcrumbs.support import documents, scratch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,6 +94,8 @@ class OpenedVersion:
     """`breadcrumbs`, or the MLflow flavor whose safetensors these are."""
     folder: Path
     """Holds the version's small files (configuration, heads, MLmodel)."""
+    declared: Mapping[str, Any]
+    """What MLmodel says under the flavor's name."""
 
 
 def resolve(uri: str) -> ResolvedVersion:
@@ -106,17 +107,16 @@ def resolve(uri: str) -> ResolvedVersion:
     """
     database.prepare()
     client = mlflow.MlflowClient()
-    if match := re.fullmatch(r"models:/(m-[0-9a-zA-Z]+)", uri):
-        return _resolve_logged_model(client, uri, match[1])
+    parts = uris.parse(uri)
+    if parts.model_id is not None:
+        return _resolve_logged_model(client, uri, parts.model_id)
     try:
-        if match := re.fullmatch(r"models:/([^/]+)/(\d+)", uri):
-            found = client.get_model_version(match[1], match[2])
-        elif match := re.fullmatch(r"models:/([^/]+)@([^/@]+)", uri):
-            found = client.get_model_version_by_alias(match[1], match[2])
-        elif match := re.fullmatch(r"models:/([^/]+)/([^/]+)", uri):
-            found = _latest(client, match[1], match[2])
+        if parts.version is not None:
+            found = client.get_model_version(parts.name, parts.version)
+        elif parts.alias is not None:
+            found = client.get_model_version_by_alias(parts.name, parts.alias)
         else:
-            raise errors.RegistryError(f"{uri!r} is not a version's URI; write {uris.FORMS}")
+            found = _latest(client, str(parts.name), str(parts.stage))
         if found.status != "READY":
             raise errors.RegistryError(
                 f"{uri} is version {found.version} of {found.name!r}, whose status is "
@@ -129,7 +129,7 @@ def resolve(uri: str) -> ResolvedVersion:
         raise failures.explain(error, f"cannot resolve {uri}", known) from error
     return ResolvedVersion(
         given=uri,
-        uri=f"models:/{found.name}/{found.version}",
+        uri=uris.of_version(found.name, found.version),
         name=found.name,
         version=str(found.version),
         model_id=model_id,
@@ -178,11 +178,11 @@ def _latest(client: Any, name: str, suffix: str) -> Any:
 def _model_id(client: Any, source: str | None) -> str | None:
     """The logged model behind a version's source, through `models:/name/version` chains."""
     for _ in range(100):
-        if match := re.fullmatch(r"models:/(m-[0-9a-zA-Z]+)", source or ""):
-            return match[1]
-        if not (match := re.fullmatch(r"models:/([^/]+)/(\d+)", source or "")):
+        if (model_id := uris.logged_model(source)) is not None:
+            return model_id
+        if (version := uris.registered(source)) is None:
             return None
-        source = client.get_model_version(match[1], match[2]).source
+        source = client.get_model_version(*version).source
     return None
 
 
@@ -246,18 +246,19 @@ def open_version(resolved: ResolvedVersion, folder: Path, *, whole: bool = False
         for path in candidates:
             fetch.file(path)
     weights = fetch.file(chosen[0])
-    return OpenedVersion(resolved, weights, flavor, fetch.root())
+    return OpenedVersion(resolved, weights, flavor, fetch.root(), flavors[flavor] or {})
 
 
 def _flavors(resolved: ResolvedVersion, content: bytes) -> dict[str, Any]:
     """The flavors of an MLmodel file, by name."""
+    origin = f"the MLmodel file of {resolved.uri} at {resolved.location}"
     try:
-        found = yaml.safe_load(content.decode())
-        return dict(found["flavors"])
-    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
+        text = content.decode()
+        return dict(documents.parse(text, origin, errors.IntegrityError).content["flavors"])
+    except (errors.IntegrityError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
         raise errors.IntegrityError(
-            f"the MLmodel file of {resolved.uri} at {resolved.location} is damaged: it does not "
-            "say which flavors the version has. Restore it, or register the model again"
+            f"{origin} is damaged: it does not say which flavors the version has. Restore it, or "
+            "register the model again"
         ) from error
 
 
@@ -346,7 +347,7 @@ def quoted(name: str) -> str:
 
 def _known(client: Any, uri: str) -> str:
     """What exists near a URI that was not found, as the remedy of a message."""
-    name = re.sub(r"^models:/|[/@][^/@]*$", "", uri)
+    name = re.sub(r"[/@][^/@]*$", "", uris.short(uri))
     try:
         versions = client.search_model_versions(f"name = {quoted(name)}")
         if versions:

@@ -15,7 +15,7 @@ from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.engine import checkpoints, layer_groups, recipe, tolerance
 from mlflow_breadcrumbs.evaluation import scoring
 from mlflow_breadcrumbs.figures import studies
-from mlflow_breadcrumbs.lineage import statement
+from mlflow_breadcrumbs.lineage import contents, statement
 from mlflow_breadcrumbs.models import tasks as task_files
 from mlflow_breadcrumbs.registry import run_files, versions
 from mlflow_breadcrumbs.search import workbench
@@ -142,19 +142,6 @@ class Blame:
         return f"No single {what} is to blame: the largest gain is {first.gain:+.3f}, by {name}."
 
 
-@dataclasses.dataclass(frozen=True)
-class _Origin:
-    """What `lineage.json` says a version was made of."""
-
-    base: str
-    sources: tuple[str, ...]
-    digests: tuple[str, ...]
-    """Weights digests of the base, then of the sources."""
-    recipe: recipe.MergeRecipe
-    tolerances: Mapping[str, float]
-    """How far a repetition of the merge may be off; see `agreement`."""
-
-
 def blame(request: BlameRequest, show: progress.Progress = progress.silent) -> Blame:
     """Find out what costs a task its accuracy, and log it to the merged version's run.
 
@@ -169,11 +156,10 @@ def blame(request: BlameRequest, show: progress.Progress = progress.silent) -> B
             f"{resolved.uri} has no task {request.task!r}; it has "
             f"{', '.join(resolved.tasks) or 'none'}"
         )
-    with versions.workspace() as folder:
-        origin = _origin(versions.open_version(resolved, folder))
+    _, stated = contents.read_statement(resolved)
     materials = workbench.Materials(
-        origin.base,
-        origin.sources,
+        stated.base.uri,
+        tuple(source.uri for source in stated.sources),
         request.tasks,
         device=request.device,
         batch_size=request.batch_size,
@@ -181,55 +167,34 @@ def blame(request: BlameRequest, show: progress.Progress = progress.silent) -> B
         max_norm_ratio=None,  # whoever merged has accepted the sources
     )
     with workbench.opened(materials, show) as bench:
-        found = _investigate(bench, request, resolved, origin, show)
+        found = _investigate(bench, request, resolved, stated, show)
     if resolved.run_id is not None:
         _log(found)
     return found
-
-
-def _origin(version: versions.OpenedVersion) -> _Origin:
-    path = version.folder / statement.FILE
-    if not path.is_file():
-        raise errors.RegistryError(
-            f"{version.resolved.uri} has no {statement.FILE}, so it is not known what it was "
-            "merged from; blame needs a version that `mlflow-breadcrumbs merge` registered"
-        )
-    definition = json.loads(path.read_text(encoding="utf-8"))["predicate"]["buildDefinition"]
-    inputs = [
-        entry for entry in definition["resolvedDependencies"] if entry["name"] in ("base", "source")
-    ]
-    base, *sources = (entry["uri"] for entry in inputs)
-    return _Origin(
-        base,
-        tuple(sources),
-        tuple(f"sha256:{entry['digest']['weightsSha256']}" for entry in inputs),
-        recipe.MergeRecipe.from_dict(definition["internalParameters"]["recipe"]),
-        definition["internalParameters"].get("tolerance", {}).get("relativeNorm", {}),
-    )
 
 
 def _investigate(
     bench: workbench.Study,
     request: BlameRequest,
     resolved: versions.ResolvedVersion,
-    origin: _Origin,
+    stated: statement.Statement,
     show: progress.Progress,
 ) -> Blame:
-    if bench.taken.digests != origin.digests:
+    if bench.taken.digests != tuple(entry.weights_digest for entry in stated.inputs):
         raise errors.IntegrityError(
-            f"{resolved.uri} was merged from other weights than {origin.base} and its sources "
+            f"{resolved.uri} was merged from other weights than {stated.base.uri} and its sources "
             "have now; restore the versions that its lineage.json names"
         )
-    bench.prepare([origin.recipe])
-    merged = bench.merge(origin.recipe)
-    _check_repeated(resolved, origin, merged)
+    bench.prepare([stated.settings])
+    merged = bench.merge(stated.settings)
+    _check_repeated(resolved, stated, merged)
     own = next(number for number, task in bench.pairs if task.name == request.task)
     (score,) = (
         score
         for score in bench.score(merged, (own,), split=request.split).scores
         if score.task == request.task
     )
-    trial = _Trial(bench, request, origin.recipe, merged, score.merged)
+    trial = _Trial(bench, request, stated.settings, merged, score.merged)
     images = None if trial.images == score.merged.total else trial.images
     suspects = _rank("source", bench.labels, trial.source, images, request.finalists, show)
     suspects += _rank("layers", trial.groups, trial.layers, images, request.finalists, show)
@@ -246,10 +211,10 @@ def _investigate(
 
 
 def _check_repeated(
-    resolved: versions.ResolvedVersion, origin: _Origin, merged: workbench.Merged
+    resolved: versions.ResolvedVersion, stated: statement.Statement, merged: workbench.Merged
 ) -> None:
     """Hold the merge that was done again against the version: by its bits, or its tolerance."""
-    if origin.recipe.bit_exact or merged.weights_digest == resolved.recorded_digest:
+    if stated.settings.bit_exact or merged.weights_digest == resolved.recorded_digest:
         versions.check_digest(resolved, merged.weights_digest)
         return
     with versions.workspace() as folder:
@@ -258,7 +223,7 @@ def _check_repeated(
         with checkpoints.Checkpoint.open(weights) as file:
             registered = {name: file.tensor(name) for name in file.names}
             found = tolerance.differences(
-                registered, merged.tensors, origin.recipe, origin.tolerances
+                registered, merged.tensors, stated.settings, stated.tolerances
             )
     if far := [difference.tensor for difference in found if not difference.within]:
         raise errors.IntegrityError(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlflow_breadcrumbs.audit.export import subjects
 from mlflow_breadcrumbs.lineage import relatives
+from mlflow_breadcrumbs.registry import uris
 from mlflow_breadcrumbs.support import extras
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ def _add_ancestors(document: "ProvDocument", node: relatives.Ancestor, done: set
 
 
 def _model(uri: str) -> str:
-    return _name("models", uri.removeprefix("models:/"))
+    return _name("models", uris.short(uri))
 
 
 def _name(prefix: str, local: str) -> str:

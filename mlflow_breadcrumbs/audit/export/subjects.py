@@ -1,11 +1,10 @@
 """What the exports say: the statement of a merged version, and the ancestry behind it."""
 
 import dataclasses
-import re
 from collections.abc import Iterator
 
 from mlflow_breadcrumbs.lineage import contents, relatives, statement
-from mlflow_breadcrumbs.registry import versions
+from mlflow_breadcrumbs.registry import uris, versions
 from mlflow_breadcrumbs.support import canonical
 
 
@@ -57,5 +56,4 @@ def gather(uri: str) -> Facts:
 
 def name_and_version(uri: str) -> tuple[str, str | None]:
     """`models:/NAME/VERSION` in two; a logged model's id alone has no version."""
-    match = re.fullmatch(r"models:/(.+)/([^/]+)", uri)
-    return (match[1], match[2]) if match else (uri.removeprefix("models:/"), None)
+    return uris.registered(uri) or (uris.short(uri), None)

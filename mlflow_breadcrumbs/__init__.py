@@ -2,38 +2,33 @@
 
 The way of the data:
 
-    registry → checkpoints → masks → merge → flavor → evaluate → register → lineage → audit
-                     ↘ compare                                              ↘ report
+    registry → engine → flavor → evaluation → registry → ledger → promotion → audit
 
-1. `registry` resolves URIs to versions, once, and opens their files; `inputs` checks them.
-2. `recipe` says what to compute; `masks` has its one rounding rule; `checkpoints` reads tensors
-   lazily; `backends` compute; `merge` streams base and sources into one output through `writing`;
-   `agreement` says when two results of one merge are the same.
-3. `architecture`, `tasks`, `heads` and `evaluate` know models and images; `scorecard` compares the
-   base, the sources and the merged model on every task.
-4. `flavor` saves and loads versions; `statement` writes `lineage.json`; `jobs` opens and ends the
-   run, `logbook` fills it; `registration` makes the version; `recovery` takes up a stopped merge.
-5. `pipeline` is the main flow on one page; `importer` and `finetune` make the versions it takes;
-   `cli` is all of it on the command line.
-6. `compare` looks at the task vectors before a merge (`backends.geometry` measures, `advice` puts
-   it in sentences); `report` gathers all that is known after it and `page` writes it as HTML;
-   `pictures` draws, `meter` and `cache` measure each accuracy once.
-7. `study` merges in memory and measures on a `bench`, again and again: `sweep` tries the recipes of
-   `grids`, `scaling` counts tasks, `blame` finds the culprit; `charts` draws.
-8. `catalog` reads the registry as a `graph`; `ledger` keeps that graph in SQL, and the history of
-   what was done; `lineage` asks either for ancestors and descendants, `drawing` draws them,
-   `difference` holds two versions side by side.
-9. `evidence` gathers what MLflow holds about a version, `verify` judges it, `reproduce` merges it
-   again, `attest` writes it in auditors' formats and signs it; `trail` keeps that it was done.
-10. `ledger` also knows where every alias was and when: it looks at the registry, or `receiver` is
-    told by MLflow's webhooks (`subscription` registers it there, `webhooks` checks signatures) and
-    it tells others by its own; `timeline` draws the moves.
+Each room does one step and imports only rooms below it, in this order from the top:
+
+    cli → commands → report · quickstart → search → pipeline · promotion · sources
+        → audit · evaluation → lineage · webhooks · figures → ledger · flavor
+        → registry → engine · models → support · errors
+
+Begin with `pipeline.flow`: the main flow on one page. What it calls:
+
+- `registry` resolves URIs to versions, once, and opens their files; it registers the result.
+- `engine` merges files into a file, with the recipe's formula; it knows no MLflow.
+- `models` are open_clip models, tasks and images; `evaluation` measures accuracy, once.
+- `flavor` saves and loads versions; `lineage` writes and reads what is in one.
+- `ledger` is the history that MLflow does not keep, in SQL.
+
+Around it: `sources` makes the fine-tuned versions, `search` looks for the recipe, `promotion` moves
+aliases past gates, `audit` asks whether it is still true, `report` shows it on a page, `webhooks`
+tell and are told, `figures` draw, `quickstart` is the demo, `commands` are the command line. Every
+room's docstring says what is in it and where to begin.
 
 ```python
-from mlflow_breadcrumbs import pipeline, recipe
+from mlflow_breadcrumbs.engine import recipe
+from mlflow_breadcrumbs.pipeline import flow
 
-result = pipeline.merge(
-    pipeline.MergeRequest(
+result = flow.merge(
+    flow.MergeRequest(
         base="models:/clip/1",
         sources=("models:/clip-cars/1", "models:/clip-signs/1"),
         registered_model="clip-merged",

@@ -156,7 +156,7 @@ def test_progress_is_told_in_images(config):
         tiny.image_set(4),
         architecture.preprocess(config),
         batch_size=5,
-        progress=progress,
+        show=progress,
     )
     assert told == [("evaluate colours/test", 12, "images"), 5, 5, 2]
 

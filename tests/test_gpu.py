@@ -204,7 +204,7 @@ def test_out_of_memory_means_smaller_pieces(tmp_path, small_device, caplog, monk
             made,
             tmp_path / "out.safetensors",
             backend=gpu_backend.Gpu(DEVICE, piece=100_000),
-            report=Show(),
+            show=Show(),
         )
     assert result.weights_digest == whole.weights_digest
     assert "out of memory on cpu: starting again with pieces of" in caplog.text or DEVICE != "cpu"

@@ -403,5 +403,5 @@ def test_progress_counts_every_byte_once(tmp_path, store):
 
     opened = store(*STATES)
     settings = recipe.MergeRecipe(density=0.5, exclude=("b.*",))
-    run(opened, settings, tmp_path / "out.safetensors", report=report)
+    run(opened, settings, tmp_path / "out.safetensors", show=report)
     assert sum(seen) == 0

@@ -94,7 +94,7 @@ def reproduce(
             backend=backend,
             expected=[entry.weights_digest for entry in stated.inputs],
             max_norm_ratio=None,
-            report=show,
+            show=show,
         )
         registered, differences = _compare(resolved, again, folder, stated.tolerances)
     return Reproduction(

@@ -61,7 +61,7 @@ def import_command(
         task_list=task_files.load(tasks) if tasks else (),
         head=head,
         device=device,
-        progress=terminal.show,
+        show=terminal.show,
     )
     printing.print_version(version, as_json)
 
@@ -124,7 +124,7 @@ def finetune_command(
         ),
         device=device,
         folder=resume_folder,
-        progress=terminal.show,
+        show=terminal.show,
     )
     printing.print_version(version, as_json)
 

@@ -44,7 +44,7 @@ def merge_files(
             max_norm_ratio=max_norm_ratio,
             max_shard_size=max_shard_size,
             overwrite=overwrite,
-            report=show,
+            show=show,
         )
 
 

@@ -108,7 +108,7 @@ def merge(
     max_norm_ratio: float | None = MAX_NORM_RATIO,
     max_shard_size: int | None = None,
     overwrite: bool = False,
-    report: progress.Progress = progress.silent,
+    show: progress.Progress = progress.silent,
 ) -> MergeResult:
     """Merge `sources` into `base` by the recipe and write the result to `output`.
 
@@ -126,7 +126,7 @@ def merge(
             merged tensors; `None` takes any.
         max_shard_size: bytes of tensor data per output file at most; `None` writes one file.
         overwrite: replace an output that exists.
-        report: is told the bytes read.
+        show: is told the bytes read.
 
     Raises:
         RecipeError: the recipe has another number of weights than there are sources.
@@ -147,7 +147,7 @@ def merge(
         output, output_infos(job), max_shard_size=max_shard_size, overwrite=overwrite
     ) as writer:
         volume = sum(source.nbytes for source in (base, *sources))
-        with report("merge", total=volume, unit="bytes") as advance:
+        with show("merge", total=volume, unit="bytes") as advance:
             copied = copying.copy_unmerged(job, writer, advance, choosing.processors())
             outcome = backend.run(job, writer, advance)
         digests = _input_digests(job, copied, outcome.hexdigests)

@@ -34,7 +34,7 @@ class Bench:
         device: what `device.choose_device` gave.
         batch_size: images at a time.
         memory: bytes of decoded images to keep.
-        report: is told about the images that are decoded.
+        show: is told about the images that are decoded.
 
     Raises:
         TaskError: a head's classes are not the images', or an image can't be read.
@@ -49,7 +49,7 @@ class Bench:
         device: str = "cpu",
         batch_size: int = 64,
         memory: int = MEMORY,
-        report: progress.Progress = progress.silent,
+        show: progress.Progress = progress.silent,
     ) -> None:
         for task, images in sets.items():
             scoring.check_classes(owned[task], images)
@@ -59,7 +59,7 @@ class Bench:
         self._pictures: dict[str, _Pictures] = {}
         preprocess = architecture.preprocess(config)
         total = sum(len(images) for images in sets.values())
-        with report("decode images", total=total, unit="images") as advance:
+        with show("decode images", total=total, unit="images") as advance:
             for task, images in sets.items():
                 pictures = _Pictures(images, preprocess, memory)
                 memory -= pictures.nbytes

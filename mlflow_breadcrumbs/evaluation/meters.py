@@ -25,7 +25,7 @@ class Meter:
     """Images at a time."""
     cache: caches.Cache | None = None
     """Where accuracies are kept; `None` measures each anew."""
-    report: progress.Progress = progress.silent
+    show: progress.Progress = progress.silent
     """Is told about the images."""
 
     def accuracies(
@@ -64,7 +64,7 @@ class Meter:
                     preprocess,
                     batch_size=self.batch_size,
                     device=self.device,
-                    progress=self.report,
+                    show=self.show,
                 )
                 if self.cache and key:
                     self.cache.put(key, known)

@@ -149,7 +149,7 @@ def measure(
     device: str = "cpu",
     batch_size: int = 64,
     cache: caches.Cache | None = None,
-    report: progress.Progress = progress.silent,
+    show: progress.Progress = progress.silent,
 ) -> Scorecard:
     """Evaluate the base, each source on its own tasks, and the merged model on all tasks.
 
@@ -166,7 +166,7 @@ def measure(
         device: what `device.choose_device` gave.
         batch_size: images at a time.
         cache: of accuracies; `None` measures each.
-        report: is told about the images.
+        show: is told about the images.
 
     Raises:
         TaskError: images are missing or unreadable, or a source gets none right on its own task.
@@ -176,7 +176,7 @@ def measure(
     owned = {task.name: candidates[number].heads[task.name] for number, task in pairs}
     for name, head in owned.items():
         scoring.check_classes(head, sets[name])
-    meter = meters.Meter(config, device, batch_size, cache, report)
+    meter = meters.Meter(config, device, batch_size, cache, show)
     build = functools.cache(lambda: architecture.build(config))  # one model takes all weights
 
     def accuracies(

@@ -117,7 +117,7 @@ def accuracy(
     *,
     batch_size: int = 64,
     device: str = "cpu",
-    progress: progress.Progress = progress.silent,
+    show: progress.Progress = progress.silent,
 ) -> Accuracy:
     """Measure the accuracy of a model with a head on an image set.
 
@@ -129,7 +129,7 @@ def accuracy(
     """
     check_classes(head, image_set)
     seen = features.extract(
-        model, image_set, preprocess, batch_size=batch_size, device=device, progress=progress
+        model, image_set, preprocess, batch_size=batch_size, device=device, show=show
     )
     return score(seen, head, image_set)
 

@@ -38,7 +38,7 @@ def extract(
     *,
     batch_size: int = 64,
     device: str = "cpu",
-    progress: progress.Progress = progress.silent,
+    show: progress.Progress = progress.silent,
 ) -> Features:
     """Run the image tower over an image set.
 
@@ -50,7 +50,7 @@ def extract(
         preprocess: The model's transform for inference.
         batch_size: Images at a time, at least 1.
         device: What `device.choose_device` gave.
-        progress: Told about each batch, in images.
+        show: Told about each batch, in images.
 
     Raises:
         TaskError: There are no images, or one can't be read.
@@ -66,7 +66,7 @@ def extract(
     with (
         inference(model.to(device)),
         concurrent.futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,
-        progress(f"evaluate {image_set.name}", total=len(image_set), unit="images") as advance,
+        show(f"evaluate {image_set.name}", total=len(image_set), unit="images") as advance,
     ):
         while done < len(image_set):
             rows = range(done, min(done + batch_size, len(image_set)))

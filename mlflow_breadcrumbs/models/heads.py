@@ -107,7 +107,7 @@ def probe_head(
     inverse_regularization: float = 10.0,
     batch_size: int = 64,
     device: str = "cpu",
-    progress: progress.Progress = progress.silent,
+    show: progress.Progress = progress.silent,
 ) -> Head:
     """Fit a head on the task's training images: a linear probe, for models without a text tower.
 
@@ -120,7 +120,7 @@ def probe_head(
         inverse_regularization: scikit-learn's `C`, positive; smaller means smaller weights.
         batch_size: Images at a time.
         device: Where the image tower runs.
-        progress: Told about each batch.
+        show: Told about each batch.
 
     Raises:
         TaskError: A class has no training images.
@@ -130,7 +130,7 @@ def probe_head(
     train = task.images("train")
     _check_every_class(task, train)
     seen = features.extract(
-        model, train, preprocess, batch_size=batch_size, device=device, progress=progress
+        model, train, preprocess, batch_size=batch_size, device=device, show=show
     )
     regression = linear_model.LogisticRegression(
         C=inverse_regularization, fit_intercept=False, max_iter=1000

@@ -223,7 +223,7 @@ def _merge_weights(
             backend=backend,
             expected=taken.digests,
             max_norm_ratio=request.max_norm_ratio,
-            report=show,
+            show=show,
         )
 
 
@@ -250,7 +250,7 @@ def _evaluate(
         device=device,
         batch_size=request.batch_size,
         cache=caches.default() if request.cache else None,
-        report=show,
+        show=show,
     )
 
 

@@ -101,7 +101,7 @@ def quickstart(
             registered_model=BASE_MODEL,
             task_list=task_list,
             device="cpu",
-            progress=show,
+            show=show,
         )
         sources = [_finetune(base, task, settings, show) for task in task_list]
         materials = workbench.Materials(
@@ -193,7 +193,7 @@ def _finetune(
             seed=settings.seed,
         ),
         device="cpu",
-        progress=show,
+        show=show,
     )
 
 

@@ -153,7 +153,7 @@ class Study:
                 self.owned,
                 device=self._device,
                 batch_size=self._materials.batch_size,
-                report=self._show,
+                show=self._show,
             )
         return self._benches[split]
 

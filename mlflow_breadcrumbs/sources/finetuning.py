@@ -23,7 +23,7 @@ def finetune(
     settings: training.Settings | None = None,
     device: str = "auto",
     folder: str | Path | None = None,
-    progress: progress.Progress = progress.silent,
+    show: progress.Progress = progress.silent,
 ) -> versions.RegisteredVersion:
     """Fine-tune a registered version on a task, and register the result.
 
@@ -40,7 +40,7 @@ def finetune(
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         folder: Where to keep the state after each epoch. If the job is stopped, the same call goes
             on from there. The state is removed when the version is registered.
-        progress: Told about each step.
+        show: Told about each step.
 
     Raises:
         RegistryError: The base can't be found or is of another flavor, or the name is not allowed.
@@ -71,7 +71,7 @@ def finetune(
             device=device,
             folder=folder,
             on_epoch=lambda epoch: _log_epoch(task, epoch),
-            progress=progress,
+            show=show,
         )
         info = flavor.log_model("model", config=base.config, model=base.model, heads=[head])
         digest = info.flavors[flavor.FLAVOR_NAME]["weights_digest"]

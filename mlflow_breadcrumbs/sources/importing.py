@@ -31,7 +31,7 @@ def import_checkpoint(
     task_list: Sequence[tasks.Task] = (),
     head: str = "auto",
     device: str = "auto",
-    progress: progress.Progress = progress.silent,
+    show: progress.Progress = progress.silent,
 ) -> versions.RegisteredVersion:
     """Register a checkpoint as a new version.
 
@@ -45,7 +45,7 @@ def import_checkpoint(
         head: `zero-shot` (from the text tower), `probe` (from the training images), `auto`
             (zero-shot where there is a text tower, else probe), or a safetensors file.
         device: Where a probe's features are computed.
-        progress: Told about each batch of a probe.
+        show: Told about each batch of a probe.
 
     Raises:
         CheckpointError: The file is unsafe or damaged, or its tensors aren't the architecture's.
@@ -76,7 +76,7 @@ def import_checkpoint(
             model = architecture.build(config)
             weights = _fitting(path, model, config, space)
             flavor.load_weights(model, weights)
-        made = [_make_head(head, model, config, each, device, progress) for each in task_list]
+        made = [_make_head(head, model, config, each, device, show) for each in task_list]
         mlflow.log_params(
             {
                 "import.checkpoint": checkpoint,
@@ -212,14 +212,14 @@ def _make_head(
     config: architecture.ModelConfig,
     task: tasks.Task,
     device: str,
-    progress: progress.Progress,
+    show: progress.Progress,
 ) -> heads.Head:
     if head not in HEADS:
         return heads.read_head_file(head, task, embed_dim=config.embed_dim)
     if head == "zero-shot" or (head == "auto" and config.has_text_tower):
         return heads.zero_shot_head(model, architecture.tokenizer(config), task)
     preprocess = architecture.preprocess(config)
-    return heads.probe_head(model, preprocess, task, device=device, progress=progress)
+    return heads.probe_head(model, preprocess, task, device=device, show=show)
 
 
 def _check_head(

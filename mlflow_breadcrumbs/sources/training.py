@@ -122,7 +122,7 @@ def train(
     folder: str | Path | None = None,
     workers: int | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
-    progress: progress.Progress = progress.silent,
+    show: progress.Progress = progress.silent,
 ) -> tuple[Epoch, ...]:
     """Fine-tune the image tower of a model, in place.
 
@@ -142,7 +142,7 @@ def train(
             after that epoch, and ends with the same weights. Delete it when the result is safe.
         workers: Processes that load images; None is none on the CPU and up to 8 for a GPU.
         on_epoch: Called after each epoch, those before a resumption included.
-        progress: Told about each step, in images.
+        show: Told about each step, in images.
 
     Returns:
         The epochs.
@@ -166,7 +166,7 @@ def train(
     history = saved.load(visual, optimizer) if saved else []
     for past in history:
         _report(on_epoch, past)
-    with progress(f"fine-tune {head.task}", total=epochs * len(train_set), unit="images") as tick:
+    with show(f"fine-tune {head.task}", total=epochs * len(train_set), unit="images") as tick:
         tick(len(history) * len(train_set))
         for epoch in range(len(history), epochs):
             loss, step = _epoch(

@@ -24,7 +24,8 @@ import mlflow.store.model_registry.sqlalchemy_store as registries
 import mlflow.store.tracking.sqlalchemy_store as trackings
 
 from mlflow_breadcrumbs import cli
-from mlflow_breadcrumbs.pipeline import flow  # noqa: F401
+from mlflow_breadcrumbs.pipeline import flow  # noqa: F401 - all that a job imports
+from mlflow_breadcrumbs.sources import importing  # noqa: F401
 
 BOUNDARIES = {
     trackings.SqlAlchemyStore: (

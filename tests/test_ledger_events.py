@@ -72,7 +72,7 @@ def test_a_chain_that_nobody_touched_holds(opened):
 
 def test_one_byte_of_an_event_is_noticed(opened):
     body = body_of(opened, 3).replace("ann@here", "bob@here")
-    change(opened, "UPDATE events SET body = :body WHERE sequence = 3", body=body)
+    change(opened, "UPDATE breadcrumbs_events SET body = :body WHERE sequence = 3", body=body)
     assert judged(opened).problem.startswith("event 3 was changed: its hash is sha256:")
 
 
@@ -80,7 +80,7 @@ def test_an_event_whose_hash_was_made_to_fit_is_noticed_by_the_next(opened):
     body = body_of(opened, 3).replace("ann@here", "bob@here")
     change(
         opened,
-        "UPDATE events SET body = :body, hash = :hash WHERE sequence = 3",
+        "UPDATE breadcrumbs_events SET body = :body, hash = :hash WHERE sequence = 3",
         body=body,
         hash=canonical.sha256(body.encode()),
     )
@@ -90,29 +90,29 @@ def test_an_event_whose_hash_was_made_to_fit_is_noticed_by_the_next(opened):
 
 
 def test_a_column_beside_the_content_is_noticed(opened):
-    change(opened, "UPDATE events SET name = 'other' WHERE sequence = 5")
+    change(opened, "UPDATE breadcrumbs_events SET name = 'other' WHERE sequence = 5")
     assert judged(opened).problem == "event 5 was changed: its columns differ from its content"
 
 
 def test_content_that_cannot_be_read_is_noticed(opened):
-    change(opened, "UPDATE events SET body = '{' WHERE sequence = 2")
+    change(opened, "UPDATE breadcrumbs_events SET body = '{' WHERE sequence = 2")
     assert judged(opened).problem == "event 2 was changed: its content can't be read"
 
 
 @pytest.mark.parametrize("sequence", [1, 4])
 def test_a_deleted_event_is_noticed(opened, sequence):
-    change(opened, "DELETE FROM events WHERE sequence = :sequence", sequence=sequence)
+    change(opened, "DELETE FROM breadcrumbs_events WHERE sequence = :sequence", sequence=sequence)
     assert judged(opened).problem == (
         f"event {sequence} is missing: event {sequence + 1} comes after event {sequence - 1}"
     )
 
 
 def test_a_deleted_event_is_noticed_where_the_others_were_renumbered(opened):
-    change(opened, "DELETE FROM events WHERE sequence = 4")
+    change(opened, "DELETE FROM breadcrumbs_events WHERE sequence = 4")
     for sequence in (5, 6):
         change(
             opened,
-            "UPDATE events SET sequence = :to WHERE sequence = :at",
+            "UPDATE breadcrumbs_events SET sequence = :to WHERE sequence = :at",
             to=sequence - 1,
             at=sequence,
         )
@@ -123,7 +123,12 @@ def test_a_deleted_event_is_noticed_where_the_others_were_renumbered(opened):
 
 def test_reordered_events_are_noticed(opened):
     for at, to in ((2, 99), (3, 2), (99, 3)):
-        change(opened, "UPDATE events SET sequence = :to WHERE sequence = :at", to=to, at=at)
+        change(
+            opened,
+            "UPDATE breadcrumbs_events SET sequence = :to WHERE sequence = :at",
+            to=to,
+            at=at,
+        )
     assert judged(opened).problem == (
         "event 2 was moved: what is stored there says that it is event 3"
     )
@@ -131,7 +136,7 @@ def test_reordered_events_are_noticed(opened):
 
 def test_a_tail_that_was_cut_is_noticed_by_a_head_kept_elsewhere(opened):
     kept = str(judged(opened).head)
-    change(opened, "DELETE FROM events WHERE sequence > 4")
+    change(opened, "DELETE FROM breadcrumbs_events WHERE sequence > 4")
     assert judged(opened).holds
     problem = judged(opened, {"the notary": kept}).problem
     assert problem.startswith(
@@ -200,5 +205,7 @@ def test_no_single_character_can_be_changed(tmp_path_factory, place, byte, at):
         changed = body[:place] + chr(byte) + body[place + 1 :]
         if changed == body:
             return
-        change(opened, "UPDATE events SET body = :b WHERE sequence = :s", b=changed, s=at)
+        change(
+            opened, "UPDATE breadcrumbs_events SET body = :b WHERE sequence = :s", b=changed, s=at
+        )
         assert not judged(opened).holds

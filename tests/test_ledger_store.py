@@ -1,8 +1,11 @@
 """Where the ledger is, its tables, and several writers at once, on SQLite and PostgreSQL."""
 
 import multiprocessing
+import shutil
 import sqlite3
 
+import ledgers
+import postgres
 import pytest
 import sqlalchemy as sql
 
@@ -40,16 +43,16 @@ def test_writers_at_once_make_one_ledger_with_one_chain(ledger_uri):
     with stores.opened() as opened, opened.reading() as connection:
         verdict = chain.verify(connection)
         assert connection.scalar(sql.select(sql.func.count()).select_from(schema.Ledger)) == 1
-        assert connection.scalar(sql.select(sql.func.count()).select_from(schema.Migration)) == len(
-            migrations.STEPS
-        )
+        rows = connection.scalars(sql.text(f"SELECT version_num FROM {migrations.VERSION_TABLE}"))
+        assert rows.all() == [migrations.REVISIONS[-1]]
     assert (verdict.problem, verdict.head.sequence) == (None, 60)
 
 
 def test_the_migrations_make_the_tables_that_the_schema_declares(ledger_uri, tmp_path):
     with stores.opened() as opened, opened.reading() as connection:
         made = sql.inspect(connection)
-        assert set(made.get_table_names()) == set(schema.Base.metadata.tables)
+        declared = set(schema.Base.metadata.tables)
+        assert set(made.get_table_names()) == declared | {migrations.VERSION_TABLE}
         for name, declared in schema.Base.metadata.tables.items():
             columns = {column["name"]: column for column in made.get_columns(name)}
             assert set(columns) == set(declared.columns.keys())
@@ -63,25 +66,46 @@ def test_the_migrations_make_the_tables_that_the_schema_declares(ledger_uri, tmp
             }
 
 
-def test_a_migration_that_fails_leaves_nothing_behind(ledger_uri, monkeypatch):
+def test_a_migration_that_fails_leaves_nothing_behind(ledger_uri, monkeypatch, tmp_path):
     with stores.opened():
         pass
-    broken = migrations.Step("broken", ("CREATE TABLE half (id INTEGER)", "CREATE NONSENSE"))
-    monkeypatch.setattr(migrations, "STEPS", (*migrations.STEPS, broken))
+    folder = tmp_path / "revisions"
+    shutil.copytree(migrations.FOLDER, folder)
+    (folder / "r0003_broken.py").write_text(BROKEN)
+    monkeypatch.setattr(migrations, "FOLDER", folder)
+    monkeypatch.setattr(migrations, "REVISIONS", (*migrations.REVISIONS, "0003"))
     with pytest.raises(errors.LedgerError, match="can't be used"), stores.opened():
         pass
     monkeypatch.undo()
     monkeypatch.setenv(stores.VARIABLE, ledger_uri)
     with stores.opened() as opened, opened.reading() as connection:
         assert not sql.inspect(connection).has_table("half")
-        assert migrations.pending(connection) == 0
+        assert not migrations.is_pending(connection)
+
+
+BROKEN = """
+revision = "0003"
+down_revision = "0002"
+
+
+def upgrade(op):
+    op.execute("CREATE TABLE half (id INTEGER)")
+    op.execute("CREATE NONSENSE")
+"""
 
 
 def test_a_ledger_of_a_newer_release_is_left_alone(ledger_uri):
     with stores.opened() as opened, opened.writing() as connection:
-        connection.execute(
-            sql.insert(schema.Migration).values(number=99, name="later", applied="2030-01-01")
-        )
+        connection.execute(sql.text(f"UPDATE {migrations.VERSION_TABLE} SET version_num = '0099'"))
+    with pytest.raises(errors.LedgerError, match=r"newer release.*migration 0099.*Upgrade"):
+        ledger.check()
+
+
+def test_a_ledger_of_a_newer_release_before_alembic_is_left_alone(ledger_uri):
+    ledgers.place(2, ledger_uri)
+    engine = postgres.engine(ledger_uri)
+    with engine.connect() as connection:
+        connection.execute(sql.text("INSERT INTO migrations VALUES (99, 'later', '2030-01-01')"))
     with pytest.raises(errors.LedgerError, match=r"newer release.*migration 99.*Upgrade"):
         ledger.check()
 
@@ -139,10 +163,10 @@ def test_the_database_itself_refuses_a_fork(tmp_path):
     with stores.opened(uri) as opened, opened.writing() as connection:
         events.append(connection, draft())
     with sqlite3.connect(tmp_path / "ledger.db") as connection:
-        (previous,) = connection.execute("SELECT previous FROM events").fetchone()
+        (previous,) = connection.execute("SELECT previous FROM breadcrumbs_events").fetchone()
         with pytest.raises(sqlite3.IntegrityError):
             connection.execute(
-                "INSERT INTO events (sequence, previous, hash, name, body) "
+                "INSERT INTO breadcrumbs_events (sequence, previous, hash, name, body) "
                 "VALUES (2, ?, 'x', 'x', 'x')",
                 (previous,),
             )

@@ -5,7 +5,9 @@ import os
 import socket
 import threading
 
+import ledgers
 import mlflow
+import postgres
 import pytest
 import registered
 import sqlalchemy as sql
@@ -17,7 +19,6 @@ from mlflow_breadcrumbs.ledger import (
     anchors,
     events,
     journal,
-    migrations,
     schema,
     stores,
 )
@@ -234,12 +235,11 @@ def test_several_that_look_at_once_make_one_event(either):
     assert ledger.verify().holds
 
 
-def test_a_ledger_of_the_first_release_is_taken_over(store, ledger_uri, monkeypatch):
+def test_a_ledger_of_the_first_release_is_taken_over(store, ledger_uri):
     registered.version("m")
     mlflow.MlflowClient().set_registered_model_alias("m", "champion", "1")
-    with monkeypatch.context() as patch:
-        patch.setattr(migrations, "STEPS", migrations.STEPS[:1])
-        write_as_the_first_release_did()
+    ledgers.place(1, ledger_uri, empty=True)
+    write_as_the_first_release_did(ledger_uri)
     with stores.opened() as opened, opened.reading() as connection:
         assert alias_state.known(connection) == {
             ("m", "champion"): alias_state.Known("1", "2026-03-03T14:00:00.000+00:00", 2)
@@ -247,11 +247,12 @@ def test_a_ledger_of_the_first_release_is_taken_over(store, ledger_uri, monkeypa
     assert ledger.look() == []
 
 
-def write_as_the_first_release_did():
+def write_as_the_first_release_did(uri):
     """A move that was killed and settled, when there was no table of aliases."""
     previous = "sha256:" + "0" * 64
     rows = [("intent", {"alias": "champion"}, None), ("done", {"settled": True}, 1)]
-    with stores.opened() as opened, opened.writing() as connection:
+    table = sql.table("events", *map(sql.column, schema.table(schema.Event).c.keys()))
+    with postgres.engine(uri).connect() as connection:
         for number, (phase, details, intent) in enumerate(rows, 1):
             event = events.Event(
                 actor="ann@here",
@@ -268,7 +269,7 @@ def write_as_the_first_release_did():
             body = canonical.dumps(event.to_dict())
             stored = {"previous": previous, "hash": (previous := canonical.sha256(body))}
             row = {"sequence": number, "name": "m", "subject": "models:/m/1"}
-            connection.execute(sql.insert(schema.Event).values(**row, **stored, body=body.decode()))
+            connection.execute(sql.insert(table).values(**row, **stored, body=body.decode()))
 
 
 # What webhooks tell.

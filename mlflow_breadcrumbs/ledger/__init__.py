@@ -1,7 +1,7 @@
 """The ledger: in SQL, an index of the lineage and the append-only history of what was done.
 
 1. `stores` finds and opens the database (SQLite beside the registry, PostgreSQL by URI);
-   `migrations` makes the tables that `schema` declares.
+   `migrations` makes the tables that `schema` declares, by the steps in `revisions`.
 2. `events` adds to the history, each event with the hash of the one before; `chain` walks it.
 3. `journal` puts a job into the history: intent, act, outcome; `anchors` puts the head into MLflow;
    `settling` finds out what came of a job that was killed in between.

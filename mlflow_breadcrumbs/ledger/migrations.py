@@ -1,90 +1,77 @@
-"""How the tables came to be: each step runs once, in one transaction with the row that says so.
+"""Brings a ledger's tables up to date, with Alembic; the steps are in `revisions`.
 
-A step that was released is never edited; a change is a new step at the end.
+A ledger may share its database with MLflow, which is Alembic's user too. So every table of ours has
+a prefix, Alembic's own included. All steps that a ledger lacks run in one transaction with the row
+that says so. Alembic is imported only where there is something to do.
+
+Releases before Alembic numbered two steps in a table `migrations`, and their tables had no prefix.
+Such a ledger is taken over: its tables are renamed. `migrations` stays and gets a third row, which
+tells those releases to leave it alone; without it they would find no ledger, and begin another.
 """
 
 import datetime
-import uuid
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sql
 
 from mlflow_breadcrumbs import errors
-from mlflow_breadcrumbs.ledger import alias_state, schema
 
+if TYPE_CHECKING:
+    from alembic.operations import Operations
+    from alembic.runtime.migration import MigrationContext
 
-class Step(NamedTuple):
-    """One migration, in SQL that SQLite and PostgreSQL both take."""
+PREFIX = "breadcrumbs_"
+VERSION_TABLE = f"{PREFIX}alembic_version"
+REVISIONS = ("0001", "0002")
+"""All that this release knows, in order; a test holds them against the files in `revisions`."""
 
-    name: str
-    statements: Sequence[str]
-    fill: Callable[[sql.Connection], None] | None = None
-    """Fills new tables from old ones."""
+FOLDER = Path(__file__).with_name("revisions")
 
-
-STEPS: Sequence[Step] = (
-    Step(
-        "the index, the events and the ledger's own row",
-        (
-            "CREATE TABLE ledger (id VARCHAR(36) PRIMARY KEY, created VARCHAR(32) NOT NULL, "
-            "synced BIGINT)",
-            "CREATE TABLE versions (uri TEXT PRIMARY KEY, name TEXT, number INTEGER, "
-            "kind TEXT NOT NULL, tasks TEXT NOT NULL, weights_digest TEXT, recipe_digest TEXT, "
-            "model_id TEXT, run_id TEXT, created BIGINT NOT NULL, updated BIGINT NOT NULL)",
-            "CREATE INDEX versions_model_id ON versions (model_id)",
-            "CREATE TABLE edges (child TEXT NOT NULL, position INTEGER NOT NULL, "
-            "parent TEXT NOT NULL, role TEXT NOT NULL, model_id TEXT, "
-            "PRIMARY KEY (child, position))",
-            "CREATE INDEX edges_parent ON edges (parent)",
-            "CREATE INDEX edges_model_id ON edges (model_id)",
-            "CREATE TABLE events (sequence BIGINT PRIMARY KEY, "
-            "previous VARCHAR(71) NOT NULL UNIQUE, hash VARCHAR(71) NOT NULL, "
-            "name TEXT NOT NULL, subject TEXT, body TEXT NOT NULL)",
-            "CREATE INDEX events_name ON events (name)",
-            "CREATE INDEX events_subject ON events (subject)",
-            "CREATE TABLE open_intents (sequence BIGINT PRIMARY KEY)",
-        ),
-    ),
-    Step(
-        "what is known of aliases, and what came in and went out by webhook",
-        (
-            "CREATE TABLE aliases (name TEXT NOT NULL, alias TEXT NOT NULL, version TEXT, "
-            "since VARCHAR(32) NOT NULL, sequence BIGINT NOT NULL, PRIMARY KEY (name, alias))",
-            "CREATE TABLE looks (name TEXT PRIMARY KEY, time VARCHAR(32) NOT NULL)",
-            "CREATE TABLE receipts (id TEXT PRIMARY KEY, received VARCHAR(32) NOT NULL, "
-            "event BIGINT)",
-            "CREATE TABLE outbox (receiver VARCHAR(71) PRIMARY KEY, sequence BIGINT NOT NULL, "
-            "attempts INTEGER NOT NULL, due VARCHAR(32) NOT NULL, claimed VARCHAR(32) NOT NULL, "
-            "error TEXT)",
-        ),
-        alias_state.fill,
-    ),
-)
-
-_FIRST = (
-    "CREATE TABLE IF NOT EXISTS migrations (number INTEGER PRIMARY KEY, name TEXT NOT NULL, "
-    "applied VARCHAR(32) NOT NULL)"
-)
 _LOCK = 7_216_311_403
 """Of PostgreSQL's advisory locks, any number that is ours: there is no row to lock yet."""
 
+_VERSION = sql.table(VERSION_TABLE, sql.column("version_num", sql.String))
+_BEFORE = sql.table(
+    "migrations",
+    sql.column("number", sql.Integer),
+    sql.column("name", sql.Text),
+    sql.column("applied", sql.String),
+)
+"""Where the releases before Alembic wrote down their steps."""
+_STEPS_BEFORE = (
+    "the index, the events and the ledger's own row",
+    "what is known of aliases, and what came in and went out by webhook",
+)
+"""What those steps did, as they named it."""
 
-def pending(connection: sql.Connection) -> int:
-    """How many steps this database lacks.
+
+def is_pending(connection: sql.Connection) -> bool:
+    """Whether the database lacks a step.
 
     Raises:
         LedgerError: A newer release of this package made it.
     """
-    if not sql.inspect(connection).has_table("migrations"):
-        return len(STEPS)
-    applied = connection.scalar(sql.select(sql.func.max(schema.Migration.number))) or 0
-    if applied > len(STEPS):
-        raise errors.LedgerError(
-            f"the ledger was made by a newer release: it has the migration {applied}, this one "
-            f"knows {len(STEPS)}. Upgrade mlflow-breadcrumbs"
-        )
-    return len(STEPS) - applied
+    found = _revision(connection)
+    if found is None:
+        numbers = _numbers_before(connection)
+        if max(numbers, default=0) > len(_STEPS_BEFORE):
+            raise _newer(str(max(numbers)), str(len(_STEPS_BEFORE)))
+        return True
+    if found not in REVISIONS:
+        raise _newer(found, REVISIONS[-1])
+    return found != REVISIONS[-1]
+
+
+def apply(connection: sql.Connection) -> None:
+    """Run the steps that the database lacks, in the caller's writing transaction.
+
+    The first of several processes does it; the others wait, and find nothing to do.
+    """
+    lock(connection)
+    if is_pending(connection):
+        _upgrade(connection)
 
 
 def lock(connection: sql.Connection) -> None:
@@ -93,24 +80,72 @@ def lock(connection: sql.Connection) -> None:
         connection.execute(sql.select(sql.func.pg_advisory_xact_lock(_LOCK)))
 
 
-def apply_next(connection: sql.Connection) -> bool:
-    """Run the next step, if there is one, in the caller's transaction; whether there was."""
-    lock(connection)
-    connection.execute(sql.text(_FIRST))
-    number = len(STEPS) - pending(connection) + 1
-    if number > len(STEPS):
+def take_over(op: "Operations", step: int, indexes: Mapping[str, Sequence[str]]) -> bool:
+    """Rename what a step of the releases before Alembic made; whether there was any of it.
+
+    Args:
+        op: Of the revision that makes the same tables.
+        step: Its number then.
+        indexes: The columns with an index, by table; the tables' names are those of now.
+    """
+    connection = op.get_bind()
+    if step not in _numbers_before(connection):
         return False
-    step = STEPS[number - 1]
-    for statement in step.statements:
-        connection.execute(sql.text(statement))
-    if step.fill is not None:
-        step.fill(connection)
-    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    if number == 1:
+    for name, columns in indexes.items():
+        before = name.removeprefix(PREFIX)
+        op.rename_table(before, name)
+        for column in columns:
+            op.drop_index(f"{before}_{column}", table_name=name)
+            op.create_index(f"{name}_{column}", name, [column])
+    if step == 1:
         connection.execute(
-            sql.insert(schema.Ledger).values(id=str(uuid.uuid4()), created=now, synced=None)
+            sql.insert(_BEFORE).values(
+                number=len(_STEPS_BEFORE) + 1,
+                name=f"taken over; see {VERSION_TABLE}",
+                applied=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            )
         )
-    connection.execute(
-        sql.insert(schema.Migration).values(number=number, name=step.name, applied=now)
-    )
     return True
+
+
+def _upgrade(connection: sql.Connection) -> None:
+    from alembic.operations import Operations
+    from alembic.runtime.migration import MigrationContext
+    from alembic.script import ScriptDirectory
+
+    scripts = ScriptDirectory(str(FOLDER), version_locations=[str(FOLDER)])
+
+    def steps(heads: Any, _: "MigrationContext") -> list[Any]:
+        return scripts._upgrade_revs("head", heads)
+
+    context = MigrationContext.configure(
+        connection, opts={"fn": steps, "version_table": VERSION_TABLE}
+    )
+    # Not through `alembic.op`, which is one for all threads: MLflow may migrate in another one.
+    context.run_migrations(op=Operations(context))
+
+
+def _revision(connection: sql.Connection) -> str | None:
+    """The last step that ran; `None` where Alembic ran none."""
+    if not sql.inspect(connection).has_table(VERSION_TABLE):
+        return None
+    return connection.scalar(sql.select(_VERSION.c.version_num))
+
+
+def _numbers_before(connection: sql.Connection) -> list[int]:
+    """The steps that a release before Alembic ran; none where `migrations` is another program's."""
+    inspector = sql.inspect(connection)
+    if not inspector.has_table(_BEFORE.name):
+        return []
+    if {column["name"] for column in inspector.get_columns(_BEFORE.name)} != set(_BEFORE.c.keys()):
+        return []
+    rows = connection.execute(sql.select(_BEFORE.c.number, _BEFORE.c.name)).all()
+    names: dict[int, str] = {row.number: row.name for row in rows}
+    return sorted(names) if names.get(1) == _STEPS_BEFORE[0] else []
+
+
+def _newer(found: str, known: str) -> errors.LedgerError:
+    return errors.LedgerError(
+        f"the ledger was made by a newer release: it has the migration {found}, this one "
+        f"knows {known}. Upgrade mlflow-breadcrumbs"
+    )

@@ -1,4 +1,7 @@
-"""The tables. `migrations` makes them; a test holds the two against each other."""
+"""The tables. `revisions` makes them; a test holds the two against each other.
+
+Their names have a prefix, since a ledger may share its database with MLflow.
+"""
 
 from sqlalchemy import BigInteger, Index, MetaData, String, Table, Text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -13,7 +16,7 @@ class Base(DeclarativeBase):
 class Ledger(Base):
     """The one row that says which ledger this is; writers lock it."""
 
-    __tablename__ = "ledger"
+    __tablename__ = "breadcrumbs_ledger"
 
     id: Mapped[str] = mapped_column(String(36), primary_key=True)
     """A random UUID; the first event follows its digest."""
@@ -22,21 +25,11 @@ class Ledger(Base):
     """The newest update of a version that the index knows, in milliseconds."""
 
 
-class Migration(Base):
-    """A migration that ran; written in its transaction."""
-
-    __tablename__ = "migrations"
-
-    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
-    name: Mapped[str] = mapped_column(Text)
-    applied: Mapped[str] = mapped_column(String(32))
-
-
 class Version(Base):
     """The index: a version of the registry, as `graph.Version`."""
 
-    __tablename__ = "versions"
-    __table_args__ = (Index("versions_model_id", "model_id"),)
+    __tablename__ = "breadcrumbs_versions"
+    __table_args__ = (Index("breadcrumbs_versions_model_id", "model_id"),)
 
     uri: Mapped[str] = mapped_column(Text, primary_key=True)
     name: Mapped[str | None] = mapped_column(Text)
@@ -55,8 +48,11 @@ class Version(Base):
 class Edge(Base):
     """The index: what a version was made from, as `graph.Edge`."""
 
-    __tablename__ = "edges"
-    __table_args__ = (Index("edges_parent", "parent"), Index("edges_model_id", "model_id"))
+    __tablename__ = "breadcrumbs_edges"
+    __table_args__ = (
+        Index("breadcrumbs_edges_parent", "parent"),
+        Index("breadcrumbs_edges_model_id", "model_id"),
+    )
 
     child: Mapped[str] = mapped_column(Text, primary_key=True)
     position: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
@@ -68,8 +64,11 @@ class Edge(Base):
 class Event(Base):
     """The history: never changed. `body` is what is hashed; the other columns are for searching."""
 
-    __tablename__ = "events"
-    __table_args__ = (Index("events_name", "name"), Index("events_subject", "subject"))
+    __tablename__ = "breadcrumbs_events"
+    __table_args__ = (
+        Index("breadcrumbs_events_name", "name"),
+        Index("breadcrumbs_events_subject", "subject"),
+    )
 
     sequence: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
     previous: Mapped[str] = mapped_column(String(71), unique=True)
@@ -83,7 +82,7 @@ class Event(Base):
 class OpenIntent(Base):
     """The intents without an outcome: an index, so that they are found without a scan."""
 
-    __tablename__ = "open_intents"
+    __tablename__ = "breadcrumbs_open_intents"
 
     sequence: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
 
@@ -91,7 +90,7 @@ class OpenIntent(Base):
 class Alias(Base):
     """Where each alias pointed when an event last said so; see `whereabouts`."""
 
-    __tablename__ = "aliases"
+    __tablename__ = "breadcrumbs_aliases"
 
     name: Mapped[str] = mapped_column(Text, primary_key=True)
     alias: Mapped[str] = mapped_column(Text, primary_key=True)
@@ -105,7 +104,7 @@ class Alias(Base):
 class Look(Base):
     """When the aliases of a registered model, or of all, were last held against the registry."""
 
-    __tablename__ = "looks"
+    __tablename__ = "breadcrumbs_looks"
 
     name: Mapped[str] = mapped_column(Text, primary_key=True)
     time: Mapped[str] = mapped_column(String(32))
@@ -114,7 +113,7 @@ class Look(Base):
 class Receipt(Base):
     """A webhook that was received: each is taken once."""
 
-    __tablename__ = "receipts"
+    __tablename__ = "breadcrumbs_receipts"
 
     id: Mapped[str] = mapped_column(Text, primary_key=True)
     """The delivery's, which the sender chose."""
@@ -126,7 +125,7 @@ class Receipt(Base):
 class Outbox(Base):
     """How far the events were delivered to a receiver outside."""
 
-    __tablename__ = "outbox"
+    __tablename__ = "breadcrumbs_outbox"
 
     receiver: Mapped[str] = mapped_column(String(71), primary_key=True)
     """The digest of its URL, which may hold a secret."""

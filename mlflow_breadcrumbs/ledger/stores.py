@@ -101,11 +101,10 @@ def opened(uri: str | None = None) -> Iterator[Store]:
     try:
         store = Store(engine)
         with store.reading() as connection:
-            steps = migrations.pending(connection)
-        while steps:
+            pending = migrations.is_pending(connection)
+        if pending:
             with store.writing_unlocked() as connection:
-                if not migrations.apply_next(connection):
-                    break
+                migrations.apply(connection)
         yield store
     finally:
         engine.dispose()

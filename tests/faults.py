@@ -146,7 +146,7 @@ def state(folder):
             "AND m.lifecycle_stage = 'active'"
         ),
         "running": rows("SELECT run_uuid FROM runs WHERE status = 'RUNNING'"),
-        "folders": [path.name for path in (folder / "tmp").glob("mlflow-breadcrumbs-*")],
+        "folders": [path.name for path in (folder / "tmp").glob("mlflow_breadcrumbs-*")],
     }
     connection.close()
     return found

@@ -23,7 +23,7 @@ import safetensors
 import torch
 
 from mlflow_breadcrumbs import errors
-from mlflow_breadcrumbs.support import canonical
+from mlflow_breadcrumbs.support import canonical, descriptors
 
 INDEX_SUFFIX = ".safetensors.index.json"
 
@@ -92,7 +92,7 @@ class Checkpoint:
     ) -> None:
         self.path = path
         # Copy-on-write maps: torch wants writable memory, and the files stay untouched.
-        self._descriptors = [os.open(file, os.O_RDONLY) for file in files]
+        self._descriptors = [descriptors.open_to_read(file) for file in files]
         self._maps = [mmap.mmap(d, 0, access=mmap.ACCESS_COPY) for d in self._descriptors]
         self._states = [_state(descriptor) for descriptor in self._descriptors]
         self._close = weakref.finalize(self, _close_all, self._descriptors)
@@ -168,7 +168,9 @@ class Checkpoint:
         file, offset = self._places[name]
         done = 0
         while done < out.size:
-            count = os.preadv(self._descriptors[file], [out[done:].data], offset + start + done)
+            count = descriptors.read_into(
+                self._descriptors[file], out[done:].data, offset + start + done
+            )
             if count == 0:
                 raise errors.CheckpointError(
                     f"{self.path} ended within the tensor {name!r}; something else is writing to it"
@@ -215,8 +217,8 @@ def _state(descriptor: int) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-def _close_all(descriptors: Iterable[int]) -> None:
-    for descriptor in descriptors:
+def _close_all(opened: Iterable[int]) -> None:
+    for descriptor in opened:
         os.close(descriptor)
 
 

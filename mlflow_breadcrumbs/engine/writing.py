@@ -20,6 +20,7 @@ import torch
 
 from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.engine import checkpoints
+from mlflow_breadcrumbs.support import descriptors
 
 
 class Writer(Protocol):
@@ -136,10 +137,10 @@ class CheckpointWriter:
             self._temporary.mkdir(parents=True)
             for shard in self._shards:
                 target = self._temporary / shard.name
-                file = os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+                file = descriptors.create(target)
                 self._files.append(file)
-                os.posix_fallocate(file, 0, shard.size)
-                os.pwrite(file, shard.header, 0)
+                descriptors.reserve(file, shard.size, self._temporary)
+                descriptors.write(file, shard.header, 0)
         except OSError as error:
             self._discard()
             raise self._explain(error) from error
@@ -160,7 +161,7 @@ class CheckpointWriter:
         offset = self._shards[number].offsets[name] + start
         try:
             while content:
-                written = os.pwrite(self._files[number], content, offset)
+                written = descriptors.write(self._files[number], content, offset)
                 content, offset = content[written:], offset + written
         except OSError as error:
             raise self._explain(error) from error
@@ -202,6 +203,7 @@ class CheckpointWriter:
             raise ValueError(f"never written: {', '.join(missing)}")
         for file in self._files:
             os.fsync(file)
+        self._close()  # Windows renames no open file
         names = [shard.name for shard in self._shards]
         if self._index is not None:
             index = self._temporary / self.output.name
@@ -209,16 +211,15 @@ class CheckpointWriter:
             names.append(index.name)
         for name in names:
             os.replace(self._temporary / name, self.path.with_name(name))
-        folder = os.open(self.path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        descriptors.sync_folder(self.path.parent)
 
-    def _discard(self) -> None:
+    def _close(self) -> None:
         for file in self._files:
             os.close(file)
         self._files = []
+
+    def _discard(self) -> None:
+        self._close()
         shutil.rmtree(self._temporary, ignore_errors=True)
 
     def _explain(self, error: OSError) -> errors.CheckpointError:

@@ -78,6 +78,8 @@ def _lives(intent: events.Event) -> bool | None:
         return not processes.is_gone(process) if processes.is_here(process) else None
     if intent.details.get("host") != socket.gethostname():
         return None
+    if os.name == "nt":  # where 0 is a signal that ends the process
+        return None
     try:
         os.kill(int(intent.details.get("pid", 0)), 0)
     except ProcessLookupError:

@@ -2,21 +2,25 @@
 
 MLflow makes the tables of a new database when it is first used. Two processes that do so at once
 get in each other's way and leave tables of which some columns are missing. So on SQLite, where all
-processes are on this machine, ours take turns: the lock is on the folder that holds the file.
+processes are on this machine, ours take turns: the lock is a file beside the database.
 """
 
 import contextlib
-import fcntl
 import functools
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import filelock
 import mlflow
 import sqlalchemy
 from mlflow.exceptions import MlflowException
 
 from mlflow_breadcrumbs import errors
+
+LOCK = ".mlflow-breadcrumbs.lock"
+PATIENCE = 600.0
+"""Seconds that a process waits for those before it; making MLflow's tables takes some."""
 
 
 def prepare() -> None:
@@ -60,13 +64,14 @@ def _folder(uri: str) -> Path | None:
 @contextlib.contextmanager
 def _turn(folder: Path) -> Iterator[None]:
     """Wait until no other process of ours opens a SQLite file in this folder."""
-    held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    lock = filelock.FileLock(folder / LOCK, timeout=PATIENCE, thread_local=False)
+    # A folder that can't be written to, a file system without locks, a lock that never comes free.
+    with contextlib.suppress(OSError):
+        lock.acquire()
     try:
-        with contextlib.suppress(OSError):  # a file system without locks
-            fcntl.flock(held, fcntl.LOCK_EX)
         yield
     finally:
-        os.close(held)
+        lock.release()
 
 
 def _without_password(uri: str) -> str:

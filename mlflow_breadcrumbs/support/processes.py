@@ -67,5 +67,5 @@ def user() -> str:
     """The user's name on this machine."""
     try:
         return getpass.getuser()
-    except (KeyError, OSError):
+    except (KeyError, OSError, ImportError):  # of `pwd`, which Windows lacks
         return "unknown"

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 
 import pytest
 import tiny
@@ -70,6 +71,10 @@ def test_the_folder_is_the_variables_or_the_users(tmp_path, monkeypatch):
     monkeypatch.delenv("BREADCRUMBS_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert caches.default().folder == tmp_path / "mlflow_breadcrumbs"
+    if sys.platform == "linux":
+        monkeypatch.setenv("HOME", str(tmp_path))
+        monkeypatch.delenv("XDG_CACHE_HOME")
+        assert caches.default().folder == tmp_path / ".cache" / "mlflow_breadcrumbs"
 
 
 def test_everything_that_changes_the_numbers_changes_the_key(tmp_path):

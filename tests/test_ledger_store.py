@@ -3,6 +3,8 @@
 import multiprocessing
 import shutil
 import sqlite3
+import sys
+from pathlib import Path
 
 import ledgers
 import postgres
@@ -128,6 +130,29 @@ def test_behind_a_server_it_is_the_users(monkeypatch, tmp_path):
     monkeypatch.setattr("mlflow.get_registry_uri", lambda: "http://other:5000")
     assert stores.location() != one
     ledger.check()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have other folders")
+def test_on_linux_it_stays_where_it_was(monkeypatch, tmp_path):
+    monkeypatch.delenv(stores.VARIABLE, raising=False)
+    monkeypatch.delenv("XDG_DATA_HOME", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr("mlflow.get_registry_uri", lambda: "http://tracking:5000")
+    folder = tmp_path / ".local" / "share" / "mlflow-breadcrumbs"
+    file = folder / "ledger-58f901250959.db"
+    assert stores.location() == f"sqlite:///{file}"
+
+
+def test_a_ledger_where_releases_before_put_it_is_found_on_every_system(monkeypatch, tmp_path):
+    monkeypatch.delenv(stores.VARIABLE, raising=False)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_DATA_HOME", "relative")
+    monkeypatch.setattr("mlflow.get_registry_uri", lambda: "http://tracking:5000")
+    elsewhere = stores.location()
+    before = Path("relative", "mlflow-breadcrumbs", elsewhere.rpartition("/")[2])
+    before.parent.mkdir(parents=True)
+    before.touch()
+    assert elsewhere != stores.location() == f"sqlite:///{before}"
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import platformdirs
 import torch
 
 from mlflow_breadcrumbs.evaluation import scoring
@@ -79,8 +80,7 @@ def default() -> Cache:
     given = os.environ.get(VARIABLE)
     if given:
         return Cache(Path(given))
-    caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Cache(Path(caches) / "mlflow_breadcrumbs")
+    return Cache(platformdirs.user_cache_path("mlflow_breadcrumbs", appauthor=False))
 
 
 def key(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
+import platformdirs
 import sqlalchemy as sql
 from sqlalchemy import exc
 
@@ -45,9 +46,20 @@ def location() -> str:
     if registry_uri.startswith("sqlite:///"):
         database = sql.make_url(registry_uri).database or ""
         return f"sqlite:///{Path(database).parent / FILE}"
-    data = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
     short = hashlib.sha256(registry_uri.encode()).hexdigest()[:12]
-    return f"sqlite:///{data / 'mlflow-breadcrumbs' / f'ledger-{short}.db'}"
+    return f"sqlite:///{_data_folder(f'ledger-{short}.db') / f'ledger-{short}.db'}"
+
+
+def _data_folder(file: str) -> Path:
+    """Where this system keeps a user's data; or where `file` is already.
+
+    Releases before put it where Linux does, on every system, and took a relative $XDG_DATA_HOME.
+    """
+    data = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
+    before = data / "mlflow-breadcrumbs"
+    if (before / file).exists():
+        return before
+    return platformdirs.user_data_path("mlflow-breadcrumbs", appauthor=False)
 
 
 class Store:

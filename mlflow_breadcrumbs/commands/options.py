@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from mlflow_breadcrumbs.engine import recipe
 
@@ -183,12 +184,15 @@ def make_recipe(
 
 
 def _use_ledger(ctx: click.Context, _: click.Parameter, value: str | None) -> None:
-    """Take this ledger for as long as the command runs."""
-    if value:
+    """Take this ledger for as long as the command runs; `ledger` reads the variable itself."""
+    if value and ctx.get_parameter_source("ledger_uri") is not ParameterSource.ENVIRONMENT:
         from mlflow_breadcrumbs import ledger
 
         ctx.with_resource(ledger.using(value))
 
+
+LEDGER_URI = "BREADCRUMBS_LEDGER_URI"
+"""`ledger.store.VARIABLE`, without importing MLflow for a help text."""
 
 ledger_option = click.option(
     "--ledger-uri",
@@ -196,7 +200,9 @@ ledger_option = click.option(
     expose_value=False,
     callback=_use_ledger,
     metavar="URI",
-    help="sqlite:///FILE or postgresql://…  [default: $BREADCRUMBS_LEDGER_URI or beside MLflow]",
+    envvar=LEDGER_URI,
+    show_envvar=True,
+    help="sqlite:///FILE or postgresql://…; without it, beside MLflow.",
 )
 
 
@@ -211,20 +217,24 @@ def receiver_options(command: Callable[..., None]) -> Callable[..., None]:
             "--notify-url",
             type=TEXT,
             metavar="URL",
-            help=f"Send signed events of promotions there.  [default: ${NOTIFY_URL}]",
+            envvar=NOTIFY_URL,
+            show_envvar=True,
+            help="Send signed events of promotions there.",
         ),
         click.option(
             "--notify-secret-file",
             type=TEXT,
             metavar="FILE",
-            help=f"Holds the secret that signs them.  [default: ${NOTIFY_SECRET}]",
+            help=f"Holds the secret that signs them; without it, ${NOTIFY_SECRET} is the secret.",
         ),
         click.option(
             "--notify-kinds",
             "kinds",
             type=TEXT,
             metavar="KIND,KIND,…",
-            help=f"Of events.  [default: ${NOTIFY_KINDS} or all about promotions]",
+            envvar=NOTIFY_KINDS,
+            show_envvar=True,
+            help="Of events; without it, all about promotions.",
         ),
     ]
     for option in reversed(options):
@@ -234,7 +244,7 @@ def receiver_options(command: Callable[..., None]) -> Callable[..., None]:
 
 def make_receiver(url: str | None, secret_file: str | None, kinds: str | None) -> Any:
     """The `outbox.Receiver` of the options and the environment; `None` without a URL."""
-    url = url or os.environ.get(NOTIFY_URL)
+    url = url or os.environ.get(NOTIFY_URL)  # an option that is given empty is not given
     if not url:
         return None
     from mlflow_breadcrumbs.webhooks import outbox, signatures

@@ -16,7 +16,7 @@ secret_option = click.option(
     "--secret-file",
     type=options.TEXT,
     metavar="FILE",
-    help=f"Holds the secret that MLflow signs with.  [default: ${VARIABLE}]",
+    help=f"Holds the secret that MLflow signs with; without it, ${VARIABLE} is the secret.",
 )
 
 

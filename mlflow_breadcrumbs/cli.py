@@ -11,6 +11,7 @@ import threading
 from typing import Any
 
 import click
+import rich_click
 
 import mlflow_breadcrumbs
 from mlflow_breadcrumbs import errors
@@ -27,9 +28,55 @@ from mlflow_breadcrumbs.commands import (
     webhooks,
 )
 
+COMMANDS = {
+    "Make versions": (versions.import_command, versions.finetune_command),
+    "Merge": (merging.merge_command, merging.merge_files, comparing.compare_command),
+    "Evaluate & search": (
+        versions.evaluate_command,
+        searching.sweep_command,
+        searching.scaling_command,
+        searching.blame_command,
+    ),
+    "Promote": (
+        promoting.promote_command,
+        promoting.approve_command,
+        promoting.rollback_command,
+        promoting.recheck_command,
+    ),
+    "Audit": (
+        lineage.lineage_command,
+        lineage.impact_command,
+        lineage.diff_command,
+        auditing.verify_command,
+        auditing.reproduce_command,
+        auditing.export_command,
+        lineage.report_command,
+        history.history_command,
+        history.watch_command,
+        lineage.ledger_group,
+    ),
+    "Serve & set up": (webhooks.hooks_group, demonstration.quickstart_command),
+}
+"""All commands, under the headings of the help."""
 
-class _Group(click.Group):
+VARIABLES = """Environment variables, beside those that the commands' options name:
+
+BREADCRUMBS_CACHE: folder of the accuracies that were measured before.
+
+BREADCRUMBS_KEY_PASSWORD: of the private key of export --sign.
+
+BREADCRUMBS_NOTIFY_SECRET: signs what --notify-url sends.
+
+BREADCRUMBS_WEBHOOK_SECRET: MLflow signs its webhooks with it.
+"""
+
+
+class _Group(rich_click.RichGroup):
     """Turns the package's errors into one message on stderr and exit code 1."""
+
+    def main(self, *arguments: Any, **named: Any) -> Any:
+        """Run; a usage error is one line, as every other, and not a box that breaks it."""
+        return click.Group.main(self, *arguments, **named)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -42,7 +89,7 @@ class _Group(click.Group):
             ctx.exit(1)
 
 
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=_Group, epilog=VARIABLES, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(mlflow_breadcrumbs.__version__)
 @click.option("--verbose", "-v", is_flag=True, help="Log what is done, on stderr.")
 def main(verbose: bool) -> None:
@@ -60,31 +107,9 @@ def main(verbose: bool) -> None:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
-for _command in (
-    versions.import_command,
-    versions.finetune_command,
-    versions.evaluate_command,
-    comparing.compare_command,
-    merging.merge_files,
-    merging.merge_command,
-    searching.sweep_command,
-    searching.scaling_command,
-    searching.blame_command,
-    lineage.lineage_command,
-    lineage.impact_command,
-    lineage.diff_command,
-    history.history_command,
-    history.watch_command,
-    lineage.ledger_group,
-    webhooks.hooks_group,
-    auditing.verify_command,
-    auditing.reproduce_command,
-    auditing.export_command,
-    lineage.report_command,
-    promoting.promote_command,
-    promoting.approve_command,
-    promoting.rollback_command,
-    promoting.recheck_command,
-    demonstration.quickstart_command,
-):
-    main.add_command(_command)
+for _heading, _commands in COMMANDS.items():
+    for _command in _commands:
+        main.add_command(_command)
+    main.add_panel(
+        rich_click.RichCommandPanel(_heading, commands=[str(each.name) for each in _commands])
+    )

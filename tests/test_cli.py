@@ -79,6 +79,66 @@ def test_every_command_explains_itself_and_is_in_the_readme(name):
     assert f"mlflow-breadcrumbs {name} " in README.read_text(encoding="utf-8")
 
 
+def test_every_command_is_under_one_heading_of_the_help():
+    named = [command.name for commands in cli.COMMANDS.values() for command in commands]
+    assert sorted(named) == sorted(cli.main.commands)
+    shown = run("--help").output
+    for heading, commands in cli.COMMANDS.items():
+        assert f" {heading} " in shown
+        for command in commands:
+            assert re.search(rf"^\W*{command.name}\b", shown, re.MULTILINE)
+
+
+def test_every_environment_variable_is_in_the_help():
+    package = Path(cli.__file__).parent
+    names = {
+        name
+        for file in package.rglob("*.py")
+        for name in re.findall(r"BREADCRUMBS_[A-Z_]+", file.read_text(encoding="utf-8"))
+    }
+    shown = run("--help").output
+    with_option = {"BREADCRUMBS_LEDGER_URI", "BREADCRUMBS_NOTIFY_URL", "BREADCRUMBS_NOTIFY_KINDS"}
+    assert {name for name in names if name not in shown} == with_option
+    promote = run("promote", "--help").output
+    for name in with_option:
+        assert re.search(rf"\[env\s+var:\s+{name}\]", promote)
+
+
+def test_an_option_beats_its_variable(tmp_path):
+    uris = [f"sqlite:///{tmp_path}/{name}.db" for name in ("variable", "option")]
+
+    def head(*arguments):
+        environment = {"BREADCRUMBS_LEDGER_URI": uris[0]}
+        result = CliRunner().invoke(cli.main, ["ledger", "head", *arguments], env=environment)
+        assert result.exit_code == 0, result.output
+        return result.stdout
+
+    option = head("--ledger-uri", uris[1])
+    assert (tmp_path / "option.db").exists()
+    assert not (tmp_path / "variable.db").exists()
+    assert head() == head("--ledger-uri", "") != option
+    assert head("--ledger-uri", uris[0]) == head()
+
+
+def test_a_usage_error_is_plain_text():
+    result = run("merge-files", "--nonsense")
+    assert result.exit_code == 2
+    assert "\nError: No such option" in result.stderr
+    assert "│" not in result.stderr
+
+
+def test_the_help_needs_no_heavy_package():
+    code = (
+        "import sys\n"
+        "from mlflow_breadcrumbs import cli\n"
+        "cli.main(['--help'], standalone_mode=False)\n"
+        "print([name for name in ('torch', 'open_clip', 'mlflow', 'alembic', 'rich.markdown')"
+        " if name in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == "[]"
+
+
 def test_merge_files_prints_json(checkpoints, tmp_path):
     base, one, two = checkpoints
     output = tmp_path / "out.safetensors"

@@ -12,7 +12,7 @@ from mlflow_breadcrumbs.engine import recipe
 from mlflow_breadcrumbs.evaluation import evaluating
 from mlflow_breadcrumbs.ledger import anchors, events, settling, stores
 from mlflow_breadcrumbs.pipeline import flow
-from mlflow_breadcrumbs.registry import tag_keys, versions
+from mlflow_breadcrumbs.registry import records, tag_keys
 
 RECIPE = recipe.MergeRecipe.from_method("breadcrumbs", sources=2)
 
@@ -36,7 +36,7 @@ def register(name, run_id):
     made = client.create_model_version(
         name, "nowhere", run_id, tags={tag_keys.WEIGHTS_DIGEST: "sha256:1"}
     )
-    return versions.RegisteredVersion(
+    return records.RegisteredVersion(
         name, str(made.version), f"models:/{name}/{made.version}", run_id, "", "sha256:1"
     )
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from mlflow_breadcrumbs.registry import versions
+from mlflow_breadcrumbs.registry import records
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
@@ -51,7 +51,7 @@ def with_intervals(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def print_version(version: versions.RegisteredVersion, as_json: bool) -> None:
+def print_version(version: records.RegisteredVersion, as_json: bool) -> None:
     """Print a version that was just registered."""
     if as_json:
         print_json(version.to_dict())

@@ -18,7 +18,7 @@ import sqlalchemy as sql
 
 from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.ledger import anchors, events, settling, stores
-from mlflow_breadcrumbs.registry import versions
+from mlflow_breadcrumbs.registry import records
 from mlflow_breadcrumbs.support import processes
 
 _logger = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ class Recording:
             self.unsettled = False
             raise
 
-    def done(self, version: versions.RegisteredVersion, **details: Any) -> None:
+    def done(self, version: records.RegisteredVersion, **details: Any) -> None:
         """The version that the job made, and what else belongs into the history."""
         self.subject = version.uri
         self.details |= {"weights_digest": version.weights_digest, **details}

@@ -19,7 +19,15 @@ from mlflow_breadcrumbs.flavor import foreign
 from mlflow_breadcrumbs.lineage import ancestry_tags, statement
 from mlflow_breadcrumbs.models import tasks as task_files
 from mlflow_breadcrumbs.pipeline import inputs, recording, recovery
-from mlflow_breadcrumbs.registry import aliases, failures, registering, runs, tag_keys, versions
+from mlflow_breadcrumbs.registry import (
+    aliases,
+    failures,
+    records,
+    registering,
+    runs,
+    tag_keys,
+    versions,
+)
 from mlflow_breadcrumbs.support import canonical, devices, progress
 
 _logger = logging.getLogger(__name__)
@@ -58,7 +66,7 @@ class MergeRequest:
 class MergedVersion:
     """The registered result of a merge."""
 
-    version: versions.RegisteredVersion
+    version: records.RegisteredVersion
     recipe_digest: str
     reused: bool
     """The version existed already; nothing was merged."""
@@ -174,7 +182,7 @@ def _find(request: MergeRequest, digests: Sequence[str | None]) -> MergedVersion
     return _present(request, found.registered)
 
 
-def _present(request: MergeRequest, version: versions.RegisteredVersion) -> MergedVersion:
+def _present(request: MergeRequest, version: records.RegisteredVersion) -> MergedVersion:
     """A version that was there already as the result, with the alias asked for."""
     if request.alias is not None:
         ledger.set_alias(version.name, request.alias, version.version)
@@ -303,7 +311,7 @@ def _register(
     merged: merging.MergeResult,
     lineage: bytes,
     tags: Mapping[str, str],
-) -> versions.RegisteredVersion:
+) -> records.RegisteredVersion:
     """Log the model, then register it with every tag in one step, then set the alias."""
     tags = {
         **tags,

@@ -14,13 +14,21 @@ from mlflow.exceptions import MlflowException
 from mlflow_breadcrumbs import errors, ledger
 from mlflow_breadcrumbs.engine import checkpoints
 from mlflow_breadcrumbs.lineage import statement
-from mlflow_breadcrumbs.registry import failures, registering, runs, tag_keys, uris, versions
+from mlflow_breadcrumbs.registry import (
+    failures,
+    records,
+    registering,
+    runs,
+    tag_keys,
+    uris,
+    versions,
+)
 from mlflow_breadcrumbs.support import canonical, scratch
 
 _logger = logging.getLogger(__name__)
 
 
-def take_up(name: str, request_digest: str) -> versions.RegisteredVersion | None:
+def take_up(name: str, request_digest: str) -> records.RegisteredVersion | None:
     """Register the model that a stopped job with this request logged, if it is there and whole.
 
     A job that may still be running is left alone.
@@ -52,7 +60,7 @@ def take_up(name: str, request_digest: str) -> versions.RegisteredVersion | None
     return None
 
 
-def finish(version: versions.RegisteredVersion) -> None:
+def finish(version: records.RegisteredVersion) -> None:
     """Do what is left of the job that registered a version, if it was stopped before its end."""
     with failures.explained(f"cannot end the run of {version.uri}"):
         if _is_stopped(_find_run(version.run_id)):
@@ -63,7 +71,7 @@ def finish(version: versions.RegisteredVersion) -> None:
             scratch.sweep()
 
 
-def _record(version: versions.RegisteredVersion) -> None:
+def _record(version: records.RegisteredVersion) -> None:
     """See to it that the history says how a version came to be.
 
     An intent that the stopped job left open is settled now that there is the version. A job that
@@ -95,7 +103,7 @@ def _is_stopped(run: Run | None) -> bool:
     return run.info.status in ("FAILED", "KILLED") or runs.is_abandoned(run)
 
 
-def _register(name: str, model: LoggedModel) -> versions.RegisteredVersion:
+def _register(name: str, model: LoggedModel) -> records.RegisteredVersion:
     """The version of a model: the one that was made before the job was stopped, or a new one."""
     source = uris.of_model(model.model_id)
     if made := registering.versions_of(name, source):

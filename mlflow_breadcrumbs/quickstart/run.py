@@ -20,7 +20,7 @@ from mlflow_breadcrumbs.lineage import relatives
 from mlflow_breadcrumbs.models import tasks as task_files
 from mlflow_breadcrumbs.quickstart import contest, demo_tasks, pretrain
 from mlflow_breadcrumbs.quickstart.settings import Settings
-from mlflow_breadcrumbs.registry import versions
+from mlflow_breadcrumbs.registry import records, versions
 from mlflow_breadcrumbs.search import workbench
 from mlflow_breadcrumbs.sources import finetuning, importing, training
 from mlflow_breadcrumbs.support import progress
@@ -177,11 +177,11 @@ def _own_store(store: str, folder: Path) -> Iterator[None]:
 
 
 def _finetune(
-    base: versions.RegisteredVersion,
+    base: records.RegisteredVersion,
     task: task_files.Task,
     settings: Settings,
     show: progress.Progress,
-) -> versions.RegisteredVersion:
+) -> records.RegisteredVersion:
     return finetuning.finetune(
         base.uri,
         task,
@@ -199,8 +199,8 @@ def _finetune(
 
 def _mlflow_run(
     project: Path,
-    base: versions.RegisteredVersion,
-    sources: Sequence[versions.RegisteredVersion],
+    base: records.RegisteredVersion,
+    sources: Sequence[records.RegisteredVersion],
     task_file: Path,
     alpha: float | None,
     show: progress.Progress,

@@ -20,12 +20,12 @@ import requests
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 
-from mlflow_breadcrumbs.registry import failures, tag_keys, uris, versions
+from mlflow_breadcrumbs.registry import failures, records, tag_keys, uris, versions
 
 _logger = logging.getLogger(__name__)
 
 
-def register(name: str, *, model_id: str, tags: Mapping[str, str]) -> versions.RegisteredVersion:
+def register(name: str, *, model_id: str, tags: Mapping[str, str]) -> records.RegisteredVersion:
     """Register a logged model as a new version, its tags set in the same step.
 
     Where the tags name a merge that another job has registered meanwhile, the result is that
@@ -47,7 +47,7 @@ def register(name: str, *, model_id: str, tags: Mapping[str, str]) -> versions.R
         return versions.resolve(_settle(name, source, tags)).registered
 
 
-def link(version: versions.RegisteredVersion) -> None:
+def link(version: records.RegisteredVersion) -> None:
     """Tell the logged model its version, which MLflow does in a step after the registration."""
     client = mlflow.MlflowClient()
     known = client.get_logged_model(version.model_id).tags.get(MLFLOW_MODEL_VERSIONS, "[]")

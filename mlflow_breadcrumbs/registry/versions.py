@@ -19,26 +19,8 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 
 from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.engine import checkpoints
-from mlflow_breadcrumbs.registry import artifacts, database, failures, tag_keys, uris
+from mlflow_breadcrumbs.registry import artifacts, database, failures, records, tag_keys, uris
 from mlflow_breadcrumbs.support import documents, scratch
-
-
-@dataclasses.dataclass(frozen=True)
-class RegisteredVersion:
-    """A version of a registered model that this package has just made or found."""
-
-    name: str
-    version: str
-    uri: str
-    """`models:/NAME/VERSION`."""
-    run_id: str
-    model_id: str
-    """The logged model's id, `m-…`."""
-    weights_digest: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """The fields by name, for `--json`."""
-        return dataclasses.asdict(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,11 +51,11 @@ class ResolvedVersion:
         return tuple(task for task in self.tags.get(tag_keys.TASK, "").split(",") if task)
 
     @property
-    def registered(self) -> RegisteredVersion:
+    def registered(self) -> records.RegisteredVersion:
         """The same as a job's result; only of a version with a name."""
         if self.name is None or self.version is None:
             raise ValueError(f"{self.uri} is not a registered version")
-        return RegisteredVersion(
+        return records.RegisteredVersion(
             name=self.name,
             version=self.version,
             uri=self.uri,

@@ -17,7 +17,7 @@ from mlflow_breadcrumbs.engine import recipe
 from mlflow_breadcrumbs.figures import studies
 from mlflow_breadcrumbs.figures.studies import METRIC
 from mlflow_breadcrumbs.pipeline import flow
-from mlflow_breadcrumbs.registry import versions
+from mlflow_breadcrumbs.registry import records
 from mlflow_breadcrumbs.search import grids, study_records, sweep_runs, workbench
 from mlflow_breadcrumbs.support import canonical, progress, tables
 
@@ -64,7 +64,7 @@ class SweepResult:
     """One row per hyperparameter and factor: the metric, and how far it is below the chosen."""
     measured_now: int = 0
     """Recipes that were measured now; the others had been before."""
-    version: versions.RegisteredVersion | None = None
+    version: records.RegisteredVersion | None = None
 
     def best(self, count: int) -> list[Mapping[str, Any]]:
         """The rows of the best recipes, the best one first."""
@@ -317,7 +317,7 @@ def _files(result: SweepResult) -> dict[str, bytes]:
 
 def _register(
     request: SweepRequest, chosen: recipe.MergeRecipe, show: progress.Progress
-) -> versions.RegisteredVersion:
+) -> records.RegisteredVersion:
     """The merge by the chosen recipe, through the main flow."""
     materials = request.materials
     return flow.merge(

@@ -10,7 +10,7 @@ from mlflow_breadcrumbs import flavor, ledger
 from mlflow_breadcrumbs.evaluation import accuracy_records
 from mlflow_breadcrumbs.flavor import loading
 from mlflow_breadcrumbs.models import image_sets, tasks
-from mlflow_breadcrumbs.registry import registering, runs, tag_keys, versions
+from mlflow_breadcrumbs.registry import records, registering, runs, tag_keys, versions
 from mlflow_breadcrumbs.sources import training
 from mlflow_breadcrumbs.support import devices, progress
 
@@ -24,7 +24,7 @@ def finetune(
     device: str = "auto",
     folder: str | Path | None = None,
     show: progress.Progress = progress.silent,
-) -> versions.RegisteredVersion:
+) -> records.RegisteredVersion:
     """Fine-tune a registered version on a task, and register the result.
 
     The head is the base's for that task where it has one, else it is made from the text tower.

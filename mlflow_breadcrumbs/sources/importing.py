@@ -12,7 +12,7 @@ import torch
 from mlflow_breadcrumbs import errors, flavor, ledger
 from mlflow_breadcrumbs.engine import checkpoints
 from mlflow_breadcrumbs.models import architecture, heads, tasks
-from mlflow_breadcrumbs.registry import registering, runs, tag_keys, versions
+from mlflow_breadcrumbs.registry import records, registering, runs, tag_keys, versions
 from mlflow_breadcrumbs.support import devices, progress
 
 HEADS = ("auto", "zero-shot", "probe")
@@ -32,7 +32,7 @@ def import_checkpoint(
     head: str = "auto",
     device: str = "auto",
     show: progress.Progress = progress.silent,
-) -> versions.RegisteredVersion:
+) -> records.RegisteredVersion:
     """Register a checkpoint as a new version.
 
     Args:

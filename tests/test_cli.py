@@ -270,3 +270,18 @@ def test_the_module_runs_uninstalled(tmp_path):
         check=True,
     )
     assert "mlflow-breadcrumbs" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("given", "taken"),
+    [(["--count", ""], 3), (["--count", "0"], 0), (["--count", "2"], 2), ([], 3)],
+)
+def test_an_empty_string_is_the_default_and_zero_is_a_value(given, taken):
+    """`mlflow run` passes an empty string for a parameter that was not given."""
+
+    @click.command()
+    @click.option("--count", type=options.COUNT, default=3)
+    def command(count):
+        click.echo(repr(count))
+
+    assert CliRunner().invoke(command, given).stdout == f"{taken}\n"

@@ -116,6 +116,7 @@ def test_what_merge_would_refuse_is_found(zoo, tmp_path):
         (["--sources", "models:/tiny-hues/1,models:/tiny-hues/1"], 1, "are the same version"),
         (["--source", "models:/tiny-hues/1", "--output", "heat.jpg"], 1, "is written as .png"),
         (["--source", "models:/tiny-hues/1", "--output", "no/heat.png"], 1, "can't be written"),
+        (["--source", "models:/tiny-hues/1", "--max-norm-ratio", "0"], 1, "must be above 0"),
     ],
 )
 def test_bad_input_is_one_message(zoo, arguments, code, words):

@@ -259,6 +259,7 @@ def test_an_impossible_point_is_named_before_anything_runs(zoo):
         (["--grid", "none.yaml"], 1, "the recipe file none.yaml can't be read: No such file"),
         (["--alias", "a"], 2, "--alias needs --registered-model"),
         (["--random", "0"], 2, "0 is not in the range"),
+        (["--max-norm-ratio", "0"], 1, "max_norm_ratio is 0.0; it must be above 0"),
         (["--alpha", "1", "--registered-model", "a/b"], 1, "can't name a registered model"),
     ],
 )

@@ -5,6 +5,7 @@ from typing import Any
 import click
 
 from mlflow_breadcrumbs.commands import options, printing
+from mlflow_breadcrumbs.support import defaults
 
 
 @click.command("compare")
@@ -14,7 +15,9 @@ from mlflow_breadcrumbs.commands import options, printing
 @click.option(
     "--max-norm-ratio",
     type=options.NUMBER,
-    help="What `merge` would be told: task vector over base.  [default: 1]",
+    default=defaults.MAX_NORM_RATIO,
+    show_default=True,
+    help="What `merge` would be told: task vector over base.",
 )
 @click.option("--output", type=options.TEXT, metavar="FILE.png", help="Write the heat map there.")
 @click.option("--log", is_flag=True, help="Log table, heat map and findings to a run.")
@@ -24,7 +27,7 @@ def compare_command(
     sources: tuple[tuple[str, float | None], ...],
     source_list: str | None,
     threads: int | None,
-    max_norm_ratio: float | None,
+    max_norm_ratio: float,
     output: str | None,
     log: bool,
     as_json: bool,
@@ -41,7 +44,6 @@ def compare_command(
     everything = options.all_sources(sources, source_list)
     settings = options.make_recipe(everything, given)
     from mlflow_breadcrumbs.commands import terminal
-    from mlflow_breadcrumbs.engine import merging
     from mlflow_breadcrumbs.search import compare, study_records
     from mlflow_breadcrumbs.support import outputs
 
@@ -52,7 +54,7 @@ def compare_command(
         [uri for uri, _ in everything],
         settings,
         threads=threads,
-        max_norm_ratio=max_norm_ratio or merging.MAX_NORM_RATIO,
+        max_norm_ratio=max_norm_ratio,
         show=terminal.show,
     )
     if output:

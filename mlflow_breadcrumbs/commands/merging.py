@@ -40,7 +40,7 @@ def merge_files(
     output: str,
     backend: str | None,
     threads: int | None,
-    max_norm_ratio: float | None,
+    max_norm_ratio: float,
     device: str,
     max_shard_size: int | None,
     overwrite: bool,
@@ -59,7 +59,7 @@ def merge_files(
     """
     settings = options.make_recipe(sources, given)
     from mlflow_breadcrumbs.commands import terminal
-    from mlflow_breadcrumbs.engine import files, merging
+    from mlflow_breadcrumbs.engine import files
     from mlflow_breadcrumbs.engine.backends import choosing
 
     result = files.merge_files(
@@ -68,7 +68,7 @@ def merge_files(
         settings,
         output,
         backend=choosing.choose(device, backend or "auto", threads=threads),
-        max_norm_ratio=merging.MAX_NORM_RATIO if max_norm_ratio is None else max_norm_ratio,
+        max_norm_ratio=max_norm_ratio,
         verify=digests,
         max_shard_size=max_shard_size,
         overwrite=overwrite,
@@ -121,9 +121,9 @@ def merge_command(
     tasks: str | None,
     backend: str | None,
     threads: int | None,
-    max_norm_ratio: float | None,
+    max_norm_ratio: float,
     device: str,
-    batch_size: int | None,
+    batch_size: int,
     no_cache: bool,
     alias: str | None,
     force: bool,
@@ -142,7 +142,6 @@ def merge_command(
     everything = options.all_sources(sources, source_list)
     settings = options.make_recipe(everything, given)
     from mlflow_breadcrumbs.commands import terminal
-    from mlflow_breadcrumbs.engine import merging
     from mlflow_breadcrumbs.pipeline import flow
 
     result = flow.merge(
@@ -153,11 +152,11 @@ def merge_command(
             recipe=settings,
             tasks=tasks,
             device=device,
-            batch_size=batch_size or 64,
+            batch_size=batch_size,
             cache=not no_cache,
             backend=backend or "auto",
             threads=threads,
-            max_norm_ratio=merging.MAX_NORM_RATIO if max_norm_ratio is None else max_norm_ratio,
+            max_norm_ratio=max_norm_ratio,
             alias=alias,
             force=force,
         ),

@@ -10,6 +10,7 @@ import click
 from click.core import ParameterSource
 
 from mlflow_breadcrumbs.engine import recipe
+from mlflow_breadcrumbs.support import defaults
 
 BACKENDS = ("auto", "reference", "cpu", "gpu")
 """`backends.NAMES`, without importing torch for a help text."""
@@ -68,8 +69,10 @@ class Optional(click.ParamType[Any]):
         self.name = inner.name
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Take an empty string for `None`."""
-        return None if value == "" else self.inner.convert(value, param, ctx)
+        """Take an empty string for an option that was not given: for its default, or `None`."""
+        if value != "":
+            return self.inner.convert(value, param, ctx)
+        return param.get_default(ctx) if param is not None and ctx is not None else None
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str | None:
         """Show the inner type in the help."""
@@ -153,8 +156,10 @@ def engine_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option(
             "--max-norm-ratio",
             type=NUMBER,
+            default=defaults.MAX_NORM_RATIO,
+            show_default=True,
             help="Refuse a source farther from the base than so many times its norm; inf takes "
-            "any.  [default: 1]",
+            "any.",
         ),
     ]
     for option in reversed(options):
@@ -325,6 +330,11 @@ def all_sources(
     return [*sources, *(source for source in more if source[0])]
 
 
+def seed_option(what: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """The option of what is drawn at random."""
+    return click.option("--seed", type=COUNT, default=defaults.SEED, show_default=True, help=what)
+
+
 cache_option = click.option(
     "--no-cache",
     is_flag=True,
@@ -332,7 +342,11 @@ cache_option = click.option(
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 batch_size_option = click.option(
-    "--batch-size", type=WHOLE, default=64, show_default=True, help="Images at a time."
+    "--batch-size",
+    type=WHOLE,
+    default=defaults.BATCH_SIZE,
+    show_default=True,
+    help="Images at a time.",
 )
 split_option = click.option(
     "--split",

@@ -65,7 +65,7 @@ def promote_command(
     expect_current: str | None,
     experiment: str | None,
     dry_run: bool,
-    batch_size: int | None,
+    batch_size: int,
     device: str,
     no_cache: bool,
     as_json: bool,
@@ -214,7 +214,7 @@ def recheck_command(
     policy: str | None,
     roll_back: bool,
     experiment: str | None,
-    batch_size: int | None,
+    batch_size: int,
     device: str,
     as_json: bool,
 ) -> None:
@@ -239,7 +239,7 @@ def recheck_command(
         policies.load(policy) if policy else None,
         roll_back=roll_back,
         device=device,
-        batch_size=batch_size or 64,
+        batch_size=batch_size,
         **({"experiment": experiment} if experiment else {}),
     )
     done = recheck.recheck(request, show=terminal.show)

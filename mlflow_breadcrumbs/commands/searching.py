@@ -9,6 +9,7 @@ import click
 from mlflow_breadcrumbs.commands import options, printing
 from mlflow_breadcrumbs.engine import recipe
 from mlflow_breadcrumbs.search import grids
+from mlflow_breadcrumbs.support import defaults
 
 if TYPE_CHECKING:
     from mlflow_breadcrumbs.search import workbench
@@ -40,7 +41,9 @@ def _material_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option(
             "--max-norm-ratio",
             type=options.NUMBER,
-            help="Refuse a source farther from the base than so many times its norm.  [default: 1]",
+            default=defaults.MAX_NORM_RATIO,
+            show_default=True,
+            help="Refuse a source farther from the base than so many times its norm.",
         ),
     ]
     for option in reversed(given):
@@ -51,7 +54,6 @@ def _material_options(command: Callable[..., None]) -> Callable[..., None]:
 def _materials(
     base: str, sources: Sequence[tuple[str, float | None]], given: dict[str, Any]
 ) -> "workbench.Materials":
-    from mlflow_breadcrumbs.engine import merging
     from mlflow_breadcrumbs.search import workbench
 
     return workbench.Materials(
@@ -59,9 +61,9 @@ def _materials(
         sources=tuple(uri for uri, _ in sources),
         tasks=given["tasks"],
         device=given["device"],
-        batch_size=given["batch_size"] or 64,
+        batch_size=given["batch_size"],
         threads=given["threads"],
-        max_norm_ratio=given["max_norm_ratio"] or merging.MAX_NORM_RATIO,
+        max_norm_ratio=given["max_norm_ratio"],
     )
 
 
@@ -107,7 +109,7 @@ def _recipes(
     metavar="N",
     help="Draw N recipes instead of trying all; a field may then be 0.05..0.3.",
 )
-@click.option("--seed", type=options.COUNT, help="Of the draws.  [default: 0]")
+@options.seed_option("Of the draws.")
 @click.option(
     "--halving",
     type=options.WHOLE,
@@ -133,7 +135,7 @@ def sweep_command(
     recipe_file: str | None,
     grid_file: str | None,
     draws: int | None,
-    seed: int | None,
+    seed: int,
     halving: int | None,
     robustness: bool,
     output: str | None,
@@ -155,7 +157,7 @@ def sweep_command(
     everything = options.all_sources(sources, source_list)
     if alias is not None and registered_model is None:
         raise click.UsageError("--alias needs --registered-model")
-    tried = _recipes(everything, recipe_file, grid_file, draws, seed or 0, given)
+    tried = _recipes(everything, recipe_file, grid_file, draws, seed, given)
     from mlflow_breadcrumbs.commands import terminal
     from mlflow_breadcrumbs.search import sweep
 
@@ -217,15 +219,19 @@ SWEEP_COLUMNS = {
 @click.option(
     "--subsets",
     type=options.WHOLE,
-    help="Of the sources at each number, drawn where there are more.  [default: 5]",
+    default=defaults.SUBSETS,
+    show_default=True,
+    help="Of the sources at each number, drawn where there are more.",
 )
 @click.option(
     "--smallest",
     type=options.WHOLE,
-    help="Number of sources to begin with, and to choose the carried alpha at.  [default: 2]",
+    default=defaults.SMALLEST,
+    show_default=True,
+    help="Number of sources to begin with, and to choose the carried alpha at.",
 )
 @click.option("--images", type=options.WHOLE, help="Per task and split at most.  [default: all]")
-@click.option("--seed", type=options.COUNT, help="Of the drawn subsets.  [default: 0]")
+@options.seed_option("Of the drawn subsets.")
 @options.json_option
 def scaling_command(
     base: str,
@@ -233,10 +239,10 @@ def scaling_command(
     source_list: str | None,
     methods: str | None,
     alpha: str | None,
-    subsets: int | None,
-    smallest: int | None,
+    subsets: int,
+    smallest: int,
     images: int | None,
-    seed: int | None,
+    seed: int,
     as_json: bool,
     **given: Any,
 ) -> None:
@@ -262,10 +268,10 @@ def scaling_command(
             materials=_materials(base, everything, given),
             methods=tuple(name.strip() for name in names),
             alphas=tuple(point["alpha"] for point in alphas) or scaling.ALPHAS,
-            subsets=subsets or 5,
-            smallest=smallest or 2,
+            subsets=subsets,
+            smallest=smallest,
             images=images,
-            seed=seed or 0,
+            seed=seed,
         ),
         terminal.show,
     )
@@ -296,14 +302,14 @@ def scaling_command(
 @click.option(
     "--images",
     type=options.WHOLE,
-    default=200,
+    default=defaults.BLAME_IMAGES,
     show_default=True,
     help="Of the first look at every source and layer group.",
 )
 @click.option(
     "--finalists",
     type=options.COUNT,
-    default=3,
+    default=defaults.FINALISTS,
     show_default=True,
     help="Sources, and layer groups, that are measured again on all images.",
 )
@@ -317,9 +323,9 @@ def blame_command(
     tasks: str,
     split: Any,
     images: int | None,
-    finalists: int | None,
+    finalists: int,
     device: str,
-    batch_size: int | None,
+    batch_size: int,
     threads: int | None,
     as_json: bool,
 ) -> None:
@@ -337,10 +343,10 @@ def blame_command(
             task=task,
             tasks=tasks,
             split=split,
-            images=images or 200,
-            finalists=finalists or 0,
+            images=images,
+            finalists=finalists,
             device=device,
-            batch_size=batch_size or 64,
+            batch_size=batch_size,
             threads=threads,
         ),
         terminal.show,

@@ -144,7 +144,7 @@ def evaluate_command(
     tasks: str,
     only: tuple[str, ...],
     split: Any,
-    batch_size: int | None,
+    batch_size: int,
     device: str,
     no_cache: bool,
     as_json: bool,
@@ -163,7 +163,7 @@ def evaluate_command(
         only=[name for name in only if name],
         split=split,
         device=device,
-        batch_size=batch_size or 64,
+        batch_size=batch_size,
         cache=None if no_cache else caches.default(),
         show=terminal.show,
     )

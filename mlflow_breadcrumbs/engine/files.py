@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.engine import backends, checkpoints, merging, recipe
-from mlflow_breadcrumbs.support import progress
+from mlflow_breadcrumbs.support import defaults, progress
 
 
 def merge_files(
@@ -17,7 +17,7 @@ def merge_files(
     *,
     backend: backends.Backend | None = None,
     verify: bool = False,
-    max_norm_ratio: float | None = merging.MAX_NORM_RATIO,
+    max_norm_ratio: float | None = defaults.MAX_NORM_RATIO,
     max_shard_size: int | None = None,
     overwrite: bool = False,
     show: progress.Progress = progress.silent,

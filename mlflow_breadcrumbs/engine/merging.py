@@ -15,17 +15,10 @@ import torch
 from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.engine import backends, checkpoints, recipe, tolerance, writing
 from mlflow_breadcrumbs.engine.backends import choosing, copying
-from mlflow_breadcrumbs.support import progress
+from mlflow_breadcrumbs.support import defaults, progress
 
 MERGEABLE = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 """The dtypes of tensors that can be merged; integers and bools stay the base's."""
-
-MAX_NORM_RATIO = 1.0
-"""Farther than this from the base, in norms of the base, a source is taken for another model's.
-
-If θ_t has nothing to do with θ, then ‖θ_t − θ‖² = ‖θ_t‖² + ‖θ‖², so its ratio is at least 1, and √2
-when both are equally large. Fine-tuning moves weights by a few hundredths of their norm.
-"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,6 +88,14 @@ class MergeResult:
         }
 
 
+def check_norm_ratio(ratio: float | None) -> None:
+    """Raise `MergeError` for a limit that no source could keep; 0 is one, `None` is no limit."""
+    if ratio is not None and not ratio > 0:
+        raise errors.MergeError(
+            f"max_norm_ratio is {ratio}; it must be above 0 (inf takes any source)"
+        )
+
+
 def merge(
     base: checkpoints.Checkpoint,
     sources: Sequence[checkpoints.Checkpoint],
@@ -105,7 +106,7 @@ def merge(
     backend: backends.Backend | None = None,
     verify: bool = False,
     expected: Sequence[str | None] | None = None,
-    max_norm_ratio: float | None = MAX_NORM_RATIO,
+    max_norm_ratio: float | None = defaults.MAX_NORM_RATIO,
     max_shard_size: int | None = None,
     overwrite: bool = False,
     show: progress.Progress = progress.silent,
@@ -136,10 +137,7 @@ def merge(
         CheckpointError: the output can't be written.
     """
     started = time.perf_counter()
-    if max_norm_ratio is not None and not max_norm_ratio > 0:
-        raise errors.MergeError(
-            f"max_norm_ratio is {max_norm_ratio}; it must be above 0 (inf takes any source)"
-        )
+    check_norm_ratio(max_norm_ratio)
     backend = backend or choosing.choose()
     job = plan(base, sources, settings, labels)
     job = dataclasses.replace(job, verify=verify or expected is not None)
@@ -180,7 +178,7 @@ def merge_into(
     job: backends.Job,
     *,
     backend: backends.Backend,
-    max_norm_ratio: float | None = MAX_NORM_RATIO,
+    max_norm_ratio: float | None = defaults.MAX_NORM_RATIO,
 ) -> None:
     """Compute a planned merge into a writer, the inputs taken for what they are.
 

@@ -18,7 +18,7 @@ import torch
 from mlflow_breadcrumbs import flavor
 from mlflow_breadcrumbs.evaluation import scoring
 from mlflow_breadcrumbs.models import architecture, features, heads, image_sets
-from mlflow_breadcrumbs.support import progress
+from mlflow_breadcrumbs.support import defaults, progress
 
 MEMORY = 4 << 30
 """Bytes of decoded images that are kept; what is beyond is decoded again each time."""
@@ -47,7 +47,7 @@ class Bench:
         owned: Mapping[str, heads.Head],
         *,
         device: str = "cpu",
-        batch_size: int = 64,
+        batch_size: int = defaults.BATCH_SIZE,
         memory: int = MEMORY,
         show: progress.Progress = progress.silent,
     ) -> None:

@@ -11,7 +11,7 @@ from mlflow_breadcrumbs.evaluation import accuracy_records, caches, meters, scor
 from mlflow_breadcrumbs.flavor import loading
 from mlflow_breadcrumbs.models import image_sets, tasks
 from mlflow_breadcrumbs.registry import runs, tag_keys, task_files, versions
-from mlflow_breadcrumbs.support import devices, progress
+from mlflow_breadcrumbs.support import defaults, devices, progress
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +47,7 @@ def evaluate_version(
     only: Sequence[str] = (),
     split: tasks.Split = "test",
     device: str = "auto",
-    batch_size: int = 64,
+    batch_size: int = defaults.BATCH_SIZE,
     cache: caches.Cache | None = None,
     nested: bool = False,
     show: progress.Progress = progress.silent,

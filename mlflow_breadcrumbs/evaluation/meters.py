@@ -8,7 +8,7 @@ import torch
 
 from mlflow_breadcrumbs.evaluation import caches, scoring
 from mlflow_breadcrumbs.models import architecture, heads, image_sets
-from mlflow_breadcrumbs.support import progress
+from mlflow_breadcrumbs.support import defaults, progress
 
 _logger = logging.getLogger(__name__)
 
@@ -21,7 +21,7 @@ class Meter:
     """The architecture of all the weights."""
     device: str = "cpu"
     """What `device.choose_device` gave."""
-    batch_size: int = 64
+    batch_size: int = defaults.BATCH_SIZE
     """Images at a time."""
     cache: caches.Cache | None = None
     """Where accuracies are kept; `None` measures each anew."""

@@ -82,6 +82,7 @@ def _evaluate(
 
     from mlflow_breadcrumbs import errors
     from mlflow_breadcrumbs.evaluation import accuracy_records, frames, meters, scoring
+    from mlflow_breadcrumbs.support import defaults
 
     if unknown := sorted(set(settings) - set(SETTINGS)):
         raise errors.TaskError(
@@ -91,7 +92,9 @@ def _evaluate(
     if not dataset.has_targets:
         raise errors.TaskError("The data has no labels: name their column, as targets='label'.")
     pairs = frames.split(dataset.features_data, list(dataset.labels_data), raw.heads)
-    measuring = meters.Meter(raw.config, raw.device, int(settings.get("batch_size", 64)))
+    measuring = meters.Meter(
+        raw.config, raw.device, int(settings.get("batch_size", defaults.BATCH_SIZE))
+    )
     accuracies = measuring.accuracies(lambda: raw.model, pairs)
     accuracy_records.log_accuracies(run_id, accuracies, model_id=model_id)
     kinds = {".csv": CsvEvaluationArtifact, ".png": ImageEvaluationArtifact}

@@ -15,7 +15,7 @@ import torch
 from mlflow_breadcrumbs import errors, flavor
 from mlflow_breadcrumbs.evaluation import caches, meters, scoring
 from mlflow_breadcrumbs.models import architecture, heads, image_sets, tasks
-from mlflow_breadcrumbs.support import progress
+from mlflow_breadcrumbs.support import defaults, progress
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,7 +147,7 @@ def measure(
     merged_digest: str | None = None,
     split: tasks.Split = "test",
     device: str = "cpu",
-    batch_size: int = 64,
+    batch_size: int = defaults.BATCH_SIZE,
     cache: caches.Cache | None = None,
     show: progress.Progress = progress.silent,
 ) -> Scorecard:

@@ -19,7 +19,7 @@ import torch
 from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.figures import results
 from mlflow_breadcrumbs.models import architecture, features, heads, image_sets
-from mlflow_breadcrumbs.support import intervals, progress
+from mlflow_breadcrumbs.support import defaults, intervals, progress
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,7 +115,7 @@ def accuracy(
     image_set: image_sets.ImageSet,
     preprocess: architecture.Preprocess,
     *,
-    batch_size: int = 64,
+    batch_size: int = defaults.BATCH_SIZE,
     device: str = "cpu",
     show: progress.Progress = progress.silent,
 ) -> Accuracy:

@@ -45,7 +45,7 @@ from mlflow_breadcrumbs.flavor import requirements, serving
 from mlflow_breadcrumbs.models import architecture
 from mlflow_breadcrumbs.models import heads as task_heads
 from mlflow_breadcrumbs.registry import uris, versions
-from mlflow_breadcrumbs.support import devices
+from mlflow_breadcrumbs.support import defaults, devices
 
 FLAVOR_NAME = "breadcrumbs"
 WEIGHTS_FILE = "open_clip_model.safetensors"
@@ -116,7 +116,7 @@ def save_model(
         code=code,
         conda_env=environment._CONDA_ENV_FILE_NAME,
         python_env=environment._PYTHON_ENV_FILE_NAME,
-        model_config={"device": "auto", "batch_size": serving.BATCH_SIZE},
+        model_config={"device": "auto", "batch_size": defaults.BATCH_SIZE},
     )
     record.add_flavor(
         FLAVOR_NAME,
@@ -304,7 +304,7 @@ def write_weights(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
 
 def _load_pyfunc(path: str, model_config: dict[str, Any] | None = None) -> serving.Pyfunc:
     """Load the pyfunc; `model_config` may set `device` and `batch_size`."""
-    settings = {"device": "auto", "batch_size": serving.BATCH_SIZE, **(model_config or {})}
+    settings = {"device": "auto", "batch_size": defaults.BATCH_SIZE, **(model_config or {})}
     model = load_folder(Path(path), devices.choose_device(settings["device"]), origin="the model")
     return serving.Pyfunc(model, int(settings["batch_size"]))
 

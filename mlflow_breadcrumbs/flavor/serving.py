@@ -16,8 +16,7 @@ from PIL import Image
 
 from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.models import architecture, features, heads, image_sets
-
-BATCH_SIZE = 64
+from mlflow_breadcrumbs.support import defaults
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -45,7 +44,9 @@ class OpenClipModel:
         """List of texts to int64 Tensor [texts, context_length]; an error without a text tower."""
         return architecture.tokenizer(self.config)
 
-    def encode(self, images: Sequence[Image.Image], batch_size: int = BATCH_SIZE) -> torch.Tensor:
+    def encode(
+        self, images: Sequence[Image.Image], batch_size: int = defaults.BATCH_SIZE
+    ) -> torch.Tensor:
         """Give the features of images, float32 [images, embed_dim] of length 1, on the CPU."""
         parts = [torch.empty(0, self.config.embed_dim)]
         with features.inference(self.model):

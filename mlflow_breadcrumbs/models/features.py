@@ -13,7 +13,7 @@ import torch
 
 from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.models import architecture, image_sets
-from mlflow_breadcrumbs.support import devices, progress
+from mlflow_breadcrumbs.support import defaults, devices, progress
 
 _logger = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ def extract(
     image_set: image_sets.ImageSet,
     preprocess: architecture.Preprocess,
     *,
-    batch_size: int = 64,
+    batch_size: int = defaults.BATCH_SIZE,
     device: str = "cpu",
     show: progress.Progress = progress.silent,
 ) -> Features:

@@ -21,7 +21,7 @@ import torch
 
 from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.models import architecture, features, image_sets, tasks
-from mlflow_breadcrumbs.support import canonical, progress
+from mlflow_breadcrumbs.support import canonical, defaults, progress
 
 HEADS_FOLDER = "tasks"
 
@@ -105,7 +105,7 @@ def probe_head(
     task: tasks.Task,
     *,
     inverse_regularization: float = 10.0,
-    batch_size: int = 64,
+    batch_size: int = defaults.BATCH_SIZE,
     device: str = "cpu",
     show: progress.Progress = progress.silent,
 ) -> Head:

@@ -28,7 +28,7 @@ from mlflow_breadcrumbs.registry import (
     tag_keys,
     versions,
 )
-from mlflow_breadcrumbs.support import canonical, devices, progress
+from mlflow_breadcrumbs.support import canonical, defaults, devices, progress
 
 _logger = logging.getLogger(__name__)
 
@@ -48,14 +48,14 @@ class MergeRequest:
     split: task_files.Split = "test"
     device: str = "auto"
     """Where models run for the evaluation: `auto`, `cpu`, `cuda` or `cuda:N`."""
-    batch_size: int = 64
+    batch_size: int = defaults.BATCH_SIZE
     cache: bool = True
     """Take accuracies that were measured before from the user's cache."""
     backend: str = "auto"
     """What computes the merge: a name of `backends.NAMES`."""
     threads: int | None = None
     """Of the CPU backend; all processors when `None`."""
-    max_norm_ratio: float | None = merging.MAX_NORM_RATIO
+    max_norm_ratio: float | None = defaults.MAX_NORM_RATIO
     """Refuse a source whose task vector is longer than so many times the base."""
     alias: str | None = None
     force: bool = False

@@ -8,7 +8,7 @@ from mlflow_breadcrumbs.evaluation import caches, evaluating
 from mlflow_breadcrumbs.lineage import contents, statement
 from mlflow_breadcrumbs.promotion import facts, gates, policies
 from mlflow_breadcrumbs.registry import task_files, versions
-from mlflow_breadcrumbs.support import progress
+from mlflow_breadcrumbs.support import defaults, progress
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Settings:
 
     device: str = "auto"
     """`auto`, `cpu`, `cuda` or `cuda:N`."""
-    batch_size: int = 64
+    batch_size: int = defaults.BATCH_SIZE
     """Images at a time."""
     cache: bool = True
     """Take accuracies that were measured before on the same images."""

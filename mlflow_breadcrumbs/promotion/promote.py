@@ -28,7 +28,7 @@ from mlflow_breadcrumbs.promotion import (
     verdicts,
 )
 from mlflow_breadcrumbs.registry import aliases, runs, versions
-from mlflow_breadcrumbs.support import progress
+from mlflow_breadcrumbs.support import defaults, progress
 
 Result = Literal["promoted", "refused", "lost"]
 
@@ -52,7 +52,7 @@ class Request:
     dry_run: bool = False
     """Measure, write and move nothing."""
     device: str = "auto"
-    batch_size: int = 64
+    batch_size: int = defaults.BATCH_SIZE
     cache: bool = True
 
 

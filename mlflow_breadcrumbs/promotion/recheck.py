@@ -24,7 +24,7 @@ from mlflow_breadcrumbs.promotion import (
     verdicts,
 )
 from mlflow_breadcrumbs.registry import aliases, run_files, runs, uris, versions
-from mlflow_breadcrumbs.support import progress, tables
+from mlflow_breadcrumbs.support import defaults, progress, tables
 
 KIND = "recheck"
 HELD, BROKEN = "held", "broken"
@@ -44,7 +44,7 @@ class Request:
     """Go back to the version before, if a rule has failed."""
     experiment: str = decisions.EXPERIMENT
     device: str = "auto"
-    batch_size: int = 64
+    batch_size: int = defaults.BATCH_SIZE
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,7 +19,7 @@ from mlflow_breadcrumbs.lineage import contents, statement
 from mlflow_breadcrumbs.models import tasks as task_files
 from mlflow_breadcrumbs.registry import run_files, versions
 from mlflow_breadcrumbs.search import workbench
-from mlflow_breadcrumbs.support import intervals, progress, tables
+from mlflow_breadcrumbs.support import defaults, intervals, progress, tables
 
 FOLDER = "blame"
 
@@ -34,12 +34,12 @@ class BlameRequest:
     tasks: str
     """A task file, or an artifact URI of one."""
     split: task_files.Split = "test"
-    images: int | None = 200
+    images: int | None = defaults.BLAME_IMAGES
     """Of the first look; `None` looks at all images at once."""
-    finalists: int = 3
+    finalists: int = defaults.FINALISTS
     """Sources and layer groups, of each, that are measured again on all images."""
     device: str = "auto"
-    batch_size: int = 64
+    batch_size: int = defaults.BATCH_SIZE
     threads: int | None = None
 
 

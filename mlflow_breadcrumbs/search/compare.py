@@ -19,7 +19,7 @@ from mlflow_breadcrumbs.figures import results
 from mlflow_breadcrumbs.pipeline import inputs
 from mlflow_breadcrumbs.registry import versions
 from mlflow_breadcrumbs.search import advice
-from mlflow_breadcrumbs.support import progress
+from mlflow_breadcrumbs.support import defaults, progress
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +111,7 @@ def compare(
     settings: recipe.MergeRecipe | None = None,
     *,
     threads: int | None = None,
-    max_norm_ratio: float = merging.MAX_NORM_RATIO,
+    max_norm_ratio: float = defaults.MAX_NORM_RATIO,
     show: progress.Progress = progress.silent,
 ) -> Comparison:
     """Hold the task vectors of registered versions against each other.
@@ -126,9 +126,10 @@ def compare(
 
     Raises:
         RegistryError: a version can't be found or read.
-        MergeError: no sources, one twice, tensors that are not the base's, a value that is not
-            finite.
+        MergeError: a limit that no source keeps, no sources, one twice, tensors that are not the
+            base's, a value that is not finite.
     """
+    merging.check_norm_ratio(max_norm_ratio)
     settings = settings or recipe.MergeRecipe.from_method("breadcrumbs", sources=len(sources))
     resolved = inputs.resolve(base, sources)
     labels = tuple(entry.uri for entry in resolved[1:])

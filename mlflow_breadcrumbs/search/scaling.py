@@ -19,7 +19,7 @@ from mlflow_breadcrumbs.figures import studies
 from mlflow_breadcrumbs.figures.studies import METRIC
 from mlflow_breadcrumbs.registry import run_files, runs
 from mlflow_breadcrumbs.search import study_records, workbench
-from mlflow_breadcrumbs.support import progress, tables
+from mlflow_breadcrumbs.support import defaults, progress, tables
 
 PROTOCOLS = ("tuned", "carried")
 METHODS = ("weight_average", "task_arithmetic", "ties", "breadcrumbs")
@@ -36,13 +36,13 @@ class ScalingRequest:
     """Presets of `recipe.PRESETS`; a weight average has no alpha to choose."""
     alphas: tuple[float, ...] = ALPHAS
     """To choose from."""
-    subsets: int = 5
+    subsets: int = defaults.SUBSETS
     """Of the sources, at every T: all where there are no more, else so many drawn at random."""
-    smallest: int = 2
+    smallest: int = defaults.SMALLEST
     """The T at which `carried` chooses its alpha, and the first that is shown; at least 1."""
     images: int | None = None
     """Per task and split at most; all when `None`."""
-    seed: int = 0
+    seed: int = defaults.SEED
     """Of the drawn subsets."""
 
 

@@ -25,7 +25,7 @@ from mlflow_breadcrumbs.evaluation import bench, scorecard, scoring
 from mlflow_breadcrumbs.models import heads, image_sets, tasks
 from mlflow_breadcrumbs.pipeline import inputs
 from mlflow_breadcrumbs.registry import versions
-from mlflow_breadcrumbs.support import canonical, devices, progress
+from mlflow_breadcrumbs.support import canonical, defaults, devices, progress
 
 KEPT_UPDATES = 1 << 30
 """Bytes of decomposed matrices that are kept, so that another alpha need not decompose again."""
@@ -43,11 +43,11 @@ class Materials:
     """A task file, or an artifact URI of one."""
     device: str = "auto"
     """Where models run: `auto`, `cpu`, `cuda` or `cuda:N`."""
-    batch_size: int = 64
+    batch_size: int = defaults.BATCH_SIZE
     """Images at a time."""
     threads: int | None = None
     """Of the merges; all processors when `None`."""
-    max_norm_ratio: float | None = merging.MAX_NORM_RATIO
+    max_norm_ratio: float | None = defaults.MAX_NORM_RATIO
     """Refuse a source whose task vector is longer than so many times the base."""
 
 
@@ -66,6 +66,7 @@ def opened(materials: Materials, show: progress.Progress = progress.silent) -> I
     Raises:
         BreadcrumbsError: one of its kinds; nothing was measured.
     """
+    merging.check_norm_ratio(materials.max_norm_ratio)
     device = devices.choose_device(materials.device)
     resolved = inputs.resolve(materials.base, materials.sources)
     with versions.workspace() as folder, contextlib.ExitStack() as stack:

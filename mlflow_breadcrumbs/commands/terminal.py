@@ -3,15 +3,17 @@
 import contextlib
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import progress as bars
 from rich.console import Console
 from rich.table import Table
 from rich.tree import Tree
 
-from mlflow_breadcrumbs.lineage import relatives
 from mlflow_breadcrumbs.support.progress import Advance
+
+if TYPE_CHECKING:
+    from mlflow_breadcrumbs.lineage import relatives
 
 errors_console = Console(stderr=True)
 
@@ -65,19 +67,19 @@ def print_table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -
     _stdout().print(table)
 
 
-def print_tree(root: relatives.Ancestor) -> None:
+def print_tree(root: "relatives.Ancestor") -> None:
     """Print a version's ancestry."""
     drawn = Tree(_label(root))
     _branch(drawn, root)
     _stdout().print(drawn)
 
 
-def _branch(drawn: Tree, node: relatives.Ancestor) -> None:
+def _branch(drawn: Tree, node: "relatives.Ancestor") -> None:
     for parent in node.parents:
         _branch(drawn.add(_label(parent)), parent)
 
 
-def _label(node: relatives.Ancestor) -> str:
+def _label(node: "relatives.Ancestor") -> str:
     parts = [f"{node.role}: {node.uri}" if node.role else node.uri, f"({node.kind})"]
     if node.tasks:
         parts.append(", ".join(node.tasks))

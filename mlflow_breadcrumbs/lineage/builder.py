@@ -8,8 +8,6 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import torch
-
 import mlflow_breadcrumbs
 from mlflow_breadcrumbs.flavor import requirements
 
@@ -66,6 +64,8 @@ def host(device: str) -> dict[str, Any]:
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         described["memoryGiB"] = round(memory / 2**30)
     if device.startswith("cuda"):
+        import torch  # only who has run a model there waits for it
+
         described["accelerator"] = torch.cuda.get_device_name(device)
     return described
 

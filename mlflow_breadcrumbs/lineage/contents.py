@@ -6,7 +6,7 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 from mlflow_breadcrumbs import errors
-from mlflow_breadcrumbs.engine import checkpoints
+from mlflow_breadcrumbs.engine import tensor_files
 from mlflow_breadcrumbs.lineage import statement
 from mlflow_breadcrumbs.registry import failures, tag_keys, versions
 from mlflow_breadcrumbs.support import canonical
@@ -46,7 +46,7 @@ def digest_of(resolved: versions.ResolvedVersion) -> str:
         CheckpointError: they are no checkpoint any more.
     """
     with versions.workspace() as folder:
-        return checkpoints.weights_digest(versions.open_version(resolved, folder).weights)
+        return tensor_files.weights_digest(versions.open_version(resolved, folder).weights)
 
 
 def lineage_of(

@@ -10,14 +10,15 @@ import functools
 import importlib.resources
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
-
-import jsonschema
+from typing import TYPE_CHECKING, Any
 
 from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.engine import recipe
 from mlflow_breadcrumbs.lineage import builder
 from mlflow_breadcrumbs.support import canonical, processes
+
+if TYPE_CHECKING:
+    import jsonschema
 
 FILE = "lineage.json"
 BUILD_TYPE = "urn:mlflow-breadcrumbs:merge:v1"
@@ -262,7 +263,9 @@ def schema() -> dict[str, Any]:
 
 
 @functools.cache
-def _validator() -> jsonschema.Draft202012Validator:
+def _validator() -> "jsonschema.Draft202012Validator":
+    import jsonschema
+
     return jsonschema.Draft202012Validator(schema())
 
 

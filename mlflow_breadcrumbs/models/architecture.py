@@ -1,7 +1,9 @@
 """What a model looks like: open_clip's configuration of it, by name or from a JSON file.
 
-Knows open_clip and nothing of MLflow. A `ModelConfig` is the content of `open_clip_config.json`
-in open_clip's hub layout, completed so that the preprocessing can be made without the model:
+Knows open_clip and nothing of MLflow. Only what makes a model or looks up a name imports open_clip:
+a version's configuration is read without it, which spares a command some seconds. A `ModelConfig`
+is the content of `open_clip_config.json` in open_clip's hub layout, completed so that the
+preprocessing can be made without the model:
 
 ```python
 config = architecture.load_config("ViT-B-32")
@@ -22,9 +24,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import open_clip
 import torch
-from open_clip import transform
 from PIL import Image
 
 from mlflow_breadcrumbs import errors
@@ -41,6 +41,9 @@ PLACEHOLDER_TEXT_TOWER = {
     "proj_type": "none",
 }
 """The smallest text tower that open_clip builds (20 numbers); `layers: 0` divides by zero there."""
+
+PREPROCESS_FIELDS = ("size", "mode", "mean", "std", "interpolation", "resize_mode", "fill_color")
+"""Of open_clip's `PreprocessCfg`, in its order; a version's configuration has all of them."""
 
 Preprocess = Callable[[Image.Image], torch.Tensor]
 Tokenizer = Callable[[list[str]], torch.Tensor]
@@ -92,6 +95,8 @@ def load_config(architecture: str, *, pretrained: str | None = None) -> ModelCon
     """
     if architecture.endswith(".json") or Path(architecture).is_file():
         return _from_file(Path(architecture))
+    import open_clip
+
     name = architecture.replace("/", "-")
     if name not in open_clip.list_models():
         raise errors.ArchitectureError(
@@ -154,6 +159,8 @@ def build(config: ModelConfig) -> torch.nn.Module:
     Raises:
         ArchitectureError: open_clip refuses the configuration.
     """
+    import open_clip
+
     with _hub_folder(config) as folder, _without_open_clip_logs():
         try:
             model: torch.nn.Module = open_clip.create_model(
@@ -177,6 +184,8 @@ def build_pretrained(config: ModelConfig, tag: str) -> torch.nn.Module:
     Raises:
         ArchitectureError: The weights can't be downloaded, or don't fit.
     """
+    import open_clip
+
     with _without_open_clip_logs():
         try:
             model: torch.nn.Module = open_clip.create_model(
@@ -199,6 +208,8 @@ def preprocess(config: ModelConfig, *, train: bool = False) -> Preprocess:
         config: The model.
         train: With a random crop of 90 to 100 % of the area, drawn from torch's global generator.
     """
+    from open_clip import transform
+
     settings = transform.PreprocessCfg(**config.preprocess_cfg)
     result: Preprocess = transform.image_transform_v2(settings, is_train=train)
     return result
@@ -214,6 +225,8 @@ def tokenizer(config: ModelConfig) -> Tokenizer:
         raise errors.ArchitectureError(
             f"The architecture '{config.architecture}' has no text tower, so it has no tokenizer."
         )
+    import open_clip
+
     with _hub_folder(config) as folder, _without_open_clip_logs():
         try:
             result: Tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
@@ -252,10 +265,20 @@ def _complete(
     has_text_tower = "text_cfg" in model_cfg
     model_cfg = copy.deepcopy(model_cfg)
     model_cfg.setdefault("text_cfg", dict(PLACEHOLDER_TEXT_TOWER))
-    settings = transform.merge_preprocess_dict(transform.PreprocessCfg(), preprocess_cfg)
+    settings = _complete_preprocess(preprocess_cfg)
     settings["size"] = vision_cfg.get("image_size", 224)  # create_model sets it so, too
     model_cfg, settings = json.loads(json.dumps([model_cfg, settings]))  # tuples become lists
     return ModelConfig(name, model_cfg, settings, has_text_tower)
+
+
+def _complete_preprocess(given: dict[str, Any]) -> dict[str, Any]:
+    """The preprocessing with open_clip's defaults; open_clip isn't asked where none is missing."""
+    if set(given) == set(PREPROCESS_FIELDS) and None not in given.values():
+        return {field: given[field] for field in PREPROCESS_FIELDS}
+    from open_clip import transform
+
+    found: dict[str, Any] = transform.merge_preprocess_dict(transform.PreprocessCfg(), given)
+    return found
 
 
 def _close(name: str, names: list[str]) -> str:
@@ -282,6 +305,8 @@ def _without_open_clip_logs() -> Iterator[None]:
 
     The handler keeps `logging.warning` from configuring the root logger on the caller's behalf.
     """
+    import open_clip
+
     root = logging.getLogger()
     folder = str(Path(open_clip.__file__).parent)
 

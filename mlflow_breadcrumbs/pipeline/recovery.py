@@ -12,7 +12,7 @@ from mlflow.entities import LoggedModel, LoggedModelStatus, Run
 from mlflow.exceptions import MlflowException
 
 from mlflow_breadcrumbs import errors, ledger
-from mlflow_breadcrumbs.engine import checkpoints
+from mlflow_breadcrumbs.engine import tensor_files
 from mlflow_breadcrumbs.lineage import statement
 from mlflow_breadcrumbs.registry import (
     failures,
@@ -117,7 +117,7 @@ def _is_whole(model: LoggedModel) -> bool:
     try:
         with versions.workspace() as folder:
             opened = versions.open_version(versions.resolve(uris.of_model(model.model_id)), folder)
-            weights = checkpoints.weights_digest(opened.weights)
+            weights = tensor_files.weights_digest(opened.weights)
             lineage = canonical.sha256((opened.folder / statement.FILE).read_bytes())
     except (errors.BreadcrumbsError, OSError):
         return False

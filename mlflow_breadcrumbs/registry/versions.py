@@ -18,7 +18,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from mlflow_breadcrumbs import errors
-from mlflow_breadcrumbs.engine import checkpoints
+from mlflow_breadcrumbs.engine import tensor_files
 from mlflow_breadcrumbs.registry import artifacts, database, failures, records, tag_keys, uris
 from mlflow_breadcrumbs.support import documents, scratch
 
@@ -207,10 +207,10 @@ def open_version(resolved: ResolvedVersion, folder: Path, *, whole: bool = False
     candidates = [
         path
         for path in paths
-        if path.endswith((".safetensors", checkpoints.INDEX_SUFFIX))
+        if path.endswith((".safetensors", tensor_files.INDEX_SUFFIX))
         and not path.startswith("tasks/")
     ]
-    indexes = [path for path in candidates if path.endswith(checkpoints.INDEX_SUFFIX)]
+    indexes = [path for path in candidates if path.endswith(tensor_files.INDEX_SUFFIX)]
     chosen = indexes or candidates
     if len(chosen) != 1:
         found = ", ".join(candidates) or "no safetensors"

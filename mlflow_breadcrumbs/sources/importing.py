@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import mlflow
-import open_clip
 import torch
 
 from mlflow_breadcrumbs import errors, flavor, ledger
@@ -249,6 +248,8 @@ def _check_head(
 
 def _names_a_file(path: Path) -> bool:
     """Whether what doesn't exist was meant as a file and not as a tag."""
+    import open_clip
+
     known = {tag for _, tag in open_clip.list_pretrained()}
     suffixes = _PICKLE_SUFFIXES | {".safetensors", ".json"}
     return str(path) not in known and (path.suffix in suffixes or len(path.parts) > 1)

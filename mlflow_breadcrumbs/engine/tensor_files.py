@@ -1,0 +1,361 @@
+"""Safetensors files as bytes: names, dtypes, shapes, digests; without torch.
+
+One file, or shards with an index. The library `safetensors` judges whether a file is sound; the
+bytes of a tensor are then read in place through a memory map, so that a 1.7 GB checkpoint costs
+nothing until a tensor is used. `checkpoints` makes torch's tensors of them; who only needs to know
+whether bytes are those that were registered imports this and waits for no torch.
+"""
+
+import concurrent.futures
+import hashlib
+import json
+import math
+import mmap
+import os
+import stat
+import weakref
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import MappingProxyType, TracebackType
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+import safetensors
+
+from mlflow_breadcrumbs import errors
+from mlflow_breadcrumbs.support import canonical, descriptors
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+INDEX_SUFFIX = ".safetensors.index.json"
+
+ITEM_SIZES: Mapping[str, int] = MappingProxyType(
+    {
+        "BOOL": 1,
+        "U8": 1,
+        "I8": 1,
+        "U16": 2,
+        "I16": 2,
+        "U32": 4,
+        "I32": 4,
+        "U64": 8,
+        "I64": 8,
+        "F8_E4M3": 1,
+        "F8_E5M2": 1,
+        "F16": 2,
+        "BF16": 2,
+        "F32": 4,
+        "F64": 8,
+        "C64": 8,
+    }
+)
+"""Bytes per element, by the safetensors names of the dtypes that can be read."""
+
+
+class Entry(NamedTuple):
+    """What the header says of one tensor."""
+
+    dtype: str
+    """The safetensors name."""
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """The size of the data in bytes."""
+        return math.prod(self.shape) * ITEM_SIZES[self.dtype]
+
+    @property
+    def is_floating_point(self) -> bool:
+        """Whether the elements are real floating-point numbers."""
+        return self.dtype.startswith(("F", "BF"))
+
+
+class _Place(NamedTuple):
+    """Where a tensor's bytes are: an open file's map, and the offset of the first byte in it."""
+
+    file: int
+    offset: int
+
+
+class TensorFiles:
+    """The bytes of a checkpoint's tensors by name, from one safetensors file or from shards.
+
+    Open it with `TensorFiles.open`; it is a context manager. The bytes are the memory map's: treat
+    them as read-only (a write would stay private to this process).
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        files: list[Path],
+        entries: dict[str, Entry],
+        places: dict[str, _Place],
+    ) -> None:
+        self.path = path
+        # Copy-on-write maps: torch wants writable memory, and the files stay untouched.
+        self._descriptors = [descriptors.open_to_read(file) for file in files]
+        self._maps = [mmap.mmap(d, 0, access=mmap.ACCESS_COPY) for d in self._descriptors]
+        self._states = [_state(descriptor) for descriptor in self._descriptors]
+        self._close = weakref.finalize(self, _close_all, self._descriptors)
+        self._entries = dict(sorted(entries.items()))
+        self._places = places
+
+    @classmethod
+    def open(cls, path: str | Path) -> Self:
+        """Open a `.safetensors` file, a `*.safetensors.index.json`, or a folder that holds one.
+
+        Raises:
+            CheckpointError: the file is missing, damaged, unsafe or not safetensors.
+        """
+        path = _locate(Path(path))
+        files = _shards(path) if path.name.endswith(INDEX_SUFFIX) else {path: None}
+        entries: dict[str, Entry] = {}
+        places: dict[str, _Place] = {}
+        for number, (file, expected) in enumerate(files.items()):
+            header, start = _read_header(file)
+            if expected is not None and set(header) != expected:
+                raise errors.CheckpointError(
+                    f"{path} and its shard {file.name} disagree on the tensors in it: "
+                    f"{_difference(expected, set(header))}. Make the shards and the index again"
+                )
+            for name, entry in header.items():
+                entries[name] = Entry(entry["dtype"], tuple(entry["shape"]))
+                places[name] = _Place(number, start + entry["data_offsets"][0])
+        if not entries:
+            raise errors.CheckpointError(f"{path} holds no tensors; nothing can be merged")
+        return cls(path, list(files), entries, places)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The tensor names, sorted."""
+        return tuple(self._entries)
+
+    def __contains__(self, name: str) -> bool:
+        """Whether there is a tensor `name`."""
+        return name in self._entries
+
+    def entry(self, name: str) -> Entry:
+        """The dtype and shape of the tensor `name`."""
+        return self._entries[name]
+
+    @property
+    def nbytes(self) -> int:
+        """The size of all tensors' data in bytes."""
+        return sum(entry.nbytes for entry in self._entries.values())
+
+    def raw(self, name: str) -> memoryview:
+        """The little-endian bytes of the tensor `name`, in place."""
+        file, offset = self._places[name]
+        return memoryview(self._maps[file])[offset : offset + self._entries[name].nbytes]
+
+    def read(self, name: str, start: int, out: "npt.NDArray[np.uint8]") -> None:
+        """Copy bytes of the tensor `name`, from its byte `start` on, until `out` is full.
+
+        It costs less than touching the pages of the map for the first time. Any thread may call it.
+
+        Raises:
+            CheckpointError: the file has become shorter since it was opened.
+        """
+        file, offset = self._places[name]
+        done = 0
+        while done < out.size:
+            count = descriptors.read_into(
+                self._descriptors[file], out[done:].data, offset + start + done
+            )
+            if count == 0:
+                raise errors.CheckpointError(
+                    f"{self.path} ended within the tensor {name!r}; something else is writing to it"
+                )
+            done += count
+
+    def release(self, name: str) -> None:
+        """Tell the kernel that the pages of the tensor `name` are not needed any more."""
+        file, offset = self._places[name]
+        start, stop = offset // mmap.PAGESIZE * mmap.PAGESIZE, offset + self._entries[name].nbytes
+        if stop > start and hasattr(mmap, "MADV_DONTNEED"):
+            self._maps[file].madvise(mmap.MADV_DONTNEED, start, stop - start)
+
+    def check_unchanged(self) -> None:
+        """Raise `IntegrityError` if a file was written to since it was opened."""
+        if [_state(descriptor) for descriptor in self._descriptors] != self._states:
+            raise errors.IntegrityError(
+                f"{self.path} was written to while it was read; let the other program finish, "
+                "and run this again"
+            )
+
+    def close(self) -> None:
+        """Let go of the memory maps; tensors that are still held stay valid."""
+        self._maps = []
+        self._close()
+
+    def __enter__(self) -> Self:
+        """Return the checkpoint itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close."""
+        self.close()
+
+
+def _state(descriptor: int) -> tuple[int, int]:
+    """What changes when a file is written to: its size and the time of its last change."""
+    status = os.fstat(descriptor)
+    return status.st_size, status.st_mtime_ns
+
+
+def _close_all(opened: Iterable[int]) -> None:
+    for descriptor in opened:
+        os.close(descriptor)
+
+
+def weights_digest(files: TensorFiles | str | Path, *, threads: int | None = None) -> str:
+    """The weights digest `sha256:…`: independent of file layout, order and sharding.
+
+    It is the SHA-256 of the canonical JSON of `[[name, dtype, shape, hex], …]`, sorted by name,
+    where dtype is the safetensors name and hex the SHA-256 of the tensor's little-endian bytes.
+    """
+    if not isinstance(files, TensorFiles):
+        with TensorFiles.open(files) as opened:
+            return weights_digest(opened, threads=threads)
+
+    def hexdigest(name: str) -> str:
+        content = hashlib.sha256(files.raw(name)).hexdigest()
+        files.release(name)
+        return content
+
+    with concurrent.futures.ThreadPoolExecutor(threads or os.cpu_count()) as pool:
+        hexdigests = list(pool.map(hexdigest, files.names))
+    return combine_digests(
+        (name, *files.entry(name), content)
+        for name, content in zip(files.names, hexdigests, strict=True)
+    )
+
+
+def file_digest(path: str | Path) -> str:
+    """`sha256:…` of a file's bytes."""
+    with Path(path).open("rb") as file:
+        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+
+
+def float_dtypes(path: str | Path) -> tuple[str, ...]:
+    """The safetensors names of a checkpoint's floating-point dtypes, sorted."""
+    with TensorFiles.open(path) as files:
+        entries = [files.entry(name) for name in files.names]
+    return tuple(sorted({entry.dtype for entry in entries if entry.is_floating_point}))
+
+
+def combine_digests(tensors: Iterable[tuple[str, str, tuple[int, ...], str]]) -> str:
+    """The weights digest from each tensor's name, dtype, shape and hexadecimal SHA-256."""
+    return canonical.digest(
+        [
+            [name, dtype, list(shape), content]
+            for name, dtype, shape, content in sorted(tensors, key=lambda item: item[0])
+        ]
+    )
+
+
+def _locate(path: Path) -> Path:
+    if not path.is_dir():
+        return path
+    found = sorted(path.glob(f"*{INDEX_SUFFIX}")) or sorted(path.glob("*.safetensors"))
+    if len(found) != 1:
+        raise errors.CheckpointError(
+            f"the folder {path} holds {len(found)} checkpoints "
+            f"({', '.join(file.name for file in found) or 'no .safetensors'}); name one file"
+        )
+    return found[0]
+
+
+def _shards(index: Path) -> dict[Path, set[str] | None]:
+    """The shard files of an index and the tensors that each must hold."""
+    try:
+        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        items = list(weight_map.items())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise errors.CheckpointError(
+            f"{index} is not a safetensors index (a JSON object with `weight_map`): {error!r}"
+        ) from error
+    shards: dict[Path, set[str] | None] = {}
+    for name, file in items:
+        if not isinstance(file, str) or file != os.path.basename(file) or file in ("", ".", ".."):
+            raise errors.CheckpointError(
+                f"{index} puts the tensor {name!r} into {file!r}; "
+                "a shard must be a file name beside the index"
+            )
+        path = index.with_name(file)
+        if path.is_symlink():
+            raise errors.CheckpointError(
+                f"{index} names the shard {file!r}, which is a symlink; "
+                "copy the shard itself beside the index"
+            )
+        if not path.exists():
+            raise errors.CheckpointError(
+                f"{index} names the shard {file!r}, which is missing; complete the download"
+            )
+        names = shards.setdefault(path, set())
+        assert names is not None
+        names.add(name)
+    return shards
+
+
+def _read_header(path: Path) -> tuple[dict[str, dict[str, Any]], int]:
+    """The tensors' header entries, and the offset at which the data starts."""
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise errors.CheckpointError(f"{path} is not a file; name a .safetensors file")
+        with path.open("rb") as file:
+            start = file.read(8)
+    except OSError as error:
+        raise errors.CheckpointError(
+            f"cannot read the checkpoint {path}: {error.strerror}"
+        ) from error
+    if start[:4] == b"PK\x03\x04" or start[:2] in (b"\x80\x02", b"\x80\x03", b"\x80\x04"):
+        raise errors.CheckpointError(
+            f"{path} is a PyTorch pickle, not safetensors; a pickle can run code when it is read. "
+            "Use `mlflow-breadcrumbs import`, which reads plain tensors out of a .pt safely"
+        )
+    try:
+        # The library holds lengths, offsets, shapes and dtypes against the file's size.
+        with safetensors.safe_open(path, framework="np"):
+            pass
+    except (safetensors.SafetensorError, OSError, ValueError) as error:
+        size = path.stat().st_size
+        raise errors.CheckpointError(
+            f"{path} ({size} bytes) is not a sound safetensors file: {error}. "
+            "Copy or download it again"
+        ) from error
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+    header.pop("__metadata__", None)
+    for name, entry in header.items():
+        _check_name(path, name)
+        if entry["dtype"] not in ITEM_SIZES:
+            raise errors.CheckpointError(
+                f"{path}: the tensor {name!r} has the dtype {entry['dtype']}, which can't be read; "
+                f"convert it to one of {', '.join(ITEM_SIZES)}"
+            )
+    return header, 8 + length
+
+
+def _check_name(path: Path, name: str) -> None:
+    if not name or "\0" in name or ".." in name.replace("\\", "/").split("/"):
+        raise errors.CheckpointError(
+            f"{path} has a tensor named {name!r}; "
+            "a name must not be empty, hold a NUL or step out of a folder. Rename the tensor"
+        )
+
+
+def _difference(expected: set[str], found: set[str]) -> str:
+    parts = []
+    if expected - found:
+        parts.append(f"missing {', '.join(sorted(expected - found))}")
+    if found - expected:
+        parts.append(f"not in the index {', '.join(sorted(found - expected))}")
+    return "; ".join(parts)

@@ -111,10 +111,10 @@ def main(ctx: click.Context, verbose: bool) -> None:
         level=logging.INFO if verbose else logging.WARNING,
         format="%(levelname)s %(name)s: %(message)s",
     )
-    if main.owns_process and ctx.invoked_subcommand in READERS:
-        # Importing MLflow makes half a million objects that stay. To look through them again and
-        # again for garbage, and once more at the end, is a quarter of such a command's time.
-        gc.disable()
+    if main.owns_process:
+        # Importing MLflow or torch makes half a million objects that stay. To look through them
+        # again and again for garbage, and once more at the end, is a quarter of a short command.
+        gc.set_threshold(1_000_000 if ctx.invoked_subcommand in READERS else 50_000)
         ctx.call_on_close(gc.freeze)
     # Schedulers send SIGTERM before they kill: the run ends and temporary files go, as on Ctrl-C.
     if threading.current_thread() is threading.main_thread():

@@ -10,6 +10,7 @@ import open_clip
 import pytest
 import tiny
 import torch
+from open_clip import transform
 
 from mlflow_breadcrumbs import errors, flavor
 from mlflow_breadcrumbs.models import architecture
@@ -164,3 +165,18 @@ def test_the_stored_json_is_plain(tmp_path):
     content = json.loads(tiny.config(tmp_path).to_json())
     assert set(content) == {"model_cfg", "preprocess_cfg", "mlflow_breadcrumbs"}
     assert content["model_cfg"] == tiny.MODEL
+
+
+def test_the_outline_has_the_models_tensors_without_their_numbers(tmp_path):
+    config = tiny.config(tmp_path)
+    outline = architecture.outline(config).state_dict()
+    built = architecture.build(config).state_dict()
+    assert {tensor.device.type for tensor in outline.values()} == {"meta"}
+    assert [(name, tensor.shape, tensor.dtype) for name, tensor in outline.items()] == [
+        (name, tensor.shape, tensor.dtype) for name, tensor in built.items()
+    ]
+
+
+def test_a_complete_preprocessing_is_what_open_clip_would_make_of_it():
+    fields = transform.merge_preprocess_dict(transform.PreprocessCfg(), {})
+    assert tuple(fields) == architecture.PREPROCESS_FIELDS

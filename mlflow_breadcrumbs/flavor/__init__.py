@@ -57,6 +57,7 @@ def save_model(
     config: architecture.ModelConfig,
     model: torch.nn.Module | None = None,
     weights: str | Path | None = None,
+    weights_digest: str | None = None,
     heads: Iterable[task_heads.Head] = (),
     extra_files: Mapping[str, bytes] | None = None,
     mlflow_model: Model | None = None,
@@ -73,6 +74,7 @@ def save_model(
         config: What the model looks like.
         model: The model; or
         weights: its weights, a safetensors file, which is linked or copied and never loaded.
+        weights_digest: The digest of `weights`, where it is known, so that no byte is read again.
         heads: One per task.
         extra_files: Names and contents of more files, such as `lineage.json`.
         mlflow_model: MLflow's record of the model, when called by MLflow.
@@ -127,7 +129,7 @@ def save_model(
         tasks=[head.task for head in heads],
         version=mlflow_breadcrumbs.__version__,
         weights=WEIGHTS_FILE,
-        weights_digest=checkpoints.weights_digest(folder / WEIGHTS_FILE),
+        weights_digest=weights_digest or checkpoints.weights_digest(folder / WEIGHTS_FILE),
     )
     record.model_size_bytes = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
     record.save(str(folder / MLMODEL_FILE_NAME))
@@ -140,6 +142,7 @@ def log_model(
     config: architecture.ModelConfig,
     model: torch.nn.Module | None = None,
     weights: str | Path | None = None,
+    weights_digest: str | None = None,
     heads: Iterable[task_heads.Head] = (),
     extra_files: Mapping[str, bytes] | None = None,
     registered_model_name: str | None = None,
@@ -158,6 +161,7 @@ def log_model(
         config: See `save_model`, as for all that is not described here.
         model: See `save_model`.
         weights: See `save_model`.
+        weights_digest: See `save_model`.
         heads: See `save_model`.
         extra_files: See `save_model`.
         registered_model_name: Name to make a version under.
@@ -185,6 +189,7 @@ def log_model(
         config=config,
         model=model,
         weights=weights,
+        weights_digest=weights_digest,
         heads=heads,
         extra_files=extra_files,
         signature=signature,

@@ -159,19 +159,45 @@ def build(config: ModelConfig) -> torch.nn.Module:
     Raises:
         ArchitectureError: open_clip refuses the configuration.
     """
+    with _refusals_explained(config):
+        return _create(config, "cpu")
+
+
+def outline(config: ModelConfig) -> torch.nn.Module:
+    """Make the model without numbers: names, shapes and dtypes of the tensors are `build`'s.
+
+    It is on torch's meta device, which spares memory and the drawing of random weights; the few
+    towers that look at their own numbers while they are made are made with numbers.
+
+    Raises:
+        ArchitectureError: open_clip refuses the configuration.
+    """
+    try:
+        with torch.device("meta"):
+            return _create(config, "meta")
+    except Exception:  # noqa: BLE001 - whatever a layer raises, with numbers it may be made
+        return build(config)
+
+
+def _create(config: ModelConfig, device: str) -> torch.nn.Module:
     import open_clip
 
     with _hub_folder(config) as folder, _without_open_clip_logs():
-        try:
-            model: torch.nn.Module = open_clip.create_model(
-                f"local-dir:{folder}", load_weights=False, pretrained_text=False
-            )
-        except Exception as error:  # open_clip raises whatever its layers raise
-            raise errors.ArchitectureError(
-                f"open_clip can't build the architecture '{config.architecture}': "
-                f"{_one_line(error)}. Check its configuration: {json.dumps(config.model_cfg)}"
-            ) from error
+        model: torch.nn.Module = open_clip.create_model(
+            f"local-dir:{folder}", device=device, load_weights=False, pretrained_text=False
+        )
     return model.float()
+
+
+@contextlib.contextmanager
+def _refusals_explained(config: ModelConfig) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # open_clip raises whatever its layers raise
+        raise errors.ArchitectureError(
+            f"open_clip can't build the architecture '{config.architecture}': "
+            f"{_one_line(error)}. Check its configuration: {json.dumps(config.model_cfg)}"
+        ) from error
 
 
 def build_pretrained(config: ModelConfig, tag: str) -> torch.nn.Module:

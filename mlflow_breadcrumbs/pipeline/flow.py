@@ -325,6 +325,7 @@ def _register(
                 "model",
                 config=flavor.load_config(taken.base.folder),
                 weights=merged.output,
+                weights_digest=merged.weights_digest,
                 heads=list(taken.all_heads.values()),
                 extra_files=extra,
                 tags=tags,

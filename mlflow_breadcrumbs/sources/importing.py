@@ -71,10 +71,13 @@ def import_checkpoint(
         if tag is not None:
             model = architecture.build_pretrained(config, tag)
             weights = _write(model.state_dict(), space)
-        else:
+        elif task_list and head in HEADS:
             model = architecture.build(config)
             weights = _fitting(path, model, config, space)
             flavor.load_weights(model, weights)
+        else:  # nothing is computed with it
+            model = architecture.outline(config)
+            weights = _fitting(path, model, config, space)
         made = [_make_head(head, model, config, each, device, show) for each in task_list]
         mlflow.log_params(
             {
@@ -198,7 +201,7 @@ def _with_placeholder(
     if not any(name.startswith("visual.") for name in found):
         found = {f"visual.{name}": tensor for name, tensor in found.items()}
     placeholder = {
-        name: torch.zeros_like(tensor)
+        name: torch.zeros(tensor.shape, dtype=tensor.dtype)
         for name, tensor in expected.items()
         if not name.startswith("visual.")
     }

@@ -1,7 +1,9 @@
 """One merge by one contender, in a process of its own: `python contenders.py NAME JOB.json`.
 
-Prints a line of JSON with the seconds, and those of all processors. Imports and compilation are
-over before the clock starts; what is read comes from the page cache, which `engine.py` has filled.
+Prints a line of JSON with the seconds, and those of all processors. Of an engine, ours or
+mergekit's, imports and compilation are over before the clock starts (so mergekit's processor time
+has its imports, which its wall time has not); of a whole command the clock runs from the start of
+its process to its end. What is read comes from the page cache, which `engine.py` has filled.
 """
 
 import concurrent.futures
@@ -132,8 +134,31 @@ def topk(job: dict[str, Any]) -> Callable[[], None]:
     return run
 
 
-def mergekit(job: dict[str, Any]) -> Callable[[], None]:
-    """The command `mergekit-pytorch`, its imports included: it is used no other way."""
+def command(job: dict[str, Any]) -> Callable[[], None]:
+    """Our whole command `merge-files`, from the start of its process to its end."""
+    arguments = ["--base", job["base"], "--output", job["output"]]
+    for source in job["sources"]:
+        arguments += ["--source", source]
+    for field, value in (("density", DENSITY), ("gamma", GAMMA), ("alpha", ALPHA)):
+        arguments += [f"--{field}", str(value)]
+    if job.get("threads"):
+        arguments += ["--threads", str(job["threads"])]
+    return lambda: _run([sys.executable, "-m", "mlflow_breadcrumbs", "merge-files", *arguments])
+
+
+MERGEKIT = """
+import sys, time, os
+from mergekit.scripts import merge_raw_pytorch
+print("ready", flush=True)
+sys.stdin.readline()
+merge_raw_pytorch.main(sys.argv[1:], standalone_mode=False)
+os._exit(0)
+"""
+"""mergekit's command without its imports and its exit; it waits for a line before it merges."""
+
+
+def mergekit(job: dict[str, Any], *, whole: bool) -> Callable[[], None]:
+    """The command `mergekit-pytorch` as it is used, or only what it does once it is imported."""
     folder = Path(tempfile.mkdtemp(prefix="mergekit-", dir=Path(job["output"]).parent))
     lines = ["merge_method: breadcrumbs", f"base_model: {job['base']}", "models:"]
     for source in job["sources"]:
@@ -141,15 +166,52 @@ def mergekit(job: dict[str, Any]) -> Callable[[], None]:
         lines += [f"      weight: {ALPHA}", f"      density: {DENSITY}", f"      gamma: {GAMMA}"]
     config = folder / "merge.yaml"
     config.write_text("\n".join(lines) + "\ndtype: float32\n")
-    command = [job["mergekit"], str(config), str(folder / "out"), "--quiet"]
+    arguments = [str(config), str(folder / "out"), "--quiet"]
+    if whole:
 
-    def run() -> None:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise SystemExit(done.stderr[-3000:])
+        def run() -> None:
+            _run([job["mergekit"], *arguments])
+            shutil.rmtree(folder)
+
+        return run
+    python = str(Path(job["mergekit"]).with_name("python"))
+    process = subprocess.Popen(
+        [python, "-c", MERGEKIT, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=_bare(),
+    )
+    assert process.stdout is not None
+    if process.stdout.readline() != "ready\n":
+        raise SystemExit("mergekit can't be imported")
+
+    def merge() -> None:
+        process.communicate("go\n")
+        if process.returncode:
+            raise SystemExit(f"mergekit ended with {process.returncode}")
         shutil.rmtree(folder)
 
-    return run
+    return merge
+
+
+def _run(arguments: list[str]) -> None:
+    ours = arguments[0] == sys.executable
+    done = subprocess.run(
+        arguments,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=dict(os.environ) if ours else _bare(),
+    )
+    if done.returncode:
+        raise SystemExit(done.stderr[-3000:])
+
+
+def _bare() -> dict[str, str]:
+    """The environment without paths of this Python's packages, for another one."""
+    return {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
 
 
 CONTENDERS: dict[str, Callable[[dict[str, Any]], Callable[[], None]]] = {
@@ -158,7 +220,9 @@ CONTENDERS: dict[str, Callable[[dict[str, Any]], Callable[[], None]]] = {
     "ours": lambda job: ours(job, verify=False),
     "ours, digests verified": lambda job: ours(job, verify=True),
     "torch.topk per row": topk,
-    "mergekit": mergekit,
+    "merge-files, whole command": command,
+    "mergekit, engine": lambda job: mergekit(job, whole=False),
+    "mergekit-pytorch, whole command": lambda job: mergekit(job, whole=True),
     "tsv_m": lambda job: ours(job, verify=False, density=1, gamma=0, combine="tsv"),
     "iso_c": lambda job: ours(job, verify=False, density=1, gamma=0, combine="iso"),
     "tsv_m, masked": lambda job: ours(job, verify=False, combine="tsv"),
@@ -170,10 +234,10 @@ def main() -> None:
     name, file = sys.argv[1:]
     job = json.loads(Path(file).read_text())
     run = CONTENDERS[name](job)
-    started, processor = time.perf_counter(), time.process_time()
+    started, processor = time.perf_counter(), sum(os.times()[:4])
     run()
     taken = {"seconds": time.perf_counter() - started}
-    print(json.dumps(taken | {"processor": time.process_time() - processor}))
+    print(json.dumps(taken | {"processor": sum(os.times()[:4]) - processor}))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,10 @@ every contender in a process of its own, one after the other, several times over
 `benchmarks/results/engine.md` and `.json`; what `--only` leaves out stays there as it was. Memory
 is what the kernel counts for the process and its children, read 50 times a second: anonymous
 memory, and all resident memory, which includes pages of files. Nothing else should be running.
+
+Engines are held against engines, without what their processes import, and whole commands against
+whole commands: that one starts in half a second and merges for four, or the other way round, is
+not the same thing.
 """
 
 import argparse
@@ -95,7 +99,7 @@ def scenario(
     rounds: dict[str, list[dict[str, float]]] = {name: [] for name in contenders}
     for number in range(repeats):
         for name in contenders:
-            if name == "mergekit" and number >= given.mergekit_repeats:
+            if name.startswith("mergekit") and number >= given.mergekit_repeats:
                 continue
             rounds[name].append(measure(name, job))
             print(architecture, count, name, rounds[name][-1], file=sys.stderr, flush=True)
@@ -124,6 +128,7 @@ def summary(found: dict[str, Any]) -> list[dict[str, Any]]:
                 "median": medians[name],
                 "least": min(seconds),
                 "most": max(seconds),
+                "processor": statistics.median(entry["processor"] for entry in rounds),
                 "floors": medians[name] / medians["floor"],
                 "rate": found["bytes"] / medians[name],
                 "anonymous": max(entry["anonymous"] for entry in rounds),
@@ -136,13 +141,15 @@ def summary(found: dict[str, Any]) -> list[dict[str, Any]]:
 def table(found: dict[str, Any]) -> list[str]:
     """One scenario in Markdown."""
     lines = [
-        "| | median | range | × floor | GB/s | peak anonymous | peak resident |",
-        "|---|---|---|---|---|---|---|",
+        "| | median | range | × floor | processors | GB/s | peak anonymous | peak resident |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for row in summary(found):
+        name = row["contender"]
         lines.append(
-            f"| {row['contender']} | {row['median']:.2f} s | {row['least']:.2f}–{row['most']:.2f} "
-            f"| {row['floors']:.1f} | {row['rate'] / 1e9:.2f} | {row['anonymous'] / 1e9:.2f} GB "
+            f"| {name} | {row['median']:.2f} s | {row['least']:.2f}–{row['most']:.2f} "
+            f"| {row['floors']:.1f} | {row['processor']:.1f} s | {row['rate'] / 1e9:.2f} "
+            f"| {row['anonymous'] / 1e9:.2f} GB "
             f"| {row['resident'] / 1e9:.2f} GB |"
         )
     return lines
@@ -205,7 +212,9 @@ def main() -> None:
     few = ["floor", "ours", "ours, digests verified"]
     if "contest" in only:
         contenders = ["floor", "hashing", "ours", "ours, digests verified", "torch.topk per row"]
-        contenders += ["mergekit"] if given.mergekit else []
+        contenders += ["mergekit, engine"] if given.mergekit else []
+        contenders += ["merge-files, whole command"]
+        contenders += ["mergekit-pytorch, whole command"] if given.mergekit else []
         found = [scenario(given.data, "ViT-B-32", 8, contenders, given.repeats, given)]
         write(raw, "contest", found, given)
     if "sources" in only:

@@ -197,6 +197,11 @@ def main() -> None:
     )
     for label, rows in found.items():
         raw[label] = {"machine": machine, "rows": rows}
+    write(raw)
+
+
+def write(raw: dict[str, dict]) -> None:
+    """Write the columns, new and old ones, and the table of them."""
     lines = [
         "# Starting up",
         "",

@@ -48,3 +48,7 @@ study: setup  ## the study of docs/study.md: fetch, fine-tune, measure, write it
 
 clean:  ## remove the environment and what the demo made
 	rm -rf $(VENV) demo build dist *.egg-info
+
+.PHONY: docs
+docs: setup  ## build the documentation into site/, strictly: a broken link fails
+	PATH="$(CURDIR)/$(BIN):$$PATH" NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict

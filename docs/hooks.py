@@ -1,4 +1,4 @@
-"""What MkDocs calls while it builds the site: pages that are made, and links that leave this folder.
+"""What MkDocs calls while it builds the site: pages that are made, and links.
 
 Made from what there is, so that nothing is listed twice or drifts: a page per command, from what
 `--help` shows; a page per module, from its docstrings; and, under `repository/`, copies of the
@@ -33,6 +33,25 @@ BROUGHT_IN = (
     "workflows/*.sh",
 )
 """What pages may link to outside `docs/`."""
+
+COMMANDS = """\
+# Commands
+
+`mlflow-breadcrumbs COMMAND …`, or `python -m mlflow_breadcrumbs COMMAND …`. Results go to stdout
+(most commands have `--json`, and then print nothing else there), progress and messages to stderr.
+MLflow is found as usual: `MLFLOW_TRACKING_URI`, or `sqlite:///mlflow.db` in the current folder.
+`--verbose`, before the command, logs what is done, on stderr.
+
+| exit code | |
+|---|---|
+| 0 | done |
+| 1 | bad input, or a failed job |
+| 2 | usage |
+| 3 | a gate or a verification said no |
+
+| command | |
+|---|---|
+"""
 
 LINK = re.compile(r"(?<=\]\()(?P<path>[^)#\s:]+)(?P<anchor>#[^)\s]*)?(?=\))")
 FENCE = re.compile(r"^(```|~~~).*?^\1", re.MULTILINE | re.DOTALL)
@@ -135,30 +154,7 @@ def command_list() -> str:
         f"| [`{name}`]({name}.md) | {_cell(command.get_short_help_str(300))} |"
         for name, command in commands().items()
     ]
-    return "\n".join(
-        [
-            "# Commands",
-            "",
-            "`mlflow-breadcrumbs COMMAND …`, or `python -m mlflow_breadcrumbs COMMAND …`. Results go to",
-            "stdout (most commands have `--json`, and then print nothing else there), progress and",
-            "messages to stderr. MLflow is found as usual: `MLFLOW_TRACKING_URI`, or",
-            "`sqlite:///mlflow.db` in the current folder.",
-            "",
-            "| exit code | |",
-            "|---|---|",
-            "| 0 | done |",
-            "| 1 | bad input, or a failed job |",
-            "| 2 | usage |",
-            "| 3 | a gate or a verification said no |",
-            "",
-            "`--verbose` (before the command) logs what is done, on stderr.",
-            "",
-            "| command | |",
-            "|---|---|",
-            *rows,
-            "",
-        ]
-    )
+    return COMMANDS + "\n".join(rows) + "\n"
 
 
 def command_text(name: str) -> str:
@@ -186,8 +182,7 @@ def _walk(name: str) -> Iterator[tuple[list[str], click.Context]]:
 def _described(context: click.Context) -> Iterator[str]:
     """The help of a command in Markdown: its words, its usage, its options."""
     command = context.command
-    paragraphs = (command.help or "").split("\n\n")
-    for paragraph in paragraphs:
+    for paragraph in (command.help or "").split("\n\n"):
         if paragraph.lstrip().startswith("\b"):
             kept = paragraph.lstrip().removeprefix("\b").strip("\n")
             yield from ("```bash", kept, "```", "")
@@ -252,7 +247,7 @@ def _tree(names: list[str]) -> list[Any]:
     sections: dict[str, list[Any]] = {"": top}
     for name in names:
         parent, _, last = name.rpartition(".")
-        place = sections[parent] if parent in sections else top
+        place = sections.get(parent, top)
         if (ROOT / name.replace(".", "/")).is_dir():
             sections[name] = [_module_page(name)]
             if parent:

@@ -1,8 +1,8 @@
 """The documentation: its blocks of code are run, and it says something of every command.
 
-Each page is a session in a store of tiny models that have the names that the pages use, `clip`,
-`clip-cars`, … in the folder itself and `demo-clip`, … in `demo/`, where `make demo` puts its own. Its
-blocks are run from top to bottom. What can't be run says why, in a comment right above the block.
+Each page is read in a store of tiny models that have the names that the pages use, `clip`,
+`clip-cars`, … in the folder itself and `demo-clip`, … in `demo/`, where `make demo` puts its own.
+Its blocks are run from top to bottom. What can't be run says why, in a comment right above it.
 """
 
 import dataclasses
@@ -12,6 +12,7 @@ import shlex
 import shutil
 import sqlite3
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -35,8 +36,10 @@ from mlflow_breadcrumbs.search import grids
 from mlflow_breadcrumbs.sources import importing
 
 ROOT = Path(__file__).parent.parent
-PAGES = ("README.md", "CONTRIBUTING.md") + tuple(
-    sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md"))
+PAGES = (
+    "README.md",
+    "CONTRIBUTING.md",
+    *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md")),
 )
 RUN = ("bash", "console", "python", "yaml")
 SHOWN = ("text", "json", "")
@@ -264,6 +267,21 @@ def test_the_blocks_of_a_page_run(page, reader, monkeypatch):
             raise
 
 
+@pytest.mark.slow
+def test_the_site_builds_and_takes_nothing_from_elsewhere(tmp_path):
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for name in cli.main.commands:
+        assert (tmp_path / "reference" / "commands" / f"{name}.html").exists()
+    fetched = re.compile(
+        r"""<(?:script|img|iframe)[^>]* src=["']?(?:https?:)?//|"""
+        r"""<link(?![^>]*canonical)[^>]* href=["']?(?:https?:)?//|class="mermaid"""
+    )
+    for page in tmp_path.rglob("*.html"):
+        assert not fetched.search(page.read_text(encoding="utf-8")), page
+
+
 # The commands
 
 
@@ -303,7 +321,7 @@ def test_the_readme_is_an_introduction():
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 200
 
 
-def test_the_tags_of_the_projects_entry_points_are_counted_right():
+def test_every_entry_point_of_the_project_is_named():
     project = yaml.safe_load((ROOT / "MLproject").read_text(encoding="utf-8"))
     page = (ROOT / "docs/how-to/mlflow-projects.md").read_text(encoding="utf-8")
     for name in project["entry_points"]:

@@ -47,6 +47,8 @@ SHOWN = ("text", "json", "")
 CLASSES = ("sedan", "van", "truck")
 ARCHITECTURE = {"ViT-B-32": "tiny.json"}
 """What the pages write, and the small one that is taken for it."""
+NEAR = 0.002
+"""How far a fine-tuned model is from its base: no merge loses a test image, so none is refused."""
 JUDGED = ("promote", "recheck")
 """Commands that judge: the tiny models may be refused by limits that were written for real ones."""
 
@@ -117,7 +119,7 @@ def fill(folder: Path, prefix: str, names: tuple[str, ...], task_file: Path) -> 
     for number, name in enumerate(("clip", *names)):
         tuned = tiny.model(tiny.config(folder), seed=number).state_dict()
         state = {
-            key: base[key] + 0.05 * (tuned[key] - base[key])
+            key: base[key] + NEAR * (tuned[key] - base[key])
             if key.startswith("visual.") and base[key].is_floating_point()
             else base[key]
             for key in base

@@ -233,6 +233,7 @@ def run_bash(block: Block, folder: Path, environment: pytest.MonkeyPatch) -> Non
         elif words[0] == "mlflow-breadcrumbs":
             environment.setenv("LOGNAME", "ann" if words[1] == "approve" else "ben")
             done = CliRunner().invoke(cli.main, words[1:])
+            sys.stdout.write(f"$ {line}\n{done.output}\n")  # what pytest shows of a failure
             codes = {int(expected[1])} if expected else {0, 3} if words[1] in JUDGED else {0}
             assert done.exit_code in codes, f"{line}\n{done.output}\n{done.exception!r}"
         else:

@@ -2,8 +2,10 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
+WORKERS ?= auto
+SPREAD = --numprocesses $(WORKERS) --dist loadgroup
 
-.PHONY: help setup demo test test-fast lint format bench bench-gpu study clean
+.PHONY: help setup compiled demo test test-fast lint format bench bench-gpu study clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -11,7 +13,7 @@ help:  ## list the targets
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable '.[dev]'
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --editable '.[dev]'
 	touch $@
 
 setup: $(VENV)/.installed  ## make the environment in .venv
@@ -19,11 +21,15 @@ setup: $(VENV)/.installed  ## make the environment in .venv
 demo: setup  ## make a small zoo, merge it through `mlflow run`, show what came out
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m mlflow_breadcrumbs quickstart --folder demo
 
-test: setup  ## all tests, the slow ones too
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest
+test: setup compiled  ## all tests, the slow ones too, a worker per core
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest $(SPREAD) --durations 10 $(ARGUMENTS)
 
-test-fast: setup  ## without the slow tests
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -m 'not slow'
+test-fast: setup compiled  ## without the slow tests
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest $(SPREAD) -m 'not slow' $(ARGUMENTS)
+
+# Where PYTHONDONTWRITEBYTECODE is set, every command that a test starts would compile it again.
+compiled: setup
+	$(BIN)/python -m compileall -q mlflow_breadcrumbs study tests
 
 lint: setup  ## ruff, mypy, and the order of the rooms
 	$(BIN)/ruff check .

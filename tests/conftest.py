@@ -13,16 +13,18 @@ import tempfile
 import time
 import urllib.request
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import filelock
 import gpu_device  # noqa: F401 - first, since it decides how Triton is imported
 import mlflow
 import postgres
 import pytest
 import tiny
 import torch
+import warm
 from cryptography import fernet
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -34,8 +36,40 @@ from mlflow_breadcrumbs.pipeline import flow
 from mlflow_breadcrumbs.registry import versions
 from mlflow_breadcrumbs.sources import importing
 
-torch.set_num_threads(2)
+WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+"""Processes that run tests side by side."""
+
+# The workers share the cores; so do the commands that they start.
+THREADS = max(1, min(2, (os.cpu_count() or 1) // WORKERS))
+torch.set_num_threads(THREADS)
+os.environ.setdefault("OMP_NUM_THREADS", str(THREADS))
 os.environ.setdefault("MLFLOW_DISABLE_AUTO_LOGGING", "true")
+
+TOGETHER = {
+    "server": "server",
+    "shown": "quickstart",
+    "registry_and_ledger": "postgresql",
+    "place": "postgresql",
+}
+"""Tests of a fixture that is dear run in one worker, so that it is made once; fixture → group."""
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """A worker per core, and no more than eight: each holds 1.5 GB."""
+    if hasattr(os, "sched_getaffinity"):
+        return min(8, len(os.sched_getaffinity(0)))
+    return min(8, os.cpu_count() or 1)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the slow tests first, so that no worker waits for the last one of another."""
+    for item in items:
+        for fixture in getattr(item, "fixturenames", ()):
+            if fixture in TOGETHER:
+                item.add_marker(pytest.mark.xdist_group(TOGETHER[fixture]))
+    if WORKERS > 1:
+        items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,16 +113,37 @@ def accuracies(tmp_path_factory) -> None:
     os.environ["XDG_DATA_HOME"] = str(tmp_path_factory.mktemp("data"))  # ledgers behind a server
 
 
+Once = Callable[[str, Callable[[Path], None]], Path]
+
+
 @pytest.fixture(scope="session")
-def empty_database(tmp_path_factory) -> Path:
+def once(tmp_path_factory) -> Once:
+    """A folder that all workers share, filled by the first that asks for it while others wait."""
+    here = tmp_path_factory.getbasetemp()
+    common = here if WORKERS == 1 else here.parent
+
+    def made(name: str, fill: Callable[[Path], None]) -> Path:
+        folder = common / f"once-{name}"
+        with filelock.FileLock(common / f"once-{name}.lock"):
+            if not (folder / "whole").exists():
+                shutil.rmtree(folder, ignore_errors=True)  # of a worker that failed at it
+                folder.mkdir()
+                fill(folder)
+                (folder / "whole").touch()
+        return folder
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def empty_database(once) -> Path:
     """A SQLite file with MLflow's schema; made once, since that takes seconds."""
-    path = tmp_path_factory.mktemp("database") / "mlflow.db"
-    subprocess.run(
-        [sys.executable, "-m", "mlflow", "db", "upgrade", f"sqlite:///{path}"],
-        check=True,
-        capture_output=True,
-    )
-    return path
+
+    def upgrade(folder: Path) -> None:
+        command = [sys.executable, "-m", "mlflow", "db", "upgrade"]
+        subprocess.run([*command, f"sqlite:///{folder}/mlflow.db"], check=True, capture_output=True)
+
+    return once("database", upgrade) / "mlflow.db"
 
 
 @pytest.fixture
@@ -158,20 +213,42 @@ def fill(folder: Path, tracking_uri: str) -> Zoo:
     return Zoo(tracking_uri, folder, base.uri, tuple(sources), str(task_file), config_file)
 
 
-@pytest.fixture(scope="session")
-def filled(tmp_path_factory, empty_database) -> Zoo:
-    """The zoo, made once; tests take copies through `zoo`."""
-    folder = tmp_path_factory.mktemp("zoo")
-    shutil.copy(empty_database, folder / "mlflow.db")
+@contextlib.contextmanager
+def working_in(folder: Path) -> Iterator[str]:
+    """Use the store of a folder, and be there; its URI."""
     before, here = mlflow.get_tracking_uri(), os.getcwd()
     os.chdir(folder)
     uri = f"sqlite:///{folder}/mlflow.db"
     use(uri)
     mlflow.set_experiment("zoo")
-    made = fill(folder, uri)
+    yield uri
     os.chdir(here)
     use(before)
-    return made
+
+
+def keep(made: Zoo, folder: Path) -> None:
+    """Write down what was made, for the other workers."""
+    content = {**dataclasses.asdict(made), "folder": str(made.folder)}
+    (folder / "made.json").write_text(json.dumps(content))
+
+
+def kept(folder: Path) -> dict[str, Any]:
+    """What `keep` wrote down."""
+    content = json.loads((folder / "made.json").read_text())
+    lists = {"folder": Path(content["folder"]), "sources": tuple(content["sources"])}
+    return content | lists
+
+
+@pytest.fixture(scope="session")
+def filled(once, empty_database) -> Zoo:
+    """The zoo, made once; tests take copies through `zoo`."""
+
+    def make(folder: Path) -> None:
+        shutil.copy(empty_database, folder / "mlflow.db")
+        with working_in(folder) as uri:
+            keep(fill(folder, uri), folder)
+
+    return Zoo(**kept(once("zoo", make)))
 
 
 @pytest.fixture
@@ -198,16 +275,23 @@ def opened(states: Iterable[dict[str, torch.Tensor]], folder: Path) -> list[chec
     return found
 
 
-def run_script(name: str, settings: dict[str, Any]) -> list[Any]:
-    """What a script beside the tests saw, run by itself; it prints a record in JSON per line."""
-    done = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name(name)), json.dumps(settings)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return [json.loads(line) for line in done.stdout.splitlines()]
+@pytest.fixture(scope="session")
+def warm_process() -> Iterator[warm.Warm]:
+    """A process that has imported everything, and runs commands in forks."""
+    with warm.running() as process:
+        yield process
+
+
+@pytest.fixture
+def run_script(warm_process) -> Callable[[str, dict[str, Any]], list[Any]]:
+    """What a script beside the tests saw; it prints a record in JSON per line."""
+
+    def run(name: str, settings: dict[str, Any]) -> list[Any]:
+        done = warm_process.run(name, settings)
+        assert done.returncode == 0, done.stderr
+        return [json.loads(line) for line in done.stdout.splitlines()]
+
+    return run
 
 
 def new_key(path: Path, password: str | None = None) -> Path:
@@ -335,20 +419,16 @@ def merge_family(zoo: Zoo) -> Family:
 
 
 @pytest.fixture(scope="session")
-def grown(filled, tmp_path_factory) -> Family:
+def grown(filled, once) -> Family:
     """The family, made once beside the zoo; tests take copies through `family`."""
-    folder = tmp_path_factory.mktemp("family")
-    for name in ("mlflow.db", LEDGER):
-        shutil.copy(filled.folder / name, folder / name)
-    before, here = mlflow.get_tracking_uri(), os.getcwd()
-    os.chdir(folder)
-    uri = f"sqlite:///{folder}/mlflow.db"
-    use(uri)
-    mlflow.set_experiment("zoo")
-    made = merge_family(dataclasses.replace(filled, tracking_uri=uri))
-    os.chdir(here)
-    use(before)
-    return made
+
+    def make(folder: Path) -> None:
+        for name in ("mlflow.db", LEDGER):
+            shutil.copy(filled.folder / name, folder / name)
+        with working_in(folder) as uri:
+            keep(merge_family(dataclasses.replace(filled, tracking_uri=uri)), folder)
+
+    return Family(**kept(once("family", make)))
 
 
 @pytest.fixture

@@ -1,8 +1,7 @@
-"""A warm process that runs the real command many times: stopped somewhere, or several at once.
+"""Runs the real command many times: stopped somewhere, or several at once.
 
-Started by tests with a JSON object on the command line; prints a JSON line per result. Imports take
-seconds and a fork takes none, so everything is imported once, nothing is computed or connected
-here, and each command runs in a fork of its own.
+Runs in a fork of `warm`, which has imported everything; prints a JSON line per result. Nothing is
+computed or connected here, and each command runs in a fork of its own.
 """
 
 import functools
@@ -12,7 +11,6 @@ import os
 import shutil
 import signal
 import sqlite3
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -184,7 +182,3 @@ def run_together(settings):
 def main(settings):
     """Do what the settings are for."""
     (run_together if "together" in settings else stop_everywhere)(settings)
-
-
-if __name__ == "__main__":
-    main(json.loads(sys.argv[1]))

@@ -1,7 +1,7 @@
-"""A warm process that runs promotions and rollbacks: stopped somewhere, or hundreds at once.
+"""Runs promotions and rollbacks: stopped somewhere, or hundreds at once.
 
-Started by tests with a JSON object on the command line; prints a JSON line per point or per round.
-Each command runs in a fork of its own, as in `faults`, and so does each look at what it left.
+Runs in a fork of `warm`; prints a JSON line per point or per round. Each command runs in a fork of
+its own, as in `faults`, and so does each look at what it left.
 """
 
 import functools
@@ -10,7 +10,6 @@ import json
 import os
 import shutil
 import signal
-import sys
 import time
 from pathlib import Path
 
@@ -145,6 +144,6 @@ def race(settings):
         print(json.dumps(found | left), flush=True)
 
 
-if __name__ == "__main__":
-    given = json.loads(sys.argv[1])
-    (race if "rounds" in given else stop_everywhere)(given)
+def main(settings):
+    """Do what the settings are for."""
+    (race if "rounds" in settings else stop_everywhere)(settings)

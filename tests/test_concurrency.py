@@ -9,11 +9,16 @@ import pytest
 pytestmark = pytest.mark.slow
 
 
-def together(uri, folder, commands, *, meet):
+@pytest.fixture
+def together(run_script):
     """Run commands at once, if asked held back until all are about to register; their outputs."""
-    settings = {"uri": uri, "folder": str(folder), "together": commands, "meet": meet}
-    (seen,) = conftest.run_script("faults.py", settings)
-    return seen
+
+    def run(uri, folder, commands, *, meet):
+        settings = {"uri": uri, "folder": str(folder), "together": commands, "meet": meet}
+        (seen,) = run_script("faults", settings)
+        return seen
+
+    return run
 
 
 def merge(zoo, *more):
@@ -27,7 +32,7 @@ def versions():
     return sorted(int(version.version) for version in found)
 
 
-def check_the_same_merge_is_one_version(zoo, folder, uri):
+def check_the_same_merge_is_one_version(together, zoo, folder, uri):
     found = together(uri, folder, [merge(zoo), merge(zoo)], meet=True)
     assert found["codes"] == [0, 0], found["log"]
     assert found["log"].count("models:/at-once/1 ") >= 2
@@ -44,19 +49,19 @@ def check_the_same_merge_is_one_version(zoo, folder, uri):
     return models
 
 
-def test_the_same_merge_twice_at_once_is_one_version(zoo, tmp_path):
-    models = check_the_same_merge_is_one_version(zoo, tmp_path / "both", zoo.tracking_uri)
+def test_the_same_merge_twice_at_once_is_one_version(together, zoo, tmp_path):
+    models = check_the_same_merge_is_one_version(together, zoo, tmp_path / "both", zoo.tracking_uri)
     assert len(models) == 1
 
 
-def test_different_merges_at_once_are_different_versions(zoo, tmp_path):
+def test_different_merges_at_once_are_different_versions(together, zoo, tmp_path):
     commands = [merge(zoo, "--alpha", str(alpha)) for alpha in (0.5, 1, 2)]
     found = together(zoo.tracking_uri, tmp_path / "three", commands, meet=True)
     assert found["codes"] == [0, 0, 0], found["log"]
     assert versions() == [1, 2, 3]
 
 
-def test_over_a_server_too(server, tmp_path, monkeypatch):
+def test_over_a_server_too(together, server, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     previous = mlflow.get_tracking_uri()
     conftest.use(server)
@@ -64,12 +69,12 @@ def test_over_a_server_too(server, tmp_path, monkeypatch):
         monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "at-once")
         mlflow.set_experiment("at-once")
         zoo = conftest.fill(tmp_path, server)
-        check_the_same_merge_is_one_version(zoo, tmp_path / "both", server)
+        check_the_same_merge_is_one_version(together, zoo, tmp_path / "both", server)
     finally:
         conftest.use(previous)
 
 
-def test_a_new_database_that_several_processes_open_first(tmp_path):
+def test_a_new_database_that_several_processes_open_first(together, tmp_path):
     """MLflow alone leaves tables here that lack columns, and tracebacks."""
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     found = together(uri, tmp_path / "all", [["lineage", "models:/none/1"]] * 3, meet=False)
@@ -78,7 +83,7 @@ def test_a_new_database_that_several_processes_open_first(tmp_path):
     assert "Traceback" not in found["log"]
 
 
-def test_a_database_whose_tables_are_incomplete_is_named(empty_database, tmp_path):
+def test_a_database_whose_tables_are_incomplete_is_named(together, empty_database, tmp_path):
     import sqlite3
 
     shutil.copy(empty_database, tmp_path / "mlflow.db")

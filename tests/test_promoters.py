@@ -47,12 +47,12 @@ def rules(tmp_path):
     return path
 
 
-def stopped_everywhere(family, tmp_path, arguments, signals):
+def stopped_everywhere(run_script, family, tmp_path, arguments, signals):
     """One record per point, and by each signal one of a command that was not stopped."""
     files = [str(family.folder / name) for name in ("mlflow.db", conftest.LEDGER)]
     folder = str(tmp_path / "points")
-    return conftest.run_script(
-        "promoters.py",
+    return run_script(
+        "promoters",
         {"arguments": arguments, "files": files, "folder": folder, "signals": signals},
     )
 
@@ -64,11 +64,11 @@ def check_whole(found):
     assert "Traceback" not in found["log"]
 
 
-def test_a_promotion_that_is_stopped_anywhere(family, tmp_path, rules):
+def test_a_promotion_that_is_stopped_anywhere(run_script, family, tmp_path, rules):
     (two,) = again(1)
     promoted("1")
     signals = [("SIGKILL", 0, 1), ("SIGINT", 1, 5)]
-    seen = stopped_everywhere(family, tmp_path, command(two, rules), signals)
+    seen = stopped_everywhere(run_script, family, tmp_path, command(two, rules), signals)
     for found in seen:
         check_whole(found)
         assert (found["again"], found["at"]) == (0, two), found
@@ -97,11 +97,11 @@ def test_a_promotion_that_is_stopped_anywhere(family, tmp_path, rules):
             assert (found["decisions"][1][2] == "promoted") == (point > moved), found
 
 
-def test_a_rollback_that_is_stopped_anywhere_goes_back_once(family, tmp_path):
+def test_a_rollback_that_is_stopped_anywhere_goes_back_once(run_script, family, tmp_path):
     two, three = again(2)
     promoted("1", two, three)
     arguments = ["rollback", "merged", "--alias", "champion"]
-    seen = stopped_everywhere(family, tmp_path, arguments, [("SIGKILL", 0, 1)])
+    seen = stopped_everywhere(run_script, family, tmp_path, arguments, [("SIGKILL", 0, 1)])
     for found in seen:
         check_whole(found)
         assert found["again"] == 0, found
@@ -139,7 +139,7 @@ EACH = int(os.environ.get("PROMOTERS", "8"))
 ROUNDS = 3 if EACH < 50 else 1
 
 
-def test_many_promoters_at_once_and_one_wins(registry_and_ledger, tmp_path, rules):
+def test_many_promoters_at_once_and_one_wins(run_script, registry_and_ledger, tmp_path, rules):
     conftest.merge_family(conftest.fill(tmp_path, registry_and_ledger))
     numbers = iter(again(ROUNDS * EACH))
     rounds = [[next(numbers) for _ in range(EACH)] for _ in range(ROUNDS)]
@@ -149,8 +149,8 @@ def test_many_promoters_at_once_and_one_wins(registry_and_ledger, tmp_path, rule
     ]
     (tmp_path / "rounds").mkdir()
     folder = str(tmp_path / "rounds")
-    seen = conftest.run_script(
-        "promoters.py", {"uri": registry_and_ledger, "folder": folder, "rounds": commands}
+    seen = run_script(
+        "promoters", {"uri": registry_and_ledger, "folder": folder, "rounds": commands}
     )
     winners = []
     for versions, found in zip(rounds, seen, strict=True):

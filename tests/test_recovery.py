@@ -8,7 +8,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-import conftest
 import mlflow
 import pytest
 
@@ -20,8 +19,8 @@ from mlflow_breadcrumbs.registry import registering, runs, versions
 from mlflow_breadcrumbs.support import processes, scratch
 
 
-def stopped_everywhere(zoo, folder, signal, first, step):
-    """What `faults.py` saw: one record per point at which the command was stopped."""
+def stopped_everywhere(run_script, zoo, folder, signal, first, step):
+    """What `faults` saw: one record per point at which the command was stopped."""
     listed = [part for source in zoo.sources for part in ("--source", source)]
     arguments = ["merge", "--base", zoo.base, *listed, "--registered-model", "merged"]
     arguments += ["--alias", "candidate", "--backend", "reference", "--device", "cpu"]
@@ -33,7 +32,7 @@ def stopped_everywhere(zoo, folder, signal, first, step):
         "first": first,
         "step": step,
     }
-    return conftest.run_script("faults.py", settings)
+    return run_script("faults", settings)
 
 
 def check(found):
@@ -51,8 +50,8 @@ def check(found):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("signal", "first", "step"), [("SIGKILL", 0, 1), ("SIGINT", 1, 4)])
-def test_stopped_between_any_two_steps(filled, tmp_path, signal, first, step):
-    seen = stopped_everywhere(filled, tmp_path, signal, first, step)
+def test_stopped_between_any_two_steps(run_script, filled, tmp_path, signal, first, step):
+    seen = stopped_everywhere(run_script, filled, tmp_path, signal, first, step)
     for found in seen:
         check(found)
     *stopped, whole = seen

@@ -1,0 +1,183 @@
+"""A warm process that runs commands and scripts, each in a fork of its own.
+
+To import torch, open_clip and MLflow takes seconds, and a fork takes none. So a test that is about
+what a command does, called by a script or by `mlflow run`, or about several commands at once, has
+it run here: the same code in a process of its own, with its own environment, folder and output.
+Tests of how a process starts start one. Nothing is computed or connected in the warm process.
+"""
+
+import contextlib
+import dataclasses
+import importlib
+import json
+import os
+import pkgutil
+import select
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+LAUNCHER = """\
+#!{python} -IS
+import array, json, os, socket, sys
+with socket.socket(socket.AF_UNIX) as warm:
+    warm.connect({address!r})
+    files = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [0, 1, 2]))]
+    warm.sendmsg([b"+"], files)
+    order = {{"program": "mlflow_breadcrumbs", "given": sys.argv[1:]}}
+    order |= {{"folder": os.getcwd(), "environment": dict(os.environ)}}
+    warm.sendall(json.dumps(order).encode() + b"\\n")
+    code = warm.makefile().readline()
+sys.exit(int(code) if code else 137)
+"""
+"""The command, as a program that starts in no time."""
+
+PYTHON = """\
+#!/bin/sh
+if [ "$1 $2" = "-m mlflow_breadcrumbs" ]; then shift 2; exec {launcher} "$@"; fi
+exec {python} "$@"
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Warm:
+    """Where the process listens, and a folder for `PATH` with the commands that it runs."""
+
+    address: str
+    commands: Path
+
+    def run(self, program: str, given: Any) -> subprocess.CompletedProcess:
+        """Run `main(given)` of a script beside this file; its output, as `subprocess.run`'s."""
+        with (
+            tempfile.TemporaryFile() as output,
+            tempfile.TemporaryFile() as messages,
+            open(os.devnull) as nothing,
+            socket.socket(socket.AF_UNIX) as warm,
+        ):
+            warm.connect(self.address)
+            files = [file.fileno() for file in (nothing, output, messages)]
+            socket.send_fds(warm, [b"+"], files)
+            order = {"program": program, "given": given}
+            order |= {"folder": os.getcwd(), "environment": dict(os.environ)}
+            warm.sendall(json.dumps(order).encode() + b"\n")
+            code = warm.makefile().readline()
+            texts = []
+            for file in (output, messages):
+                file.seek(0)
+                texts.append(file.read().decode())
+        return subprocess.CompletedProcess(program, int(code) if code else -9, *texts)
+
+    def path(self) -> str:
+        """`PATH` where `mlflow-breadcrumbs` and `python -m mlflow_breadcrumbs` are run here."""
+        return os.pathsep.join([str(self.commands), os.environ["PATH"]])
+
+
+@contextlib.contextmanager
+def running() -> Iterator[Warm]:
+    """Start the process."""
+    with tempfile.TemporaryDirectory(prefix="warm-") as name:
+        folder = Path(name)
+        address, commands = str(folder / "socket"), folder / "bin"
+        commands.mkdir()
+        launcher = commands / "mlflow-breadcrumbs"
+        launcher.write_text(LAUNCHER.format(python=sys.executable, address=address))
+        python = PYTHON.format(python=sys.executable, launcher=launcher)
+        (commands / "python").write_text(python)
+        for path in commands.iterdir():
+            path.chmod(0o755)
+        process = subprocess.Popen(
+            [sys.executable, __file__, address],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"MLFLOW_TRACKING_URI": ""},
+        )
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        try:
+            yield Warm(address, commands)
+        finally:
+            process.communicate()  # closes its input, which ends it
+
+
+def import_everything() -> None:
+    """Import what the commands import when they are called."""
+    import mlflow.pyfunc  # noqa: F401
+
+    import mlflow_breadcrumbs
+
+    for module in pkgutil.walk_packages(mlflow_breadcrumbs.__path__, "mlflow_breadcrumbs."):
+        if not module.name.endswith(("__main__", "gpu_kernels")):
+            importlib.import_module(module.name)
+
+
+def call(program: str, given: Any) -> None:
+    """Be that program."""
+    if program == "mlflow_breadcrumbs":
+        from mlflow_breadcrumbs import cli
+
+        cli.main(given, prog_name="mlflow-breadcrumbs")
+    else:
+        importlib.import_module(program).main(given)
+
+
+def obey(connection: socket.socket) -> None:
+    """Run what a connection asks for, in this process, and end with it."""
+    code = 1
+    try:
+        _, files, _, _ = socket.recv_fds(connection, 1, 3)
+        for number, file in enumerate(files):
+            os.dup2(file, number)
+            os.close(file)
+        order = json.loads(connection.makefile().readline())
+        os.environ.clear()
+        os.environ.update(order["environment"])
+        os.chdir(order["folder"])
+        call(order["program"], order["given"])
+        code = 0
+    except SystemExit as error:
+        if isinstance(error.code, str):
+            sys.stderr.write(f"{error.code}\n")
+        code = error.code if isinstance(error.code, int) else int(error.code is not None)
+    except BaseException:  # noqa: BLE001 - as the interpreter does
+        traceback.print_exc()
+    finally:
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+            connection.sendall(f"{code}\n".encode())
+        os._exit(code)
+
+
+def serve(address: str) -> None:
+    """Fork for every connection, until the input ends."""
+    import_everything()
+    importlib.import_module("faults")
+    importlib.import_module("promoters")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(address)
+        listening.listen(64)
+        sys.stdout.write("ready\n")
+        sys.stdout.flush()
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the forks
+        while True:
+            readable, _, _ = select.select([listening, sys.stdin], [], [])
+            if sys.stdin in readable:
+                return
+            connection, _ = listening.accept()
+            if os.fork() == 0:
+                listening.close()
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                signal.signal(signal.SIGINT, signal.default_int_handler)
+                obey(connection)
+            connection.close()
+
+
+if __name__ == "__main__":
+    serve(sys.argv[1])

@@ -22,6 +22,7 @@ import gpu_device  # noqa: F401 - first, since it decides how Triton is imported
 import mlflow
 import postgres
 import pytest
+import sqlalchemy
 import tiny
 import torch
 import warm
@@ -92,6 +93,13 @@ TASKS = {
     "tints": ["blue", "green", "red"],
     "hues": ["green", "red", "blue"],
 }
+
+
+@sqlalchemy.event.listens_for(sqlalchemy.Engine, "connect")
+def hasten(connection: Any, _: Any) -> None:
+    """No test outlives the machine: SQLite needn't wait until the disk has what it wrote."""
+    if isinstance(connection, sqlite3.Connection):
+        connection.execute("PRAGMA synchronous = OFF")
 
 
 def use(tracking_uri: str) -> None:
@@ -214,16 +222,18 @@ def fill(folder: Path, tracking_uri: str) -> Zoo:
 
 
 @contextlib.contextmanager
-def working_in(folder: Path) -> Iterator[str]:
-    """Use the store of a folder, and be there; its URI."""
+def working_in(folder: Path, uri: str | None = None) -> Iterator[str]:
+    """Be in a folder, and use a store: the folder's own, or another; its URI."""
     before, here = mlflow.get_tracking_uri(), os.getcwd()
     os.chdir(folder)
-    uri = f"sqlite:///{folder}/mlflow.db"
+    uri = uri or f"sqlite:///{folder}/mlflow.db"
     use(uri)
     mlflow.set_experiment("zoo")
-    yield uri
-    os.chdir(here)
-    use(before)
+    try:
+        yield uri
+    finally:
+        os.chdir(here)
+        use(before)
 
 
 def keep(made: Zoo, folder: Path) -> None:
@@ -342,6 +352,25 @@ def server(tmp_path_factory, empty_database) -> Iterator[str]:
     """A real tracking server over HTTP, which hands out artifacts and sends webhooks."""
     with serving(tmp_path_factory.mktemp("server"), empty_database) as uri:
         yield uri
+
+
+@pytest.fixture(scope="session")
+def server_zoo(server, tmp_path_factory) -> Zoo:
+    """The zoo on the tracking server, made once; tests add to it under names of their own."""
+    folder = tmp_path_factory.mktemp("server-zoo")
+    with working_in(folder, server):
+        return fill(folder, server)
+
+
+@pytest.fixture
+def on_server(server_zoo, tmp_path, monkeypatch) -> Iterator[Zoo]:
+    """The same, with the tracking server in use."""
+    monkeypatch.chdir(tmp_path)
+    previous = mlflow.get_tracking_uri()
+    use(server_zoo.tracking_uri)
+    yield server_zoo
+    assert mlflow.active_run() is None
+    use(previous)
 
 
 @contextlib.contextmanager

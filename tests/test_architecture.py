@@ -2,14 +2,12 @@
 
 import json
 import logging
-import os
-import subprocess
-import sys
 
 import open_clip
 import pytest
 import tiny
 import torch
+from huggingface_hub import constants
 from open_clip import transform
 
 from mlflow_breadcrumbs import errors, flavor
@@ -145,20 +143,18 @@ def test_the_tokenizer_is_open_clips(tmp_path):
     )
 
 
-def test_pretrained_weights_without_a_network_are_explained():
-    code = (
-        "from mlflow_breadcrumbs import architecture as a, errors\n"
-        "config = a.load_config('ViT-B-32', pretrained='laion2b_s34b_b79k')\n"
-        "try: a.build_pretrained(config, 'laion2b_s34b_b79k')\n"
-        "except errors.ArchitectureError as e: print(e)\n"
-    )
-    env = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": "/nonexistent"}
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env
-    )
-    assert "weights 'laion2b_s34b_b79k' for ViT-B-32 can't be loaded" in done.stdout
-    assert "Check the connection, or give a checkpoint file." in done.stdout
-    assert done.stdout.count("\n") == 1
+def test_pretrained_weights_without_a_network_are_explained(tmp_path, monkeypatch, capsys):
+    # What HF_HUB_OFFLINE and HF_HOME set when huggingface_hub is imported.
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    config = architecture.load_config("ViT-B-32", pretrained="laion2b_s34b_b79k")
+    with pytest.raises(errors.ArchitectureError) as caught:
+        architecture.build_pretrained(config, "laion2b_s34b_b79k")
+    told = str(caught.value)
+    assert "weights 'laion2b_s34b_b79k' for ViT-B-32 can't be loaded" in told
+    assert "Check the connection, or give a checkpoint file." in told
+    assert "\n" not in told
+    assert capsys.readouterr().out == ""
 
 
 def test_the_stored_json_is_plain(tmp_path):

@@ -2,7 +2,6 @@
 
 import shutil
 
-import conftest
 import mlflow
 import pytest
 
@@ -61,17 +60,11 @@ def test_different_merges_at_once_are_different_versions(together, zoo, tmp_path
     assert versions() == [1, 2, 3]
 
 
-def test_over_a_server_too(together, server, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    previous = mlflow.get_tracking_uri()
-    conftest.use(server)
-    try:
-        monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "at-once")
-        mlflow.set_experiment("at-once")
-        zoo = conftest.fill(tmp_path, server)
-        check_the_same_merge_is_one_version(together, zoo, tmp_path / "both", server)
-    finally:
-        conftest.use(previous)
+def test_over_a_server_too(together, on_server, tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "at-once")
+    mlflow.set_experiment("at-once")
+    uri = on_server.tracking_uri
+    check_the_same_merge_is_one_version(together, on_server, tmp_path / "both", uri)
 
 
 def test_a_new_database_that_several_processes_open_first(together, tmp_path):

@@ -175,7 +175,7 @@ def test_the_gpu_gives_the_references_bits(folder, case):
 
 @pytest.mark.slow
 @settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=28, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(merges())
 def test_the_gpu_gives_the_references_bits_more_often(folder, case):

@@ -234,26 +234,17 @@ def test_a_fresh_process_without_pickles_gives_the_same_digest(zoo):
 
 
 @pytest.mark.slow
-def test_a_tracking_server_gives_the_same_digest(filled, server, tmp_path, monkeypatch):
+def test_a_tracking_server_gives_the_same_digest(filled, on_server, tmp_path):
     """Everything over HTTP, the artifacts too: nothing of the store is on this machine's disk."""
-    import conftest
-
-    monkeypatch.chdir(tmp_path)
-    previous = mlflow.get_tracking_uri()
-    conftest.use(server)
-    try:
-        mlflow.set_experiment("over-http")
-        zoo = conftest.fill(tmp_path, server)
-        result = flow.merge(request(zoo, alias="candidate"))
-        again = cli(*arguments(zoo))
-        assert again["reused"]
-        names = ("base", "colours", "tints", "hues")
-        base, *sources = (filled.folder / f"{name}.safetensors" for name in names)
-        alone = files.merge_files(base, sources, RECIPE, tmp_path / "out.safetensors")
-        assert result.version.weights_digest == again["weights_digest"] == alone.weights_digest
-        assert not (tmp_path / "mlruns").exists()
-    finally:
-        conftest.use(previous)
+    mlflow.set_experiment("over-http")
+    result = flow.merge(request(on_server, alias="candidate"))
+    again = cli(*arguments(on_server))
+    assert again["reused"]
+    names = ("base", "colours", "tints", "hues")
+    base, *sources = (filled.folder / f"{name}.safetensors" for name in names)
+    alone = files.merge_files(base, sources, RECIPE, tmp_path / "out.safetensors")
+    assert result.version.weights_digest == again["weights_digest"] == alone.weights_digest
+    assert not (tmp_path / "mlruns").exists()
 
 
 # What stops a merge, and leaves nothing.

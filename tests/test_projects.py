@@ -1,4 +1,8 @@
-"""`mlflow run` for real: from a folder, from a git URL, in the environments that it makes."""
+"""`mlflow run` for real: from a folder, from a git URL, in the environments that it makes.
+
+The command, and a process of its own for what it runs, where that is the point. What an entry point
+makes of its parameters is seen through `mlflow.projects.run`, and runs in a fork of a warm process.
+"""
 
 import os
 import socket
@@ -7,7 +11,6 @@ import sys
 import time
 from pathlib import Path
 
-import conftest
 import mlflow
 import pytest
 
@@ -16,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.slow
 
 
-def mlflow_run(uri, zoo, *parameters, manager="local", entry="main"):
+def mlflow_run(uri, *parameters, manager="local", entry="main"):
     command = [sys.executable, "-m", "mlflow", "run", uri, "--entry-point", entry]
     command += ["--env-manager", manager]
     command += [part for parameter in parameters for part in ("-P", parameter)]
@@ -25,6 +28,31 @@ def mlflow_run(uri, zoo, *parameters, manager="local", entry="main"):
     return subprocess.run(
         command, env=os.environ | {"PATH": path}, capture_output=True, text=True, check=False
     )
+
+
+@pytest.fixture
+def project(warm_process, monkeypatch, capfd):
+    """Run an entry point of this project; whether it succeeded, and what it printed."""
+
+    def run(entry, *parameters):
+        capfd.readouterr()
+        with monkeypatch.context() as patch:
+            patch.setenv("PATH", warm_process.path())
+            try:
+                mlflow.projects.run(
+                    str(ROOT),
+                    entry,
+                    parameters=dict(parameter.split("=", 1) for parameter in parameters),
+                    env_manager="local",
+                )
+                succeeded = True
+            except mlflow.exceptions.ExecutionException as error:
+                if "failed" not in str(error):  # it was not even started
+                    raise
+                succeeded = False
+        return succeeded, "".join(capfd.readouterr())
+
+    return run
 
 
 def main_parameters(zoo):
@@ -38,8 +66,8 @@ def main_parameters(zoo):
     )
 
 
-def check(done):
-    assert done.returncode == 0, done.stderr
+def check(succeeded, told):
+    assert succeeded, told
     client = mlflow.MlflowClient()
     version = client.get_model_version_by_alias("merged", "candidate")
     run = client.get_run(version.run_id)
@@ -51,37 +79,34 @@ def check(done):
     return version
 
 
+def check_command(done):
+    return check(done.returncode == 0, done.stderr)
+
+
 def test_from_a_folder(zoo):
-    check(mlflow_run(str(ROOT), zoo, *main_parameters(zoo)))
+    check_command(mlflow_run(str(ROOT), *main_parameters(zoo)))
 
 
-def test_against_a_tracking_server(server, tmp_path, monkeypatch):
+def test_against_a_tracking_server(on_server, project):
     """Over HTTP, the artifacts too."""
-    monkeypatch.chdir(tmp_path)
-    previous = mlflow.get_tracking_uri()
-    conftest.use(server)
-    try:
-        mlflow.set_experiment("projects")
-        zoo = conftest.fill(tmp_path, server)
-        check(mlflow_run(str(ROOT), zoo, *main_parameters(zoo)))
-    finally:
-        conftest.use(previous)
+    mlflow.set_experiment("projects")
+    check(*project("main", *main_parameters(on_server)))
 
 
 def test_a_failed_job_fails_the_run(zoo):
     parameters = [*main_parameters(zoo), "gamma=0.9"]
-    done = mlflow_run(str(ROOT), zoo, *parameters)
+    done = mlflow_run(str(ROOT), *parameters)
     assert done.returncode == 1
     assert "density 0.2 + gamma 0.9 is more than 1" in done.stderr
 
 
-def test_other_entry_points(zoo):
+def test_other_entry_points(zoo, project):
     parameters = [f"base={zoo.base}", f"tasks={zoo.tasks}", "task=colours", "steps=2"]
-    done = mlflow_run(str(ROOT), zoo, *parameters, "registered_model=tuned", entry="finetune")
-    assert done.returncode == 0, done.stderr
+    succeeded, told = project("finetune", *parameters, "registered_model=tuned")
+    assert succeeded, told
     parameters = ["uri=models:/tuned/1", f"tasks={zoo.tasks}", "task=colours"]
-    done = mlflow_run(str(ROOT), zoo, *parameters, entry="evaluate")
-    assert done.returncode == 0, done.stderr
+    succeeded, told = project("evaluate", *parameters)
+    assert succeeded, told
     (run,) = mlflow.search_runs(
         search_all_experiments=True,
         filter_string="tags.`breadcrumbs.kind` = 'evaluate'",
@@ -90,8 +115,8 @@ def test_other_entry_points(zoo):
     assert "accuracy/colours" in run.data.metrics
 
 
-def test_the_studies_of_a_merge_and_its_page(zoo):
-    version = check(mlflow_run(str(ROOT), zoo, *main_parameters(zoo)))
+def test_the_studies_of_a_merge_and_its_page(zoo, project):
+    version = check(*project("main", *main_parameters(zoo)))
     uri = f"models:/merged/{version.version}"
     sources = [f"base={zoo.base}", f"sources={','.join(zoo.sources)}"]
     given = {
@@ -101,27 +126,27 @@ def test_the_studies_of_a_merge_and_its_page(zoo):
         "report": [f"uri={uri}"],
     }
     for entry, parameters in given.items():
-        done = mlflow_run(str(ROOT), zoo, *parameters, entry=entry)
-        assert done.returncode == 0, done.stderr
+        succeeded, told = project(entry, *parameters)
+        assert succeeded, told
     page = mlflow.artifacts.load_text(f"runs:/{version.run_id}/report.html")
     assert all(f'id="{study}"' in page for study in ("comparison", "scaling", "blame"))
 
 
-def test_an_audit_of_one_version_and_of_the_registry(family):
-    assert mlflow_run(str(ROOT), family, entry="audit").returncode == 0
+def test_an_audit_of_one_version_and_of_the_registry(family, project):
+    assert project("audit")[0]
     family.file(family.sources[2]).write_bytes(b"")
-    done = mlflow_run(str(ROOT), family, f"uri={family.merged}", entry="audit")
-    assert done.returncode == 0, done.stderr
-    done = mlflow_run(str(ROOT), family, entry="audit")
-    assert done.returncode == 1
-    assert f"{family.sources[2]}: weights: changed" in done.stdout
+    succeeded, told = project("audit", f"uri={family.merged}")
+    assert succeeded, told
+    succeeded, told = project("audit")
+    assert not succeeded
+    assert f"{family.sources[2]}: weights: changed" in told
 
 
-def test_a_sweep_is_the_projects_own_run(zoo):
+def test_a_sweep_is_the_projects_own_run(zoo, project):
     parameters = [f"base={zoo.base}", f"sources={','.join(zoo.sources)}", f"tasks={zoo.tasks}"]
     parameters += ["alpha=0.5,1", "density=0.2", "registered_model=swept", "alias=best"]
-    done = mlflow_run(str(ROOT), zoo, *parameters, entry="sweep")
-    assert done.returncode == 0, done.stderr
+    succeeded, told = project("sweep", *parameters)
+    assert succeeded, told
     (parent,) = mlflow.search_runs(
         search_all_experiments=True,
         filter_string="tags.`breadcrumbs.kind` = 'sweep'",
@@ -142,32 +167,32 @@ def test_a_sweep_is_the_projects_own_run(zoo):
     )
 
 
-def test_a_promotion_decides_in_its_own_experiment(family, tmp_path):
+def test_a_promotion_decides_in_its_own_experiment(family, project, tmp_path):
     rules = tmp_path / "policy.yaml"
     rules.write_text("average_normalized_accuracy: 0\nno_regression: {margin: 1.0}\n")
     # `top` was not measured yet: the evaluations are runs under the project's.
     parameters = ["name=top", "version=1", f"policy={rules}", f"tasks={family.tasks}"]
-    done = mlflow_run(str(ROOT), family, *parameters, entry="promote")
-    assert done.returncode == 0, done.stderr
+    succeeded, told = project("promote", *parameters)
+    assert succeeded, told
     client = mlflow.MlflowClient()
     assert str(client.get_model_version_by_alias("top", "champion").version) == "1"
     (decision,) = mlflow.search_runs(
         experiment_names=["breadcrumbs-promotions"], output_format="list"
     )
     assert decision.data.tags["breadcrumbs.decision"] == "promoted"
-    project = client.get_run(decision.data.tags["mlflow.parentRunId"])
-    assert project.info.status == "FINISHED"
-    assert project.data.params["policy"] == str(rules)
+    parent = client.get_run(decision.data.tags["mlflow.parentRunId"])
+    assert parent.info.status == "FINISHED"
+    assert parent.data.params["policy"] == str(rules)
     evaluated = client.search_runs(
-        [project.info.experiment_id], "tags.`breadcrumbs.kind` = 'evaluate'"
+        [parent.info.experiment_id], "tags.`breadcrumbs.kind` = 'evaluate'"
     )
     parents = {run.data.tags.get("mlflow.parentRunId") for run in evaluated}
-    assert parents == {project.info.run_id}
+    assert parents == {parent.info.run_id}
 
     parameters = ["uri=models:/top@champion", f"policy={rules}", "expect_current=7"]
-    done = mlflow_run(str(ROOT), family, *parameters, entry="promote")
-    assert done.returncode == 1
-    assert "top@champion is at version 1, and was expected at version 7" in done.stdout
+    succeeded, told = project("promote", *parameters)
+    assert not succeeded
+    assert "top@champion is at version 1, and was expected at version 7" in told
 
 
 @pytest.fixture
@@ -193,7 +218,7 @@ def git_url(tmp_path):
 
 
 def test_from_a_git_url(zoo, git_url):
-    version = check(mlflow_run(git_url, zoo, *main_parameters(zoo)))
+    version = check_command(mlflow_run(git_url, *main_parameters(zoo)))
     head = subprocess.run(
         ["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True, check=True
     ).stdout.strip()
@@ -203,4 +228,4 @@ def test_from_a_git_url(zoo, git_url):
 
 def test_in_an_environment_that_uv_makes(zoo, tmp_path):
     """The packages of conda.yaml are enough; they come from uv's cache where it has them."""
-    check(mlflow_run(str(ROOT), zoo, *main_parameters(zoo), manager="uv"))
+    check_command(mlflow_run(str(ROOT), *main_parameters(zoo), manager="uv"))

@@ -1,7 +1,6 @@
 """A promotion over a tracking server that loses answers, is out of order, or gone half-way."""
 
 import multiprocessing
-import uuid
 
 import conftest
 import mlflow
@@ -20,18 +19,14 @@ ALIAS = "registered-models/alias$"
 
 
 @pytest.fixture(scope="module")
-def remote(server, tmp_path_factory):
+def remote(server_zoo, tmp_path_factory):
     """Two versions on the server, and a proxy before it; the name of the model."""
-    folder = tmp_path_factory.mktemp("remote")
-    previous = mlflow.get_tracking_uri()
-    with proxy.running(server) as between:
-        conftest.use(server)
-        mlflow.set_experiment(f"promotion-{uuid.uuid4().hex[:8]}")
-        zoo = conftest.fill(folder, server)
-        name, version = zoo.base.removeprefix("models:/").rsplit("/", 1)
-        first = mlflow.MlflowClient().get_model_version(name, version)
-        copy = mlflow.register_model(first.source, name, tags=first.tags)
-        conftest.use(previous)
+    uri, folder = server_zoo.tracking_uri, tmp_path_factory.mktemp("remote")
+    with proxy.running(uri) as between:
+        with conftest.working_in(folder, uri):
+            name, version = server_zoo.base.removeprefix("models:/").rsplit("/", 1)
+            first = mlflow.MlflowClient().get_model_version(name, version)
+            copy = mlflow.register_model(first.source, name, tags=first.tags)
         yield between, name, (version, str(copy.version))
 
 

@@ -4,7 +4,6 @@ import dataclasses
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import conftest
@@ -82,7 +81,7 @@ def test_the_merged_version_came_through_mlflow_run(shown):
 
 
 @pytest.mark.slow
-def test_the_commands_to_try_next_can_be_typed(shown):
+def test_the_commands_to_try_next_can_be_typed(shown, warm_process):
     folder, result = shown
 
     def starting(words):
@@ -94,11 +93,10 @@ def test_the_commands_to_try_next_can_be_typed(shown):
     curl = starting("curl ")
     image = json.loads(curl.split("--data ")[1].strip("'"))["dataframe_records"][0]["image"]
     assert Image.open(image).size == (SMALL.image_size, SMALL.image_size)
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
         ["bash", "-c", f"{export}; {lineage}"],
         cwd=folder.parent,
-        env=os.environ | {"PATH": path},
+        env=os.environ | {"PATH": warm_process.path()},
         capture_output=True,
         text=True,
         check=True,

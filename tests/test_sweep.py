@@ -207,7 +207,8 @@ def test_killed_in_the_middle_it_ends_with_60_children_and_no_duplicate(zoo):
     before = {run.info.run_id for run in children(killed.info.run_id)}
     assert 8 <= len(before) < 60
 
-    done = subprocess.run([*arguments, "--json"], capture_output=True, text=True, check=True)
+    done = invoke(*command(zoo, "--json"))
+    assert done.exit_code == 0, done.output
     result = json.loads(done.stdout)
     assert result["run_id"] == killed.info.run_id
     assert 0 < result["measured_now"] <= 60 - len(before) + 1

@@ -15,16 +15,10 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def remote(server, tmp_path_factory):
+def remote(server_zoo):
     """The zoo on the server, and a proxy before it."""
-    folder = tmp_path_factory.mktemp("remote")
-    previous = mlflow.get_tracking_uri()
-    with proxy.running(server) as between:
-        conftest.use(server)
-        mlflow.set_experiment("remote")
-        zoo = conftest.fill(folder, server)
-        conftest.use(previous)
-        yield zoo, between
+    with proxy.running(server_zoo.tracking_uri) as between:
+        yield server_zoo, between
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ import importlib.resources
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import jsonschema
@@ -23,15 +22,18 @@ def load(name):
     return list(yaml.safe_load_all((FOLDER / name).read_text(encoding="utf-8")))
 
 
-def run(script, **environment):
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    return subprocess.run(
-        ["bash", str(FOLDER / script)],
-        env=os.environ | {"PATH": path} | environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+@pytest.fixture
+def run(warm_process):
+    def script(name, **environment):
+        return subprocess.run(
+            ["bash", str(FOLDER / name)],
+            env=os.environ | {"PATH": warm_process.path()} | environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    return script
 
 
 def test_the_actions_fit_githubs_schema():
@@ -70,7 +72,7 @@ def test_the_policies_are_policies():
 
 
 @pytest.mark.slow
-def test_a_night_and_a_monday(zoo, tmp_path):
+def test_a_night_and_a_monday(run, zoo, tmp_path):
     """The scripts by themselves: judged, promoted, found again, measured anew, rolled back."""
     (tmp_path / "policy.yaml").write_text("average_accuracy: 0\nverified: true\n")
     given = {
@@ -104,7 +106,7 @@ def test_a_night_and_a_monday(zoo, tmp_path):
     assert aliases.version_at("nightly", "champion") == "1"
 
 
-def test_what_a_script_lacks_is_named():
+def test_what_a_script_lacks_is_named(run):
     done = run("nightly.sh", NAME="nightly")
     assert done.returncode == 1
     assert "BASE: URI of the base" in done.stderr

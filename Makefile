@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 WORKERS ?= auto
-SPREAD = --numprocesses $(WORKERS) --dist loadgroup
+SPREAD = --numprocesses $(WORKERS)
 
 .PHONY: help setup compiled demo test test-fast lint format bench bench-gpu study clean
 

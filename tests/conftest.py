@@ -31,7 +31,9 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from safetensors.torch import save_file
 
+import mlflow_breadcrumbs
 from mlflow_breadcrumbs.engine import checkpoints, recipe
+from mlflow_breadcrumbs.flavor import requirements
 from mlflow_breadcrumbs.models import architecture, heads, tasks
 from mlflow_breadcrumbs.pipeline import flow
 from mlflow_breadcrumbs.registry import versions
@@ -54,7 +56,44 @@ TOGETHER = {
 }
 """Tests of a fixture that is dear run in one worker, so that it is made once; fixture → group."""
 
+GROUPS = "BREADCRUMBS_TEST_GROUPS"
+"""The variable that tells workers where to write which test is in which group."""
 
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Choose that file, in the process that starts the workers."""
+    if not hasattr(config, "workerinput"):
+        with tempfile.NamedTemporaryFile(prefix="groups-", suffix=".json", delete=False) as file:
+            os.environ[GROUPS] = file.name
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Remove it."""
+    if not hasattr(config, "workerinput"):
+        Path(os.environ.pop(GROUPS)).unlink()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the slow tests first, so that no worker waits for the last one of another."""
+    if WORKERS > 1:
+        items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Tell the groups; all workers find the same."""
+    found = {
+        item.nodeid: TOGETHER[fixture]
+        for item in session.items
+        for fixture in getattr(item, "fixturenames", ())
+        if fixture in TOGETHER
+    }
+    mine = Path(f"{os.environ[GROUPS]}-{os.getpid()}")
+    mine.write_text(json.dumps(found))
+    mine.replace(os.environ[GROUPS])
+
+
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
     """A worker per core, and no more than eight: each holds 1.5 GB."""
     if hasattr(os, "sched_getaffinity"):
@@ -62,15 +101,23 @@ def pytest_xdist_auto_num_workers() -> int:
     return min(8, os.cpu_count() or 1)
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the slow tests first, so that no worker waits for the last one of another."""
-    for item in items:
-        for fixture in getattr(item, "fixturenames", ()):
-            if fixture in TOGETHER:
-                item.add_marker(pytest.mark.xdist_group(TOGETHER[fixture]))
-    if WORKERS > 1:
-        items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """A free worker takes the next test, or the next group; marks don't reach xdist 3.8."""
+    from xdist import scheduler
+
+    if config.getvalue("dist") != "load":
+        return None  # another one was asked for
+
+    class Grouped(scheduler.LoadScopeScheduling):
+        groups: dict[str, str] | None = None
+
+        def _split_scope(self, nodeid: str) -> str:
+            if self.groups is None:
+                self.groups = json.loads(Path(os.environ[GROUPS]).read_text())
+            return self.groups.get(nodeid, nodeid)
+
+    return Grouped(config, log)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -249,13 +296,25 @@ def kept(folder: Path) -> dict[str, Any]:
     return content | lists
 
 
+@contextlib.contextmanager
+def installed() -> Iterator[None]:
+    """As if this package came from an index: its two hundred files aren't put into versions.
+
+    What is made for many tests is made so, and what goes over HTTP, a request per file.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        package = f"{requirements.DISTRIBUTION}=={mlflow_breadcrumbs.__version__}"
+        patch.setattr(requirements, "own_package", lambda: (package, []))
+        yield
+
+
 @pytest.fixture(scope="session")
 def filled(once, empty_database) -> Zoo:
     """The zoo, made once; tests take copies through `zoo`."""
 
     def make(folder: Path) -> None:
         shutil.copy(empty_database, folder / "mlflow.db")
-        with working_in(folder) as uri:
+        with working_in(folder) as uri, installed():
             keep(fill(folder, uri), folder)
 
     return Zoo(**kept(once("zoo", make)))
@@ -358,12 +417,19 @@ def server(tmp_path_factory, empty_database) -> Iterator[str]:
 def server_zoo(server, tmp_path_factory) -> Zoo:
     """The zoo on the tracking server, made once; tests add to it under names of their own."""
     folder = tmp_path_factory.mktemp("server-zoo")
-    with working_in(folder, server):
+    with working_in(folder, server), installed():
         return fill(folder, server)
 
 
 @pytest.fixture
-def on_server(server_zoo, tmp_path, monkeypatch) -> Iterator[Zoo]:
+def light() -> Iterator[None]:
+    """What this test registers comes without the package's code."""
+    with installed():
+        yield
+
+
+@pytest.fixture
+def on_server(server_zoo, light, tmp_path, monkeypatch) -> Iterator[Zoo]:
     """The same, with the tracking server in use."""
     monkeypatch.chdir(tmp_path)
     previous = mlflow.get_tracking_uri()
@@ -454,7 +520,7 @@ def grown(filled, once) -> Family:
     def make(folder: Path) -> None:
         for name in ("mlflow.db", LEDGER):
             shutil.copy(filled.folder / name, folder / name)
-        with working_in(folder) as uri:
+        with working_in(folder) as uri, installed():
             keep(merge_family(dataclasses.replace(filled, tracking_uri=uri)), folder)
 
     return Family(**kept(once("family", make)))

@@ -104,7 +104,7 @@ def test_models_of_other_flavors_are_left_to_other_evaluators(store, caplog, mon
         logging.getLogger("mlflow_breadcrumbs.evaluation.plugin"), "disabled", False
     )
     model = LogisticRegression().fit([[0.0], [1.0]], ["a", "b"])
-    info = mlflow.sklearn.log_model(model, name="other")
+    info = mlflow.sklearn.log_model(model, name="other", pip_requirements=["scikit-learn"])
     data = pd.DataFrame({"x": [0.0, 1.0], "label": ["a", "b"]})
     with pytest.raises(MlflowException, match="could not be evaluated by any"):
         measure(info.model_uri, data)

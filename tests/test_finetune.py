@@ -1,5 +1,6 @@
 """A registered base and a task become a registered source."""
 
+import conftest
 import mlflow
 import pytest
 import tiny
@@ -14,16 +15,19 @@ SETTINGS = training.Settings(epochs=2, batch_size=8, learning_rate=1e-3)
 
 
 @pytest.fixture(scope="module")
-def folder_of_store(tmp_path_factory):
-    return tiny.new_store(tmp_path_factory.mktemp("store"))
+def folder_of_store(tmp_path_factory, empty_database):
+    return tiny.new_store(tmp_path_factory.mktemp("store"), empty_database)
 
 
 @pytest.fixture
 def store(folder_of_store, monkeypatch):
     monkeypatch.chdir(folder_of_store)
+    previous, threads = mlflow.get_tracking_uri(), torch.get_num_threads()
     tiny.use_store(folder_of_store)
     torch.set_num_threads(1)
-    return folder_of_store
+    yield folder_of_store
+    torch.set_num_threads(threads)
+    conftest.use(previous)
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import time
 import urllib.error
 import urllib.request
 
+import conftest
 import mlflow
 import numpy as np
 import open_clip
@@ -35,16 +36,18 @@ def config(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def folder_of_store(tmp_path_factory):
-    return tiny.new_store(tmp_path_factory.mktemp("store"))
+def folder_of_store(tmp_path_factory, empty_database):
+    return tiny.new_store(tmp_path_factory.mktemp("store"), empty_database)
 
 
 @pytest.fixture
 def store(folder_of_store, monkeypatch):
     """A real SQLite store, one for this module: making one takes seconds."""
     monkeypatch.chdir(folder_of_store)
+    previous = mlflow.get_tracking_uri()
     tiny.use_store(folder_of_store)
-    return folder_of_store
+    yield folder_of_store
+    conftest.use(previous)
 
 
 def head(task="colours", classes=tuple(tiny.COLOURS), seed=0):
@@ -240,7 +243,7 @@ def test_another_flavors_version(store):
         def predict(self, context, model_input: list[str]):
             return model_input
 
-    mlflow.pyfunc.save_model("echo", python_model=Echo())
+    mlflow.pyfunc.save_model("echo", python_model=Echo(), pip_requirements=["mlflow"])
     with pytest.raises(
         errors.RegistryError, match=r"logged by another flavor \(python_function\).*import"
     ):

@@ -3,6 +3,7 @@
 import os
 import pickle
 
+import conftest
 import mlflow
 import open_clip
 import pytest
@@ -17,15 +18,17 @@ from mlflow_breadcrumbs.sources import importing
 
 
 @pytest.fixture(scope="module")
-def folder_of_store(tmp_path_factory):
-    return tiny.new_store(tmp_path_factory.mktemp("store"))
+def folder_of_store(tmp_path_factory, empty_database):
+    return tiny.new_store(tmp_path_factory.mktemp("store"), empty_database)
 
 
 @pytest.fixture
 def store(folder_of_store, monkeypatch):
     monkeypatch.chdir(folder_of_store)
+    previous = mlflow.get_tracking_uri()
     tiny.use_store(folder_of_store)
-    return folder_of_store
+    yield folder_of_store
+    conftest.use(previous)
 
 
 @pytest.fixture

@@ -34,7 +34,7 @@ def ledgers(postgres_server, tmp_path):
 
 
 @pytest.fixture
-def thirty(server, ledgers, tmp_path, monkeypatch):
+def thirty(server, light, ledgers, tmp_path, monkeypatch):
     """A base, three imports, and 26 merges, from the fourth on of merges, on a server.
 
     The jobs take turns with the ledgers, so that both have a history.

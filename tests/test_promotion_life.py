@@ -94,7 +94,9 @@ def run(*arguments):
     return result
 
 
-def test_merged_refused_approved_promoted_drifted_and_rolled_back(place, tmp_path, monkeypatch):
+def test_merged_refused_approved_promoted_drifted_and_rolled_back(
+    place, light, tmp_path, monkeypatch
+):
     mlflow.set_experiment("life")
     zoo = conftest.fill(tmp_path, mlflow.get_tracking_uri())
     (tmp_path / "policy.yaml").write_text(POLICY)

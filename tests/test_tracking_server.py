@@ -22,7 +22,7 @@ def remote(server_zoo):
 
 
 @pytest.fixture
-def through(remote, tmp_path, monkeypatch):
+def through(remote, light, tmp_path, monkeypatch):
     """The zoo, seen through the proxy; the client is as impatient as a test wants it."""
     zoo, between = remote
     previous = mlflow.get_tracking_uri()

@@ -354,7 +354,7 @@ def test_the_command(family):
 
 
 @pytest.mark.slow
-def test_over_a_tracking_server(filled, server, tmp_path, monkeypatch):
+def test_over_a_tracking_server(server, light, tmp_path, monkeypatch):
     """Everything over HTTP: verify, reproduce, export and sign see no file of the store."""
     monkeypatch.chdir(tmp_path)
     previous = mlflow.get_tracking_uri()

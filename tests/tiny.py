@@ -1,6 +1,7 @@
 """Tiny real things that several tests share: a CLIP of two blocks, and images of plain colours."""
 
 import json
+import shutil
 from pathlib import Path
 
 import mlflow
@@ -66,8 +67,9 @@ def task_file(folder: Path, *, count: int = 10, name: str = "colours", extra: st
     return str(path)
 
 
-def new_store(folder: Path) -> Path:
+def new_store(folder: Path, empty_database: Path) -> Path:
     """Make a real MLflow store in SQLite, its artifacts beside it."""
+    shutil.copy(empty_database, folder / "mlflow.db")
     mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
     mlflow.create_experiment("tests", artifact_location=str(folder / "artifacts"))
     return folder

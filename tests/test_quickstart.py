@@ -18,11 +18,12 @@ from mlflow_breadcrumbs.quickstart import contest, demo_tasks, materials, pretra
 from mlflow_breadcrumbs.registry import versions
 
 SMALL = settings.Settings(
-    corpus_images=4,
-    pretrain_steps=20,
-    task_images=40,
-    finetune_steps=5,
-    finetune_batch=16,
+    corpus_images=2,
+    pretrain_steps=4,
+    pretrain_batch=16,
+    task_images=20,
+    finetune_steps=2,
+    finetune_batch=8,
     alphas=(0.3, 1.0),
 )
 """Too little to learn anything, enough to go the whole way."""

@@ -20,7 +20,7 @@ from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.models import architecture, features, image_sets
 from mlflow_breadcrumbs.sources import training
 
-HOW = training.Settings(steps=700, batch_size=64, learning_rate=3e-4, precision="bfloat16")
+HOW = training.TrainingSettings(steps=700, batch_size=64, learning_rate=3e-4, precision="bfloat16")
 BLOCK = re.compile(r"(visual\.transformer\.resblocks\.)(\d+)(\..+)")
 
 _logger = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ def distil(
     checkpoint: Path,
     images: Sequence[image_sets.ImageSet],
     target: Path,
-    how: training.Settings = HOW,
+    how: training.TrainingSettings = HOW,
 ) -> float:
     """Make the shallow base, and write its checkpoint.
 
@@ -108,7 +108,7 @@ def _step(
     shallow: torch.nn.Module,
     pixels: torch.Tensor,
     optimizer: torch.optim.Optimizer,
-    how: training.Settings,
+    how: training.TrainingSettings,
 ) -> float:
     """Take a step; gives the mean cosine before it."""
     optimizer.zero_grad(set_to_none=True)

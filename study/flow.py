@@ -33,7 +33,7 @@ class Setting:
     task_file: Path
     heads_file: Path
     """The tasks with the images that heads are fitted on."""
-    training: training.Settings
+    training: training.TrainingSettings
     misfit_file: Path | None = None
     """The tasks with one more that does not fit them."""
     whole: bool = True

@@ -18,9 +18,11 @@ from study import conversion, distilling, flow, materials, task_files
 
 IMAGE_SIZE = 56
 """Pixels on a side; 28 is the size of most of the images, 14 that of a patch."""
-SMALL = training.Settings(steps=100, batch_size=32, learning_rate=5e-5, precision="bfloat16")
+SMALL = training.TrainingSettings(
+    steps=100, batch_size=32, learning_rate=5e-5, precision="bfloat16"
+)
 """What two processors can do in an hour for nine tasks."""
-CLIP = training.Settings()
+CLIP = training.TrainingSettings()
 """The package's defaults are the paper's: 10 epochs, 128 images, rate 1e-5, cosine."""
 CLIP_TASKS = Path(__file__).parent.parent / "workflows" / "eight_tasks.yaml"
 
@@ -61,7 +63,7 @@ def small(folder: Path, image_size: int = IMAGE_SIZE) -> tuple[flow.Setting, dic
 
 
 def shallow(
-    folder: Path, how: training.Settings = distilling.HOW
+    folder: Path, how: training.TrainingSettings = distilling.HOW
 ) -> tuple[flow.Setting, dict[str, str]]:
     """The setting `small` with a base of half its depth, distilled from its base.
 
@@ -122,7 +124,7 @@ def clip(
     architecture: str,
     checkpoint: str,
     task_file: Path = CLIP_TASKS,
-    how: training.Settings = CLIP,
+    how: training.TrainingSettings = CLIP,
 ) -> flow.Setting:
     """The paper's setting: CLIP with zero-shot heads.
 

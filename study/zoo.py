@@ -79,7 +79,7 @@ def source(
     base_uri: str,
     task: tasks.Task,
     seed: int,
-    settings: training.Settings,
+    settings: training.TrainingSettings,
     states: Path,
     device: str = "auto",
 ) -> str:
@@ -129,7 +129,7 @@ def train(
     base_uri: str,
     task_list: tuple[tasks.Task, ...],
     seeds: tuple[int, ...],
-    settings: training.Settings,
+    settings: training.TrainingSettings,
     states: Path,
     on_time: Callable[[], bool],
     device: str = "auto",

@@ -22,7 +22,7 @@ def evidence(norms, *, cosine=0.0, conflict=0.5, kept=0.5, digests=None, setting
         10_000, 100.0**2, angles * np.outer(norms, norms), kept * norms**2, both, opposed
     )
     labels = tuple("abcdefgh"[:count])
-    return advice.Evidence(labels, measured, settings, 1.0, digests or labels)
+    return advice.Comparand(labels, measured, settings, 1.0, digests or labels)
 
 
 def only(found):

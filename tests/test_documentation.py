@@ -175,7 +175,7 @@ def written(tmp_path_factory, empty_database) -> Path:
         for method in ("breadcrumbs_signed", "breadcrumbs"):
             merged = merge(versions[:3], "clip-merged", "candidate", method, task_file)
             rules = policies.parse("evidence: {min_images: 1}")
-            promote.promote(promote.Request(merged, "champion", rules))
+            promote.promote(promote.PromotionRequest(merged, "champion", rules))
     os.chdir(here)
     conftest.use(before)
     return folder

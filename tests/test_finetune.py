@@ -11,7 +11,7 @@ from mlflow_breadcrumbs.engine import checkpoints
 from mlflow_breadcrumbs.models import heads, tasks
 from mlflow_breadcrumbs.sources import finetuning, training
 
-SETTINGS = training.Settings(epochs=2, batch_size=8, learning_rate=1e-3)
+SETTINGS = training.TrainingSettings(epochs=2, batch_size=8, learning_rate=1e-3)
 
 
 @pytest.fixture(scope="module")

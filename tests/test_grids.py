@@ -23,7 +23,7 @@ def make(point):
         ("alpha", "-1, 0:0.2:0.1, 0.1", (-1.0, 0.0, 0.1, 0.2)),
         ("gamma", 0.01, (0.01,)),
         ("gamma", [0, 0.01], (0, 0.01)),
-        ("density", "0.05..0.3", grids.Interval(0.05, 0.3)),
+        ("density", "0.05..0.3", grids.Range(0.05, 0.3)),
         ("consensus", "none,mass", ("none", "mass")),
         ("method", "ties", ("ties",)),
         ("weights", [[1, 0.5], [0.5, 1]], ((1, 0.5), (0.5, 1))),
@@ -92,7 +92,7 @@ def test_one_recipe_twice_counts_once():
 
 
 def test_draws_are_those_of_the_seed_and_possible():
-    grid = grids.Grid({"density": grids.Interval(0.5, 1), "gamma": grids.Interval(0, 0.5)})
+    grid = grids.Grid({"density": grids.Range(0.5, 1), "gamma": grids.Range(0, 0.5)})
     one, again, other = (grids.draws(grid, 20, seed, make) for seed in (1, 1, 2))
     assert one == again != other
     assert len({settings.digest for settings in one}) == 20
@@ -106,7 +106,7 @@ def test_more_draws_than_recipes_are_refused():
 
 def test_an_interval_has_no_points_and_a_grid_has_an_end():
     with pytest.raises(errors.RecipeError, match=r"draw some of them \(--random N\)"):
-        grids.Grid({"alpha": grids.Interval(0, 1)}).points()
+        grids.Grid({"alpha": grids.Range(0, 1)}).points()
     many = tuple(range(1000))
     with pytest.raises(errors.RecipeError, match="the grid has 1000000 points"):
         grids.Grid({"alpha": many, "gamma": many}).points()
@@ -115,7 +115,7 @@ def test_an_interval_has_no_points_and_a_grid_has_an_end():
 def test_a_drawn_number_is_short_and_inside():
     generator = random.Random(0)
     for _ in range(100):
-        number = grids.Interval(0.12344, 0.123449).draw(generator)
+        number = grids.Range(0.12344, 0.123449).draw(generator)
         assert 0.12344 <= number <= 0.123449
 
 

@@ -61,12 +61,12 @@ def test_a_decision_about_a_version_that_mlflow_alone_registered_asks_for_no_mor
     assert "it may have been made elsewhere" in check.message
     # The event of an own version that was taken out is missed, whatever was decided since.
     journal.note("approve", "m", subject="models:/m/3")
-    execute(sql.delete(schema.Event).where(schema.Event.sequence == 6))
+    execute(sql.delete(schema.EventRow).where(schema.EventRow.sequence == 6))
     assert statuses("models:/m/3")["ledger event"] == "missing"
 
 
 def test_a_cut_tail_is_found_by_the_heads_in_mlflow(versions):
-    execute(sql.delete(schema.Event).where(schema.Event.sequence > 4))
+    execute(sql.delete(schema.EventRow).where(schema.EventRow.sequence > 4))
     verdict = ledger.verify()
     assert verdict.problem.startswith(
         "event 5 is missing: the tail was cut off. models:/m/3 has the head 6:sha256:"
@@ -79,7 +79,7 @@ def test_a_cut_tail_is_found_by_the_heads_in_mlflow(versions):
 def test_a_history_written_anew_is_found_by_the_heads_in_mlflow(versions):
     with stores.opened() as opened, opened.writing() as connection:
         old = events.of_name(connection, "m")
-        connection.execute(sql.delete(schema.Event))
+        connection.execute(sql.delete(schema.EventRow))
         for event in old:
             fields = {
                 name: getattr(event, name)

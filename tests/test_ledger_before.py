@@ -131,7 +131,7 @@ def test_processes_at_once_take_it_over_once(ledger_uri, release, empty):
     with stores.opened() as opened, opened.reading() as connection:
         rows = connection.execute(sql.text(f"SELECT * FROM {migrations.VERSION_TABLE}")).all()
         assert rows == [(migrations.REVISIONS[-1],)]
-        assert len(connection.scalars(sql.select(schema.Ledger.id)).all()) == 1
+        assert len(connection.scalars(sql.select(schema.LedgerRow.id)).all()) == 1
 
 
 @pytest.mark.parametrize("release", RELEASES)

@@ -13,7 +13,7 @@ from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.ledger import chain, events, schema, stores
 from mlflow_breadcrumbs.support import canonical
 
-EVENTS = schema.table(schema.Event)
+EVENTS = schema.table(schema.EventRow)
 
 
 def add(opened, count=1, **changes):
@@ -49,7 +49,7 @@ def body_of(opened, sequence):
 def rewrite(opened, start, **changes):
     """Write the chain anew from an event on, as someone would who knows how it is made."""
     with opened.writing() as connection:
-        ledger = connection.scalar(sql.select(schema.Ledger.id))
+        ledger = connection.scalar(sql.select(schema.LedgerRow.id))
         rows = connection.execute(sql.select(EVENTS).order_by(EVENTS.c.sequence)).all()
         connection.execute(sql.delete(EVENTS))
         previous = events.genesis(ledger)
@@ -179,7 +179,7 @@ def test_a_clock_set_back_is_shown_and_changes_nothing_else(opened, monkeypatch)
 
 
 def test_heads_of_other_ledgers_say_nothing(opened):
-    head = events.Head(9, "sha256:" + "0" * 64, "00000000-0000-4000-8000-000000000000")
+    head = events.ChainHead(9, "sha256:" + "0" * 64, "00000000-0000-4000-8000-000000000000")
     verdict = judged(opened, {"models:/m/1": head.tag()})
     assert (verdict.holds, verdict.heads, verdict.foreign) == (True, 0, 1)
     damaged = judged(opened, {"models:/m/1": "9:sha256:zz"})
@@ -191,7 +191,7 @@ def test_heads_of_other_ledgers_say_nothing(opened):
 )
 def test_what_is_no_head_is_said_so(text):
     with pytest.raises(errors.LedgerError, match=r"is no head of a ledger; write SEQUENCE:sha256"):
-        events.Head.parse(text)
+        events.ChainHead.parse(text)
 
 
 @settings(max_examples=60, deadline=None)

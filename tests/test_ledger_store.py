@@ -44,7 +44,7 @@ def test_writers_at_once_make_one_ledger_with_one_chain(ledger_uri):
     run_together(write, (ledger_uri, 15), 4)
     with stores.opened() as opened, opened.reading() as connection:
         verdict = chain.verify(connection)
-        assert connection.scalar(sql.select(sql.func.count()).select_from(schema.Ledger)) == 1
+        assert connection.scalar(sql.select(sql.func.count()).select_from(schema.LedgerRow)) == 1
         rows = connection.scalars(sql.text(f"SELECT version_num FROM {migrations.VERSION_TABLE}"))
         assert rows.all() == [migrations.REVISIONS[-1]]
     assert (verdict.problem, verdict.head.sequence) == (None, 60)

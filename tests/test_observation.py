@@ -251,7 +251,7 @@ def write_as_the_first_release_did(uri):
     """A move that was killed and settled, when there was no table of aliases."""
     previous = "sha256:" + "0" * 64
     rows = [("intent", {"alias": "champion"}, None), ("done", {"settled": True}, 1)]
-    table = sql.table("events", *map(sql.column, schema.table(schema.Event).c.keys()))
+    table = sql.table("events", *map(sql.column, schema.table(schema.EventRow).c.keys()))
     with postgres.engine(uri).connect() as connection:
         for number, (phase, details, intent) in enumerate(rows, 1):
             event = events.Event(

@@ -75,14 +75,14 @@ def test_the_ledgers_recursive_queries_are_networkx_too(tmp_path, pairs, start):
     known, theirs, at = made(pairs), edges(pairs), str(start)
     with stores.opened(f"sqlite:///{tmp_path}/ledger.db") as opened:
         with opened.writing() as connection:
-            for entity in (schema.Version, schema.Edge):
+            for entity in (schema.VersionRow, schema.EdgeRow):
                 connection.execute(schema.table(entity).delete())
             connection.execute(
-                schema.table(schema.Version).insert(),
+                schema.table(schema.VersionRow).insert(),
                 [index._row(version) for version in known.versions.values()],
             )
             for edge in known.edges:
-                connection.execute(schema.table(schema.Edge).insert().values(**vars(edge)))
+                connection.execute(schema.table(schema.EdgeRow).insert().values(**vars(edge)))
         with opened.reading() as connection:
             up, down = index.ancestors(connection, at), index.descendants(connection, at)
     assert set(up.versions) == networkx.descendants(theirs, at) | {at}

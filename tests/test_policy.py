@@ -227,7 +227,7 @@ def test_every_field_is_in_the_documentation():
         policies.Policy,
         policies.Floor,
         policies.NoRegression,
-        policies.Evidence,
+        policies.EvidenceRules,
         policies.DataSet,
     )
     kinds += (policies.Threshold, windows.Freeze)

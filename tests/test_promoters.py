@@ -31,7 +31,9 @@ def again(count):
 
 def promoted(*numbers):
     for number in numbers:
-        request = promote.Request(f"models:/merged/{number}", "champion", policies.parse(RULES))
+        request = promote.PromotionRequest(
+            f"models:/merged/{number}", "champion", policies.parse(RULES)
+        )
         assert promote.promote(request).result == "promoted"
 
 

@@ -25,7 +25,7 @@ NEVER = "tasks: {colours: {accuracy_low: 1.0}}"
 
 
 def decide(uri, text, alias="champion", now=None, **changes):
-    request = promote.Request(uri, alias, policies.parse(text), device="cpu", **changes)
+    request = promote.PromotionRequest(uri, alias, policies.parse(text), device="cpu", **changes)
     return promote.promote(request, now=now)
 
 

@@ -160,7 +160,9 @@ def test_merged_refused_approved_promoted_drifted_and_rolled_back(
 def check_that_eve_may_not(number, monkeypatch):
     """Who may only read is told so by the server, and nothing is moved."""
     before = aliases.version_at("merged", "champion")
-    request = promote.Request(f"models:/merged/{number}", "champion", policies.parse(POLICY))
+    request = promote.PromotionRequest(
+        f"models:/merged/{number}", "champion", policies.parse(POLICY)
+    )
     with monkeypatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_USERNAME", "eve")
         patch.setenv("MLFLOW_TRACKING_PASSWORD", "eve's password")

@@ -48,7 +48,7 @@ def through(remote, tmp_path, monkeypatch):
 
 
 def decide(name, version):
-    return promote.promote(promote.Request(f"models:/{name}/{version}", "champion", RULES))
+    return promote.promote(promote.PromotionRequest(f"models:/{name}/{version}", "champion", RULES))
 
 
 def told(name):

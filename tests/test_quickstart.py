@@ -17,7 +17,7 @@ from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.quickstart import contest, demo_tasks, materials, pretrain, run, settings
 from mlflow_breadcrumbs.registry import versions
 
-SMALL = settings.Settings(
+SMALL = settings.QuickstartSettings(
     corpus_images=2,
     pretrain_steps=4,
     pretrain_batch=16,
@@ -138,7 +138,7 @@ def test_a_typeface_draws_every_character(kind):
 
 
 def test_an_average_counts_every_task_alike():
-    entry = contest.Entry("x", None, {"a": 1.0, "b": 0.0, "c": 0.5})
+    entry = contest.Contender("x", None, {"a": 1.0, "b": 0.0, "c": 0.5})
     assert entry.average == 0.5
 
 

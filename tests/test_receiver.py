@@ -24,7 +24,9 @@ SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"  # MLflow signs with the text,
 def running():
     """A receiver on a port of its own, in a thread; its URL."""
     listening = receiver.listen("127.0.0.1", 0)
-    config = uvicorn.Config(receiver.application(receiver.Settings(SECRET)), log_config=None)
+    config = uvicorn.Config(
+        receiver.application(receiver.ReceiverSettings(SECRET)), log_config=None
+    )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()

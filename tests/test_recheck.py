@@ -24,7 +24,9 @@ BROKEN = "tasks: {colours: {accuracy_low: 1.0}}"
 
 
 def promoted(uri, text=KEPT):
-    decision = promote.promote(promote.Request(uri, "champion", policies.parse(text), device="cpu"))
+    decision = promote.promote(
+        promote.PromotionRequest(uri, "champion", policies.parse(text), device="cpu")
+    )
     assert decision.result == "promoted", decision.verdict.to_markdown()
     return decision
 
@@ -32,7 +34,7 @@ def promoted(uri, text=KEPT):
 def again(family, tasks, text=None, **changes):
     rules = policies.parse(text) if text else None
     return recheck.recheck(
-        recheck.Request("merged", "champion", str(tasks), rules, device="cpu", **changes)
+        recheck.RecheckRequest("merged", "champion", str(tasks), rules, device="cpu", **changes)
     )
 
 

@@ -26,7 +26,7 @@ def three(family):
         shutil.copytree(folder, copy)
         client.create_model_version("merged", copy.as_uri(), first.run_id, tags=first.tags)
     for number in (1, 2, 3):
-        request = promote.Request(f"models:/merged/{number}", "champion", RULES)
+        request = promote.PromotionRequest(f"models:/merged/{number}", "champion", RULES)
         assert promote.promote(request).result == "promoted"
     return family
 
@@ -75,7 +75,7 @@ def test_back_and_back_again_and_then_there_is_nothing(three):
 
 def test_what_is_promoted_again_can_be_gone_back_to_again(three):
     run()
-    request = promote.Request("models:/merged/3", "champion", RULES)
+    request = promote.PromotionRequest("models:/merged/3", "champion", RULES)
     assert promote.promote(request).result == "promoted"
     assert run("--json").exit_code == 0
     assert at() == "2"

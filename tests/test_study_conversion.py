@@ -131,7 +131,7 @@ def test_a_shallow_base_comes_nearer_to_the_deep_one(deep, tmp_path):
         for colour in tiny.COLOURS
     ]
     target = tmp_path / "shallow.safetensors"
-    how = training.Settings(steps=1, batch_size=8, learning_rate=1e-3, precision="float32")
+    how = training.TrainingSettings(steps=1, batch_size=8, learning_rate=1e-3, precision="float32")
     before = distilling.distil(config, checkpoint, images, target, how)
     after = distilling.distil(
         config, checkpoint, images, target, dataclasses.replace(how, steps=120)

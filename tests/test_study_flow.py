@@ -14,7 +14,7 @@ from study import descriptions, flow, measuring, page, plan, settings, zoo
 
 PAIRS = {"warm": ("red", "green"), "cold": ("green", "blue"), "odd": ("blue", "red")}
 MISFIT = {"strange": ("green", "red")}
-HOW = training.Settings(steps=12, batch_size=8, learning_rate=3e-3, precision="bfloat16")
+HOW = training.TrainingSettings(steps=12, batch_size=8, learning_rate=3e-3, precision="bfloat16")
 
 
 @pytest.fixture

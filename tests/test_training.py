@@ -12,7 +12,7 @@ from mlflow_breadcrumbs.engine import checkpoints
 from mlflow_breadcrumbs.models import architecture, heads
 from mlflow_breadcrumbs.sources import training
 
-SETTINGS = training.Settings(epochs=3, batch_size=8, learning_rate=3e-3, warmup_steps=2)
+SETTINGS = training.TrainingSettings(epochs=3, batch_size=8, learning_rate=3e-3, warmup_steps=2)
 
 
 @pytest.fixture(autouse=True)
@@ -169,13 +169,13 @@ def test_steps_cut_the_last_epoch_short(config):
 
 
 def test_the_schedule():
-    settings = training.Settings(learning_rate=1.0, warmup_steps=4)
+    settings = training.TrainingSettings(learning_rate=1.0, warmup_steps=4)
     assert [settings.rate(step, 12) for step in range(4)] == [0.25, 0.5, 0.75, 1.0]
     assert settings.rate(4, 12) == 1
     assert settings.rate(8, 12) == pytest.approx(0.5)
     assert settings.rate(11, 12) == pytest.approx(0.5 * (1 + math.cos(math.pi * 7 / 8)))
-    assert training.Settings(learning_rate=1.0).rate(0, 100) == pytest.approx(0.1)
-    assert training.Settings(learning_rate=1.0).rate(0, 10**6) == pytest.approx(1 / 500)
+    assert training.TrainingSettings(learning_rate=1.0).rate(0, 100) == pytest.approx(0.1)
+    assert training.TrainingSettings(learning_rate=1.0).rate(0, 10**6) == pytest.approx(1 / 500)
 
 
 @pytest.mark.parametrize(
@@ -195,7 +195,7 @@ def test_the_schedule():
 )
 def test_settings_out_of_range(field, value, range_):
     with pytest.raises(errors.RecipeError, match=f"{field} is {value}; it must be {range_}"):
-        training.Settings(**{field: value})
+        training.TrainingSettings(**{field: value})
 
 
 def test_a_diverging_loss(config):

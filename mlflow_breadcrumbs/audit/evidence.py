@@ -47,7 +47,7 @@ class Contents:
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
+class SourceEvidence:
     """The base or a source of a merge, as it is now."""
 
     stated: statement.Input
@@ -62,7 +62,7 @@ class Source:
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
+class RecordedRun:
     """The MLflow run that did a merge."""
 
     deleted: bool
@@ -87,8 +87,8 @@ class Evidence:
     """What they say."""
     model_tags: Mapping[str, str] | errors.BreadcrumbsError
     """Tags of the logged model, which registration wrote beside the version's."""
-    run: Run | errors.BreadcrumbsError
-    sources: tuple[Source, ...]
+    run: RecordedRun | errors.BreadcrumbsError
+    sources: tuple[SourceEvidence, ...]
 
     @property
     def is_merge(self) -> bool:
@@ -96,7 +96,7 @@ class Evidence:
         tags = [self.resolved.tags]
         if not isinstance(self.model_tags, errors.BreadcrumbsError):
             tags.append(self.model_tags)
-        if isinstance(self.run, Run) and self.resolved.model_id in self.run.outputs:
+        if isinstance(self.run, RecordedRun) and self.resolved.model_id in self.run.outputs:
             tags.append(self.run.tags)
         return isinstance(self.lineage, bytes) or any(
             found.get(tag_keys.KIND) == "merge" or tag_keys.LINEAGE_DIGEST in found
@@ -135,12 +135,12 @@ class Collector:
             sources=tuple(self.source(entry) for entry in known.inputs) if known else (),
         )
 
-    def source(self, stated: statement.Input) -> Source:
+    def source(self, stated: statement.Input) -> SourceEvidence:
         """The base or a source of a merge, by its version, or else by its logged model."""
         resolved, deleted = find(stated)
         if isinstance(resolved, errors.BreadcrumbsError):
-            return Source(stated, resolved, deleted, None, None)
-        return Source(
+            return SourceEvidence(stated, resolved, deleted, None, None)
+        return SourceEvidence(
             stated,
             self.contents(resolved),
             deleted,
@@ -247,13 +247,13 @@ def _model_tags(resolved: versions.ResolvedVersion) -> Mapping[str, str]:
         return dict(mlflow.MlflowClient().get_logged_model(resolved.model_id).tags)
 
 
-def _run(run_id: str | None) -> Run:
+def _run(run_id: str | None) -> RecordedRun:
     if not run_id:
         raise errors.RegistryError("the version names no run")
     with failures.explained(f"cannot read the run {run_id}", GONE):
         run = mlflow.MlflowClient().get_run(run_id)
     outputs = run.outputs.model_outputs if run.outputs else []
-    return Run(
+    return RecordedRun(
         deleted=run.info.lifecycle_stage == "deleted",
         tags=dict(run.data.tags),
         metrics=dict(run.data.metrics),

@@ -33,7 +33,7 @@ class Reproduction:
     """Weights digest that came out now."""
     registered_digest: str | None
     """Weights digest of the bytes in the registry; `None` where they can't be read."""
-    differences: tuple[tolerance.Difference, ...]
+    differences: tuple[tolerance.Deviation, ...]
     """Between the registered and the reproduced weights, by the tensor's name."""
     tensors: int
     backend: str
@@ -126,7 +126,7 @@ def _compare(
     again: merging.MergeResult,
     folder: Path,
     tolerances: Mapping[str, float],
-) -> tuple[str | None, tuple[tolerance.Difference, ...]]:
+) -> tuple[str | None, tuple[tolerance.Deviation, ...]]:
     """The digest of the registered weights, and where they differ from the reproduced ones."""
     try:
         weights = versions.open_version(resolved, folder).weights

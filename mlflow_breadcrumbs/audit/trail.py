@@ -16,7 +16,7 @@ from mlflow_breadcrumbs.support import canonical
 _logger = logging.getLogger(__name__)
 
 
-def verified(reports: Sequence[verify.Report]) -> None:
+def verified(reports: Sequence[verify.Verification]) -> None:
     """Keep what `verify` found of each version."""
 
     def write() -> None:

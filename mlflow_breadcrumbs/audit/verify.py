@@ -42,7 +42,7 @@ class Check:
 
 
 @dataclasses.dataclass(frozen=True)
-class Report:
+class Verification:
     """All checks of one version."""
 
     uri: str
@@ -83,7 +83,7 @@ class Report:
 
 def verify(
     uri: str, *, key: str | None = None, show: progress.Progress = progress.silent
-) -> Report:
+) -> Verification:
     """Hold everything that is recorded of a version against its bytes and against each other.
 
     The direct sources of a merge are read too; their own sources belong to their own `verify`.
@@ -105,7 +105,7 @@ def verify(
 
 def verify_all(
     *, key: str | None = None, show: progress.Progress = progress.silent
-) -> tuple[Report, ...]:
+) -> tuple[Verification, ...]:
     """Verify every version in the registry; weights that several versions share are read once.
 
     A version that can't be resolved has a report that says so.
@@ -135,21 +135,21 @@ def verify_all(
 def _report(
     uri: str,
     collector: evidence.Collector,
-    chain: ledger.Verdict | errors.LedgerError,
+    chain: ledger.ChainVerdict | errors.LedgerError,
     *,
     signed: bool,
-) -> Report:
+) -> Verification:
     try:
         resolved = versions.resolve(uri)
     except errors.UnreachableError:
         raise
     except errors.RegistryError as error:
-        return Report(uri, "unknown", (Check("version", "missing", str(error)),))
+        return Verification(uri, "unknown", (Check("version", "missing", str(error)),))
     found = collector.gather(resolved)
     return judge(found, chain, signed=signed and found.is_merge)
 
 
-def _walk() -> ledger.Verdict | errors.LedgerError:
+def _walk() -> ledger.ChainVerdict | errors.LedgerError:
     """Whether the chain of the ledger's events holds; or why it can't be read."""
     try:
         return ledger.verify(in_mlflow=False)
@@ -159,10 +159,10 @@ def _walk() -> ledger.Verdict | errors.LedgerError:
 
 def judge(
     found: evidence.Evidence,
-    chain: ledger.Verdict | errors.LedgerError,
+    chain: ledger.ChainVerdict | errors.LedgerError,
     *,
     signed: bool = False,
-) -> Report:
+) -> Verification:
     """All checks of the evidence on one version.
 
     Args:
@@ -175,7 +175,7 @@ def judge(
     checks += tuple(check_ledger(found, chain))
     if signed:
         checks += (check_signature(found),)
-    return Report(found.resolved.uri, kind, checks)
+    return Verification(found.resolved.uri, kind, checks)
 
 
 def examine_weights(found: evidence.Evidence) -> Iterator[Check]:
@@ -327,7 +327,7 @@ def examine_sources(found: evidence.Evidence) -> Iterator[Check]:
 
 
 def check_ledger(
-    found: evidence.Evidence, chain: ledger.Verdict | errors.LedgerError
+    found: evidence.Evidence, chain: ledger.ChainVerdict | errors.LedgerError
 ) -> Iterator[Check]:
     """The ledger's events: what they say of the version, their chain, the head in its tags."""
     if found.resolved.name is None:

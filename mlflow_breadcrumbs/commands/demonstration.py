@@ -30,7 +30,7 @@ def quickstart_command(folder: str, seed: int, as_json: bool) -> None:
     from mlflow_breadcrumbs.commands import terminal
     from mlflow_breadcrumbs.quickstart import run, settings
 
-    shown = run.quickstart(folder, settings.Settings(seed=seed), terminal.show)
+    shown = run.quickstart(folder, settings.QuickstartSettings(seed=seed), terminal.show)
     if as_json:
         printing.print_json(shown.to_dict())
         return

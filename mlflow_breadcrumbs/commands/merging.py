@@ -10,7 +10,12 @@ from mlflow_breadcrumbs.commands import options, printing
 @click.command("merge-files")
 @click.option("--base", required=True, type=click.Path(), help="Checkpoint of the base.")
 @click.option(
-    "--source", "sources", required=True, multiple=True, type=options.Source(), help="Repeatable."
+    "--source",
+    "sources",
+    required=True,
+    multiple=True,
+    type=options.SourceType(),
+    help="Repeatable.",
 )
 @click.option("--output", required=True, type=click.Path(), help="Merged .safetensors file.")
 @options.recipe_options

@@ -26,7 +26,7 @@ SIZE_UNITS = {
 }
 
 
-class Source(click.ParamType[Any]):
+class SourceType(click.ParamType[Any]):
     """`URI=WEIGHT`: a source with an optional weight."""
 
     name = "URI[=WEIGHT]"
@@ -306,7 +306,7 @@ def sources_options(command: Callable[..., None]) -> Callable[..., None]:
             "--source",
             "sources",
             multiple=True,
-            type=Source(),
+            type=SourceType(),
             help="Fine-tuned version; repeatable.",
         ),
         click.option(
@@ -326,7 +326,7 @@ def all_sources(
     sources: Sequence[tuple[str, float | None]], listed: str | None
 ) -> list[tuple[str, float | None]]:
     """The sources of `--source` and of `--sources`, with their weights."""
-    more = [Source().convert(uri.strip(), None, None) for uri in (listed or "").split(",")]
+    more = [SourceType().convert(uri.strip(), None, None) for uri in (listed or "").split(",")]
     return [*sources, *(source for source in more if source[0])]
 
 

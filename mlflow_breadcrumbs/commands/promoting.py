@@ -85,7 +85,7 @@ def promote_command(
 
     given: dict[str, Any] = {"batch_size": batch_size, "experiment": experiment}
     given = {field: value for field, value in given.items() if value} | expected
-    request = promote.Request(
+    request = promote.PromotionRequest(
         chosen,
         alias,
         policies.load(policy),
@@ -232,7 +232,7 @@ def recheck_command(
     from mlflow_breadcrumbs.commands import terminal
     from mlflow_breadcrumbs.promotion import policies, recheck
 
-    request = recheck.Request(
+    request = recheck.RecheckRequest(
         name,
         alias,
         tasks,

@@ -119,7 +119,7 @@ def finetune_command(
         base,
         find(task_files.load(tasks), task),
         registered_model=registered_model,
-        settings=training.Settings(
+        settings=training.TrainingSettings(
             **{name: value for name, value in settings.items() if value is not None}
         ),
         device=device,

@@ -59,7 +59,7 @@ def serve_command(host: str, port: int, tolerance: int, secret_file: str | None)
     from mlflow_breadcrumbs.registry import failures
     from mlflow_breadcrumbs.webhooks import receiver, signatures
 
-    settings = receiver.Settings(
+    settings = receiver.ReceiverSettings(
         signatures.read_secret(secret_file, VARIABLE, "--secret-file"), tolerance
     )
     ledger.check()

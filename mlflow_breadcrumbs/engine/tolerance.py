@@ -19,7 +19,7 @@ TOLERANCE = 1e-6
 
 
 @dataclasses.dataclass(frozen=True)
-class Difference:
+class Deviation:
     """A tensor that is not the same in two sets of weights, of which the second is the measure."""
 
     tensor: str
@@ -62,7 +62,7 @@ def differences(
     other: Mapping[str, torch.Tensor],
     settings: recipe.MergeRecipe,
     allowed: Mapping[str, float],
-) -> tuple[Difference, ...]:
+) -> tuple[Deviation, ...]:
     """Every tensor that differs, by name.
 
     Args:
@@ -76,7 +76,7 @@ def differences(
         pair = [tensors[name] for tensors in (one, other) if name in tensors]
         if len(pair) < 2 or pair[0].shape != pair[1].shape:
             total = max(tensor.numel() for tensor in pair)
-            found.append(Difference(name, total, total, None, None))
+            found.append(Deviation(name, total, total, None, None))
         elif pair[0].dtype != pair[1].dtype:
             found.append(_difference(name, pair[0], pair[1], 0.0))
         elif checkpoints.tensor_bytes(pair[0]) != checkpoints.tensor_bytes(pair[1]):
@@ -87,11 +87,11 @@ def differences(
     return tuple(found)
 
 
-def _difference(name: str, one: torch.Tensor, other: torch.Tensor, tolerance: float) -> Difference:
+def _difference(name: str, one: torch.Tensor, other: torch.Tensor, tolerance: float) -> Deviation:
     one, other = one.double(), other.double()
     gap = (one - other).abs()
     norm = float(other.norm())
-    return Difference(
+    return Deviation(
         tensor=name,
         elements=int((gap != 0).sum()),
         total=gap.numel(),

@@ -24,9 +24,9 @@ from mlflow_breadcrumbs.ledger.alias_history import Change, Standing
 from mlflow_breadcrumbs.ledger.alias_moves import move, set_alias
 from mlflow_breadcrumbs.ledger.alias_watch import Delivery, look, take, watch
 from mlflow_breadcrumbs.ledger.anchors import anchor_last
-from mlflow_breadcrumbs.ledger.audit import Check, check_version, is_made, verify
-from mlflow_breadcrumbs.ledger.chain import Verdict
-from mlflow_breadcrumbs.ledger.events import Event, Head, now
+from mlflow_breadcrumbs.ledger.audit import LedgerCheck, check_version, is_made, verify
+from mlflow_breadcrumbs.ledger.chain import ChainVerdict
+from mlflow_breadcrumbs.ledger.events import ChainHead, Event, now
 from mlflow_breadcrumbs.ledger.index import Synced
 from mlflow_breadcrumbs.ledger.journal import check, note, recording
 from mlflow_breadcrumbs.ledger.queries import (
@@ -42,14 +42,14 @@ from mlflow_breadcrumbs.ledger.settling import settle
 from mlflow_breadcrumbs.ledger.stores import using
 
 __all__ = [
+    "ChainHead",
+    "ChainVerdict",
     "Change",
-    "Check",
     "Delivery",
     "Event",
-    "Head",
+    "LedgerCheck",
     "Standing",
     "Synced",
-    "Verdict",
     "alias_changes",
     "ancestry",
     "anchor_last",

@@ -20,7 +20,7 @@ MOVED, OBSERVED = "alias", "alias_observed"
 EVERYTHING = "/"
 """Stands for the whole registry in the table of looks; no registered model can be named so."""
 
-_ALIASES, _LOOKS, _EVENTS = map(schema.table, (schema.Alias, schema.Look, schema.Event))
+_ALIASES, _LOOKS, _EVENTS = map(schema.table, (schema.AliasRow, schema.LookRow, schema.EventRow))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +88,7 @@ def intended(
     connection: sql.Connection, name: str, alias: str, *, but: int | None = None
 ) -> Iterator[str | None]:
     """Where open intents are about to point an alias; the work of jobs that may still run."""
-    open_ones = sql.select(schema.OpenIntent.sequence)
+    open_ones = sql.select(schema.OpenIntentRow.sequence)
     bodies = sql.select(_EVENTS.c.body).where(
         _EVENTS.c.name == name, _EVENTS.c.sequence.in_(open_ones), _EVENTS.c.sequence != (but or 0)
     )

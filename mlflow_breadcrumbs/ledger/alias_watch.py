@@ -38,7 +38,7 @@ PAGE = 1000
 """Registered models per request."""
 
 _logger = logging.getLogger(__name__)
-_RECEIPTS = schema.table(schema.Receipt)
+_RECEIPTS = schema.table(schema.ReceiptRow)
 
 Found = Mapping[str, Mapping[str, str]]
 """The aliases of registered models: the version's number by name and alias."""
@@ -124,7 +124,7 @@ class Delivery:
     """When, UTC, by the tracking server's clock, as `events.now` writes it."""
 
 
-def take(delivery: Delivery) -> list[tuple[events.Head, events.Draft]]:
+def take(delivery: Delivery) -> list[tuple[events.ChainHead, events.Draft]]:
     """Keep what a webhook told, unless it is known already: our own move, or noticed before.
 
     Deliveries come late and out of order, so the registry is asked where the alias is now: one that
@@ -326,8 +326,8 @@ def _before(found: Sequence[alias_history.Change], changed: str) -> str | None:
     return past[-1].after if past else None
 
 
-def _move(connection: sql.Connection, head: events.Head) -> alias_history.Change:
+def _move(connection: sql.Connection, head: events.ChainHead) -> alias_history.Change:
     """An event that was just written, as a move."""
-    body = sql.select(schema.Event.body).where(schema.Event.sequence == head.sequence)
+    body = sql.select(schema.EventRow.body).where(schema.EventRow.sequence == head.sequence)
     (move,) = alias_history.read([events.Event.parse(connection.scalars(body).one())])
     return move

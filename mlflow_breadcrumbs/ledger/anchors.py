@@ -17,7 +17,7 @@ UNREACHABLE = (MlflowException, requests.RequestException)
 _logger = logging.getLogger(__name__)
 
 
-def anchor(head: events.Head, about: events.Draft) -> None:
+def anchor(head: events.ChainHead, about: events.Draft) -> None:
     """Keep the head in MLflow, on the version that the event is about, or on its run."""
     client = mlflow.MlflowClient()
     try:
@@ -29,7 +29,7 @@ def anchor(head: events.Head, about: events.Draft) -> None:
         _logger.warning("the ledger's head %s was not kept in MLflow: %s", head, error)
 
 
-def anchor_last(written: Sequence[tuple[events.Head, events.Draft]]) -> None:
+def anchor_last(written: Sequence[tuple[events.ChainHead, events.Draft]]) -> None:
     """Keep the head in MLflow on the last of the versions that a batch of events is about.
 
     Every head holds for all events before it, so one does for the batch.

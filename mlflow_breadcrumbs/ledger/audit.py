@@ -13,7 +13,7 @@ MAKING = ("import", "finetune", "merge")
 
 
 @dataclasses.dataclass(frozen=True)
-class Check:
+class LedgerCheck:
     """One thing that was checked about a version."""
 
     what: str
@@ -27,7 +27,7 @@ def verify(
     *,
     in_mlflow: bool = True,
     show: progress.Progress = progress.silent,
-) -> chain.Verdict:
+) -> chain.ChainVerdict:
     """Walk the chain, and hold it against the heads that are kept elsewhere.
 
     Args:
@@ -38,7 +38,7 @@ def verify(
     Raises:
         LedgerError: The ledger can't be read, or `expected` is no head.
     """
-    kept = {"the expected head": str(events.Head.parse(expected))} if expected else {}
+    kept = {"the expected head": str(events.ChainHead.parse(expected))} if expected else {}
     # First the heads, then the chain: what is added meanwhile makes the chain longer, not wrong.
     if in_mlflow:
         kept |= heads_in_mlflow(show)
@@ -63,8 +63,8 @@ def heads_in_mlflow(show: progress.Progress = progress.silent) -> dict[str, str]
 
 
 def check_version(
-    uri: str, weights_digest: str, verdict: chain.Verdict | None = None
-) -> tuple[Check, ...]:
+    uri: str, weights_digest: str, verdict: chain.ChainVerdict | None = None
+) -> tuple[LedgerCheck, ...]:
     """Hold one version against the ledger.
 
     Args:
@@ -86,9 +86,11 @@ def check_version(
     lost = seen and bool(walked.problem or (against and against.problem))
     return (
         _check_event(uri, weights_digest, about, lost=lost),
-        Check("event chain", "changed", walked.problem)
+        LedgerCheck("event chain", "changed", walked.problem)
         if walked.problem
-        else Check("event chain", "ok", f"{walked.head.sequence} events, each follows the last"),
+        else LedgerCheck(
+            "event chain", "ok", f"{walked.head.sequence} events, each follows the last"
+        ),
         _check_head(uri, tag, against),
     )
 
@@ -106,11 +108,11 @@ def _making(about: Sequence[events.Event]) -> list[events.Event]:
 
 def _check_event(
     uri: str, weights_digest: str, about: Sequence[events.Event], *, lost: bool
-) -> Check:
+) -> LedgerCheck:
     """The event that made a version; `lost`: the ledger knew the version, and lacks events."""
     made = _making(about)
     if not made:
-        return Check(
+        return LedgerCheck(
             "ledger event",
             "missing" if lost else "unknown",
             f"no event says that {uri} was made"
@@ -120,21 +122,21 @@ def _check_event(
     recorded = event.details.get("weights_digest")
     what = f"event {event.sequence}, {event.kind} by {event.actor} at {event.time}"
     if recorded is None:
-        return Check("ledger event", "unknown", f"{what}, has no weights digest")
+        return LedgerCheck("ledger event", "unknown", f"{what}, has no weights digest")
     if recorded != weights_digest:
-        return Check(
+        return LedgerCheck(
             "ledger event",
             "changed",
             f"{what}, has the weights {recorded}; they are now {weights_digest}",
         )
-    return Check("ledger event", "ok", what)
+    return LedgerCheck("ledger event", "ok", what)
 
 
-def _check_head(uri: str, tag: str | None, against: chain.Verdict | None) -> Check:
+def _check_head(uri: str, tag: str | None, against: chain.ChainVerdict | None) -> LedgerCheck:
     if tag is None or against is None:
-        return Check("ledger head", "unknown", f"{uri} has no tag {anchors.TAG_HEAD}")
+        return LedgerCheck("ledger head", "unknown", f"{uri} has no tag {anchors.TAG_HEAD}")
     if against.foreign:
-        return Check("ledger head", "unknown", f"{tag} is the head of another ledger")
+        return LedgerCheck("ledger head", "unknown", f"{tag} is the head of another ledger")
     if against.problem:
-        return Check("ledger head", "changed", against.problem)
-    return Check("ledger head", "ok", f"{tag} is in the chain")
+        return LedgerCheck("ledger head", "changed", against.problem)
+    return LedgerCheck("ledger head", "ok", f"{tag} is in the chain")

@@ -13,10 +13,10 @@ from mlflow_breadcrumbs.support import canonical
 
 
 @dataclasses.dataclass(frozen=True)
-class Verdict:
+class ChainVerdict:
     """What `ledger verify` found."""
 
-    head: events.Head
+    head: events.ChainHead
     """The last event that is stored."""
     problem: str | None
     """The first thing that is wrong, naming the event; `None` while the chain holds."""
@@ -46,15 +46,15 @@ class Verdict:
         }
 
 
-def verify(connection: sql.Connection, kept: Mapping[str, str] | None = None) -> Verdict:
+def verify(connection: sql.Connection, kept: Mapping[str, str] | None = None) -> ChainVerdict:
     """Walk the whole chain.
 
     Args:
         connection: A transaction of `Store.reading`.
         kept: Heads that were kept elsewhere, by where: each must be in the chain.
     """
-    ledger = connection.scalars(sql.select(schema.Ledger.id)).one()
-    last = events.Head(0, events.genesis(ledger), ledger)
+    ledger = connection.scalars(sql.select(schema.LedgerRow.id)).one()
+    last = events.ChainHead(0, events.genesis(ledger), ledger)
     ours, foreign, damaged = _sorted_out(kept or {}, ledger)
     wanted = {head.sequence for _, head in ours}
     hashes = {0: last.hash}
@@ -69,10 +69,10 @@ def verify(connection: sql.Connection, kept: Mapping[str, str] | None = None) ->
         if time < before:
             clock.append(row.sequence)
         before = time
-        last = events.Head(row.sequence, row.hash, ledger)
+        last = events.ChainHead(row.sequence, row.hash, ledger)
         if last.sequence in wanted:
             hashes[last.sequence] = last.hash
-    return Verdict(
+    return ChainVerdict(
         head=events.head(connection),
         problem=problem or _held_against(ours, hashes, last) or damaged,
         clock=tuple(clock),
@@ -81,30 +81,30 @@ def verify(connection: sql.Connection, kept: Mapping[str, str] | None = None) ->
     )
 
 
-def held(connection: sql.Connection, kept: Mapping[str, str]) -> Verdict:
+def held(connection: sql.Connection, kept: Mapping[str, str]) -> ChainVerdict:
     """Hold kept heads against the stored hashes alone, without walking the chain."""
     last = events.head(connection)
     ours, foreign, damaged = _sorted_out(kept, last.ledger)
     wanted = [head.sequence for _, head in ours]
     found = connection.execute(
-        sql.select(schema.Event.sequence, schema.Event.hash).where(
-            schema.Event.sequence.in_(wanted)
+        sql.select(schema.EventRow.sequence, schema.EventRow.hash).where(
+            schema.EventRow.sequence.in_(wanted)
         )
     )
     hashes = {0: events.genesis(last.ledger)} | {row.sequence: row.hash for row in found}
     problem = _held_against(ours, hashes, last) or damaged
-    return Verdict(last, problem, (), len(ours), foreign)
+    return ChainVerdict(last, problem, (), len(ours), foreign)
 
 
 def _sorted_out(
     kept: Mapping[str, str], ledger: str
-) -> tuple[list[tuple[str, events.Head]], int, str | None]:
+) -> tuple[list[tuple[str, events.ChainHead]], int, str | None]:
     """The heads of this ledger by sequence, how many are another's, and what can't be read."""
-    ours: list[tuple[str, events.Head]] = []
+    ours: list[tuple[str, events.ChainHead]] = []
     foreign, damaged = 0, None
     for where, text in kept.items():
         try:
-            head = events.Head.parse(text)
+            head = events.ChainHead.parse(text)
         except errors.LedgerError:
             damaged = f"{where} carries {text!r}, which is no head of a ledger"
             continue
@@ -115,7 +115,7 @@ def _sorted_out(
     return sorted(ours, key=lambda pair: pair[1].sequence), foreign, damaged
 
 
-def _problem(row: Any, last: events.Head) -> str | None:
+def _problem(row: Any, last: events.ChainHead) -> str | None:
     """What is wrong with a stored event, given the event before it."""
     expected = last.sequence + 1
     if row.sequence != expected:
@@ -146,7 +146,7 @@ def _problem(row: Any, last: events.Head) -> str | None:
 
 
 def _held_against(
-    kept: Iterable[tuple[str, events.Head]], hashes: Mapping[int, str], last: events.Head
+    kept: Iterable[tuple[str, events.ChainHead]], hashes: Mapping[int, str], last: events.ChainHead
 ) -> str | None:
     """The first kept head that isn't in a chain that holds in itself."""
     for where, head in kept:

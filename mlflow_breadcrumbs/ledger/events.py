@@ -25,7 +25,7 @@ INTENT, DONE, FAILED, ABANDONED = "intent", "done", "failed", "abandoned"
 
 
 @dataclasses.dataclass(frozen=True)
-class Head:
+class ChainHead:
     """The last event at some moment; whoever keeps it can tell whether the chain was rewritten."""
 
     sequence: int
@@ -42,7 +42,7 @@ class Head:
         return f"{self}@{self.ledger}"
 
     @classmethod
-    def parse(cls, text: str) -> "Head":
+    def parse(cls, text: str) -> "ChainHead":
         """Read `SEQUENCE:HASH` or `SEQUENCE:HASH@LEDGER`.
 
         Raises:
@@ -94,15 +94,19 @@ class Event(Draft):
         return cls(**json.loads(body))
 
 
-def head(connection: sql.Connection) -> Head:
+def head(connection: sql.Connection) -> ChainHead:
     """The last event's sequence and hash."""
-    ledger = connection.scalars(sql.select(schema.Ledger.id)).one()
+    ledger = connection.scalars(sql.select(schema.LedgerRow.id)).one()
     last = connection.execute(
-        sql.select(schema.Event.sequence, schema.Event.hash)
-        .order_by(schema.Event.sequence.desc())
+        sql.select(schema.EventRow.sequence, schema.EventRow.hash)
+        .order_by(schema.EventRow.sequence.desc())
         .limit(1)
     ).one_or_none()
-    return Head(0, genesis(ledger), ledger) if last is None else Head(last[0], last[1], ledger)
+    return (
+        ChainHead(0, genesis(ledger), ledger)
+        if last is None
+        else ChainHead(last[0], last[1], ledger)
+    )
 
 
 def genesis(ledger: str) -> str:
@@ -115,7 +119,7 @@ def now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
 
 
-def append(connection: sql.Connection, draft: Draft) -> Head:
+def append(connection: sql.Connection, draft: Draft) -> ChainHead:
     """Add an event, in a transaction of `Store.writing`; the new head.
 
     Before a move of an alias comes a change that the move brought to light, if there is one.
@@ -147,7 +151,7 @@ def observed(actor: str, name: str, details: Mapping[str, Any]) -> Draft:
     )
 
 
-def _append(connection: sql.Connection, draft: Draft) -> Head:
+def _append(connection: sql.Connection, draft: Draft) -> ChainHead:
     last = head(connection)
     event = Event(
         **{field.name: getattr(draft, field.name) for field in dataclasses.fields(Draft)},
@@ -156,9 +160,9 @@ def _append(connection: sql.Connection, draft: Draft) -> Head:
         time=now(),
     )
     body = canonical.dumps(event.to_dict())
-    new = Head(event.sequence, canonical.sha256(body), last.ledger)
+    new = ChainHead(event.sequence, canonical.sha256(body), last.ledger)
     connection.execute(
-        sql.insert(schema.Event).values(
+        sql.insert(schema.EventRow).values(
             sequence=new.sequence,
             previous=event.previous,
             hash=new.hash,
@@ -168,10 +172,10 @@ def _append(connection: sql.Connection, draft: Draft) -> Head:
         )
     )
     if event.phase == INTENT:
-        connection.execute(sql.insert(schema.OpenIntent).values(sequence=new.sequence))
+        connection.execute(sql.insert(schema.OpenIntentRow).values(sequence=new.sequence))
     if event.intent is not None:
         connection.execute(
-            sql.delete(schema.OpenIntent).where(schema.OpenIntent.sequence == event.intent)
+            sql.delete(schema.OpenIntentRow).where(schema.OpenIntentRow.sequence == event.intent)
         )
     alias_state.take(connection, event.to_dict())
     return new
@@ -179,32 +183,34 @@ def _append(connection: sql.Connection, draft: Draft) -> Head:
 
 def of_name(connection: sql.Connection, name: str) -> list[Event]:
     """The events of a registered model, in order."""
-    return _parsed(connection, schema.Event.name == name)
+    return _parsed(connection, schema.EventRow.name == name)
 
 
 def of_version(connection: sql.Connection, uri: str) -> list[Event]:
     """The events about one version, in order."""
-    return _parsed(connection, schema.Event.subject == uri)
+    return _parsed(connection, schema.EventRow.subject == uri)
 
 
 def open_intents(connection: sql.Connection) -> list[Event]:
     """The intents without an outcome, in order."""
-    return _parsed(connection, schema.Event.sequence.in_(sql.select(schema.OpenIntent.sequence)))
+    return _parsed(
+        connection, schema.EventRow.sequence.in_(sql.select(schema.OpenIntentRow.sequence))
+    )
 
 
 def is_open(connection: sql.Connection, intent: int) -> bool:
     """Whether an intent has no outcome yet."""
-    where = schema.OpenIntent.sequence == intent
-    return connection.scalar(sql.select(schema.OpenIntent.sequence).where(where)) is not None
+    where = schema.OpenIntentRow.sequence == intent
+    return connection.scalar(sql.select(schema.OpenIntentRow.sequence).where(where)) is not None
 
 
 def rows(connection: sql.Connection) -> Iterator[sql.Row[Any]]:
     """Every event as it is stored, in order, without holding all of them in memory."""
-    table = schema.table(schema.Event)
+    table = schema.table(schema.EventRow)
     statement = sql.select(table).order_by(table.c.sequence)
     yield from connection.execution_options(yield_per=1000).execute(statement)
 
 
 def _parsed(connection: sql.Connection, where: sql.ColumnElement[bool]) -> list[Event]:
-    statement = sql.select(schema.Event.body).where(where).order_by(schema.Event.sequence)
+    statement = sql.select(schema.EventRow.body).where(where).order_by(schema.EventRow.sequence)
     return [Event.parse(body) for body in connection.scalars(statement)]

@@ -14,7 +14,7 @@ from mlflow_breadcrumbs.support import progress
 OVERLAP = 3_600_000
 """Milliseconds before the newest known update that are read again: servers' clocks differ."""
 
-_VERSIONS, _EDGES = schema.table(schema.Version), schema.table(schema.Edge)
+_VERSIONS, _EDGES = schema.table(schema.VersionRow), schema.table(schema.EdgeRow)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +51,7 @@ def sync(
         LedgerError: The ledger can't be written.
     """
     with opened.reading() as connection:
-        known = connection.scalar(sql.select(schema.Ledger.synced))
+        known = connection.scalar(sql.select(schema.LedgerRow.synced))
     since = None if full or known is None else known - OVERLAP
     total = Synced(0, 0, 0, 0)
     seen: set[str] = set()
@@ -70,7 +70,7 @@ def sync(
     with opened.writing() as connection:
         removed = _remove_others(connection, seen) if since is None else 0
         _name_parents(connection)
-        connection.execute(sql.update(schema.Ledger).values(synced=newest))
+        connection.execute(sql.update(schema.LedgerRow).values(synced=newest))
     return dataclasses.replace(total, removed=removed)
 
 

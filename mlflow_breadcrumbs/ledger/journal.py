@@ -127,7 +127,7 @@ def recording(
     _finish(begun, intent, events.DONE, job)
 
 
-def _finish(begun: events.Draft, intent: events.Head, phase: str, job: Recording) -> None:
+def _finish(begun: events.Draft, intent: events.ChainHead, phase: str, job: Recording) -> None:
     """Write the outcome. The act is done: a ledger that is gone now must not undo it."""
     outcome = dataclasses.replace(
         begun,
@@ -172,7 +172,7 @@ def note(
     run_id: str | None = None,
     details: Mapping[str, Any] | None = None,
     anchored: bool = True,
-) -> events.Head:
+) -> events.ChainHead:
     """Write an event without an intent: of something that is done already, or changes nothing.
 
     Args:

@@ -40,7 +40,7 @@ def descendants(uri: str) -> graph.Graph:
         return index.descendants(connection, index.canonical_uri(connection, uri))
 
 
-def head() -> events.Head:
+def head() -> events.ChainHead:
     """The last event."""
     with stores.opened() as ledger, ledger.reading() as connection:
         return events.head(connection)

@@ -13,7 +13,7 @@ class Base(DeclarativeBase):
     metadata = MetaData()
 
 
-class Ledger(Base):
+class LedgerRow(Base):
     """The one row that says which ledger this is; writers lock it."""
 
     __tablename__ = "breadcrumbs_ledger"
@@ -25,7 +25,7 @@ class Ledger(Base):
     """The newest update of a version that the index knows, in milliseconds."""
 
 
-class Version(Base):
+class VersionRow(Base):
     """The index: a version of the registry, as `graph.Version`."""
 
     __tablename__ = "breadcrumbs_versions"
@@ -45,7 +45,7 @@ class Version(Base):
     updated: Mapped[int] = mapped_column(BigInteger)
 
 
-class Edge(Base):
+class EdgeRow(Base):
     """The index: what a version was made from, as `graph.Edge`."""
 
     __tablename__ = "breadcrumbs_edges"
@@ -61,7 +61,7 @@ class Edge(Base):
     model_id: Mapped[str | None] = mapped_column(Text)
 
 
-class Event(Base):
+class EventRow(Base):
     """The history: never changed. `body` is what is hashed; the other columns are for searching."""
 
     __tablename__ = "breadcrumbs_events"
@@ -79,7 +79,7 @@ class Event(Base):
     body: Mapped[str] = mapped_column(Text)
 
 
-class OpenIntent(Base):
+class OpenIntentRow(Base):
     """The intents without an outcome: an index, so that they are found without a scan."""
 
     __tablename__ = "breadcrumbs_open_intents"
@@ -87,7 +87,7 @@ class OpenIntent(Base):
     sequence: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
 
 
-class Alias(Base):
+class AliasRow(Base):
     """Where each alias pointed when an event last said so; see `whereabouts`."""
 
     __tablename__ = "breadcrumbs_aliases"
@@ -101,7 +101,7 @@ class Alias(Base):
     """Of the event that said so."""
 
 
-class Look(Base):
+class LookRow(Base):
     """When the aliases of a registered model, or of all, were last held against the registry."""
 
     __tablename__ = "breadcrumbs_looks"
@@ -110,7 +110,7 @@ class Look(Base):
     time: Mapped[str] = mapped_column(String(32))
 
 
-class Receipt(Base):
+class ReceiptRow(Base):
     """A webhook that was received: each is taken once."""
 
     __tablename__ = "breadcrumbs_receipts"
@@ -122,7 +122,7 @@ class Receipt(Base):
     """The event that tells the same change: another delivery needs another event."""
 
 
-class Outbox(Base):
+class OutboxRow(Base):
     """How far the events were delivered to a receiver outside."""
 
     __tablename__ = "breadcrumbs_outbox"

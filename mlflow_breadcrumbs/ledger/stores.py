@@ -78,7 +78,7 @@ class Store:
     def writing(self) -> Iterator[sql.Connection]:
         """A transaction that writes; there is one at a time, in all processes together."""
         with self.writing_unlocked() as connection:
-            connection.execute(sql.select(schema.Ledger.id).with_for_update())
+            connection.execute(sql.select(schema.LedgerRow.id).with_for_update())
             yield connection
 
     @contextlib.contextmanager

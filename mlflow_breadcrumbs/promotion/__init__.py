@@ -11,7 +11,7 @@
 from mlflow_breadcrumbs.promotion import policy, promote, rollback
 
 rules = policy.load("policy.yaml")
-decision = promote.promote(promote.Request("models:/clip-merged/2", "champion", rules))
+decision = promote.promote(promote.PromotionRequest("models:/clip-merged/2", "champion", rules))
 decision.result, decision.sentence, decision.verdict.objections
 rollback.rollback("clip-merged", "champion")
 ```

@@ -100,9 +100,9 @@ def standing(name: str, weights_digest: str) -> tuple[facts.Approval, ...]:
 def makers(resolved: versions.ResolvedVersion, weights_digest: str) -> tuple[str, ...]:
     """Who made these weights: by the ledger's events, under any name, else by the version's run."""
     # The digest is searched in the text, since the same weights may have another name.
-    holds = schema.Event.body.contains(weights_digest)
+    holds = schema.EventRow.body.contains(weights_digest)
     with stores.opened() as opened, opened.reading() as connection:
-        bodies = connection.scalars(sql.select(schema.Event.body).where(holds)).all()
+        bodies = connection.scalars(sql.select(schema.EventRow.body).where(holds)).all()
     found = {
         facts.person_of(event.actor)
         for event in map(events.Event.parse, bodies)

@@ -12,7 +12,7 @@ from mlflow_breadcrumbs.support import defaults, progress
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class MeasuringSettings:
     """How to measure."""
 
     device: str = "auto"
@@ -24,7 +24,7 @@ class Settings:
 
 
 def measure(
-    how: Settings,
+    how: MeasuringSettings,
     task_file: str,
     resolved: versions.ResolvedVersion,
     rules: policies.Policy,

@@ -85,7 +85,7 @@ class DataSet(fields.Strict):
         return self
 
 
-class Evidence(fields.Strict):
+class EvidenceRules(fields.Strict):
     """On which measurements the decision may rest."""
 
     max_age: fields.Duration | None = None
@@ -144,7 +144,7 @@ class Policy(fields.Strict):
     tasks: dict[str, Floor] = pydantic.Field(default_factory=dict)
     """By task; `*` is every task that has no entry of its own."""
     no_regression: NoRegression | None = None
-    evidence: Evidence = Evidence()
+    evidence: EvidenceRules = EvidenceRules()
     verified: Annotated[bool, pydantic.Field(strict=True)] = False
     """Whether all checks of `verify` must be right."""
     licences: Annotated[tuple[str, ...], pydantic.Field(min_length=1)] | None = None
@@ -274,7 +274,7 @@ def _place(root: yaml.Node, path: Sequence[int | str]) -> tuple[int, str]:
 
 @functools.cache
 def _field_names() -> frozenset[str]:
-    kinds = (Policy, Floor, NoRegression, DataSet, Evidence, windows.Freeze, Threshold)
+    kinds = (Policy, Floor, NoRegression, DataSet, EvidenceRules, windows.Freeze, Threshold)
     return frozenset(name for kind in kinds for name in kind.model_fields)
 
 

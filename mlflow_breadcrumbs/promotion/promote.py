@@ -36,7 +36,7 @@ _logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
-class Request:
+class PromotionRequest:
     """What a user asks for."""
 
     uri: str
@@ -85,7 +85,7 @@ class Decision:
 
 
 def promote(
-    request: Request,
+    request: PromotionRequest,
     *,
     now: datetime.datetime | None = None,
     show: progress.Progress = progress.silent,
@@ -143,7 +143,7 @@ def _resolve(uri: str) -> versions.ResolvedVersion:
 
 
 def _judge(
-    request: Request,
+    request: PromotionRequest,
     resolved: versions.ResolvedVersion,
     champion: str | None,
     now: datetime.datetime | None,
@@ -154,7 +154,7 @@ def _judge(
     verdict = gates.judge(request.rules, known, now or _now())
     whole = known.recorded_digest in (None, known.weights_digest)
     if request.tasks and whole and not request.dry_run and verdict.wants_measurements:
-        how = measuring.Settings(request.device, request.batch_size, request.cache)
+        how = measuring.MeasuringSettings(request.device, request.batch_size, request.cache)
         measuring.measure(how, request.tasks, resolved, request.rules, known, show)
         known = gathering.gather(resolved, request.rules, champion)
         verdict = gates.judge(request.rules, known, now or _now())
@@ -162,7 +162,7 @@ def _judge(
 
 
 def _decide(
-    request: Request,
+    request: PromotionRequest,
     resolved: versions.ResolvedVersion,
     expected: str | None,
     known: facts.Facts,
@@ -203,7 +203,7 @@ def _say(run_id: str, result: Result) -> None:
 
 
 def _move(
-    request: Request,
+    request: PromotionRequest,
     resolved: versions.ResolvedVersion,
     expected: str | None,
     run_id: str,
@@ -263,7 +263,7 @@ def _refusal(resolved: versions.ResolvedVersion, alias: str, verdict: verdicts.V
 
 def _log(
     run_id: str,
-    request: Request,
+    request: PromotionRequest,
     resolved: versions.ResolvedVersion,
     expected: str | None,
     known: facts.Facts,

@@ -31,7 +31,7 @@ HELD, BROKEN = "held", "broken"
 
 
 @dataclasses.dataclass(frozen=True)
-class Request:
+class RecheckRequest:
     """What a user asks for."""
 
     name: str
@@ -80,7 +80,7 @@ class Recheck:
         }
 
 
-def recheck(request: Request, *, show: progress.Progress = progress.silent) -> Recheck:
+def recheck(request: RecheckRequest, *, show: progress.Progress = progress.silent) -> Recheck:
     """Measure the version that has an alias, judge it by the fresh measurements, and act on that.
 
     Raises:
@@ -154,14 +154,14 @@ def _policy_of(
 
 
 def _measure(
-    request: Request,
+    request: RecheckRequest,
     resolved: versions.ResolvedVersion,
     rules: policies.Policy,
     number: str,
     show: progress.Progress,
 ) -> tuple[facts.Facts, facts.Facts]:
     """All facts, and the facts with the fresh measurements alone."""
-    how = measuring.Settings(request.device, request.batch_size, cache=False)
+    how = measuring.MeasuringSettings(request.device, request.batch_size, cache=False)
     known = gathering.gather(resolved, rules.on_accuracy(), number)
     origins = {
         f"run {run_id}"
@@ -184,7 +184,7 @@ def _sentence(resolved: versions.ResolvedVersion, alias: str, verdict: verdicts.
 
 def _log(
     run_id: str,
-    request: Request,
+    request: RecheckRequest,
     resolved: versions.ResolvedVersion,
     rules: policies.Policy,
     fresh: facts.Facts,

@@ -13,7 +13,7 @@ METHODS = ("weight_average", "task_arithmetic", "breadcrumbs")
 
 
 @dataclasses.dataclass(frozen=True)
-class Entry:
+class Contender:
     """One set of weights and its accuracy per task, 0…1."""
 
     name: str
@@ -39,7 +39,7 @@ class Entry:
 
 def contest(
     bench: workbench.Study, alphas: Sequence[float], show: progress.Progress = progress.silent
-) -> list[Entry]:
+) -> list[Contender]:
     """The base, the sources (each on its own task), then every method of merging.
 
     The methods get the same choice of alphas and the same validation images. A weight average is
@@ -50,7 +50,7 @@ def contest(
         alphas: to choose from.
         show: told about each method.
     """
-    entries: list[Entry] = []
+    entries: list[Contender] = []
     cards: list[scorecard.Scorecard] = []
     with show("ways to merge", total=len(METHODS), unit="methods") as advance:
         for method in METHODS:
@@ -63,12 +63,12 @@ def contest(
                 alpha = settings.alpha
             cards.append(bench.measure(settings, split="test"))
             merged = {score.task: score.merged.value for score in cards[-1].scores}
-            entries.append(Entry(method, alpha, merged))
+            entries.append(Contender(method, alpha, merged))
             advance(1)
     scores = cards[0].scores
     return [
-        Entry("base", None, {score.task: score.zero_shot.value for score in scores}),
-        Entry(
+        Contender("base", None, {score.task: score.zero_shot.value for score in scores}),
+        Contender(
             "sources, each its own", None, {score.task: score.finetuned.value for score in scores}
         ),
         *entries,

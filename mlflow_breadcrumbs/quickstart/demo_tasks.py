@@ -13,7 +13,7 @@ import yaml
 from PIL import Image
 
 from mlflow_breadcrumbs.quickstart import materials
-from mlflow_breadcrumbs.quickstart.settings import Settings
+from mlflow_breadcrumbs.quickstart.settings import QuickstartSettings
 from mlflow_breadcrumbs.support import progress
 
 SPLITS = {"train": 0.6, "validation": 0.1, "test": 0.3}
@@ -43,7 +43,7 @@ class Assignment:
         )
 
     def pictures(
-        self, settings: Settings, rng: np.random.Generator
+        self, settings: QuickstartSettings, rng: np.random.Generator
     ) -> tuple[list[materials.Picture], list[int]]:
         """Take the pictures; labels index `classes`."""
         each, size = settings.task_images, settings.image_size
@@ -66,7 +66,7 @@ ASSIGNMENTS = (
 
 def write(
     folder: Path,
-    settings: Settings,
+    settings: QuickstartSettings,
     assignments: Sequence[Assignment] = ASSIGNMENTS,
     show: progress.Progress = progress.silent,
 ) -> Path:

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from mlflow_breadcrumbs.models import architecture
 from mlflow_breadcrumbs.quickstart import materials
-from mlflow_breadcrumbs.quickstart.settings import Settings
+from mlflow_breadcrumbs.quickstart.settings import QuickstartSettings
 from mlflow_breadcrumbs.support import progress
 
 CLEAN = materials.Light(
@@ -25,7 +25,7 @@ CLEAN = materials.Light(
 TEXT_TOWER = {"context_length": 16, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 1}
 
 
-def write_config(path: Path, settings: Settings) -> architecture.ModelConfig:
+def write_config(path: Path, settings: QuickstartSettings) -> architecture.ModelConfig:
     """Write the architecture as open_clip's JSON configuration, and read it."""
     half = [0.5, 0.5, 0.5]
     content = {
@@ -49,7 +49,7 @@ def write_config(path: Path, settings: Settings) -> architecture.ModelConfig:
 def pretrain(
     config: architecture.ModelConfig,
     path: Path,
-    settings: Settings,
+    settings: QuickstartSettings,
     show: progress.Progress = progress.silent,
 ) -> None:
     """Train a model from scratch on images with captions, and write its weights.
@@ -92,7 +92,7 @@ def pretrain(
 
 
 def corpus(
-    settings: Settings, rng: np.random.Generator
+    settings: QuickstartSettings, rng: np.random.Generator
 ) -> tuple[list[materials.Picture], list[str]]:
     """The images of the pretraining and their captions."""
     pictures: list[materials.Picture] = []

@@ -19,7 +19,7 @@ from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.lineage import relatives
 from mlflow_breadcrumbs.models import tasks as task_files
 from mlflow_breadcrumbs.quickstart import contest, demo_tasks, pretrain
-from mlflow_breadcrumbs.quickstart.settings import Settings
+from mlflow_breadcrumbs.quickstart.settings import QuickstartSettings
 from mlflow_breadcrumbs.registry import records, versions
 from mlflow_breadcrumbs.search import workbench
 from mlflow_breadcrumbs.sources import finetuning, importing, training
@@ -39,7 +39,7 @@ _logger = logging.getLogger(__name__)
 class Shown:
     """What the quickstart ends with."""
 
-    entries: tuple[contest.Entry, ...]
+    entries: tuple[contest.Contender, ...]
     """Base, sources (each on its own task), and the merged models; the last is registered."""
     images: int
     """Number of test images."""
@@ -68,7 +68,7 @@ class Shown:
 
 def quickstart(
     folder: str | Path,
-    settings: Settings | None = None,
+    settings: QuickstartSettings | None = None,
     show: progress.Progress = progress.silent,
 ) -> Shown:
     """Make a zoo of real images, merge it, and compare.
@@ -83,7 +83,7 @@ def quickstart(
     Raises:
         BreadcrumbsError: The folder holds something else, or a stage failed.
     """
-    settings = settings or Settings()
+    settings = settings or QuickstartSettings()
     project = _project()
     folder = Path(folder)
     _make_anew(folder)
@@ -179,14 +179,14 @@ def _own_store(store: str, folder: Path) -> Iterator[None]:
 def _finetune(
     base: records.RegisteredVersion,
     task: task_files.Task,
-    settings: Settings,
+    settings: QuickstartSettings,
     show: progress.Progress,
 ) -> records.RegisteredVersion:
     return finetuning.finetune(
         base.uri,
         task,
         registered_model=f"demo-{task.name}",
-        settings=training.Settings(
+        settings=training.TrainingSettings(
             steps=settings.finetune_steps,
             batch_size=settings.finetune_batch,
             learning_rate=settings.finetune_rate,

@@ -4,7 +4,7 @@ import dataclasses
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class QuickstartSettings:
     """The defaults take less than three minutes on two processors."""
 
     seed: int = 0

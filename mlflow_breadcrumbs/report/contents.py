@@ -36,7 +36,7 @@ class Savings:
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
+class MergedSource:
     """The base or a source, as the lineage has it."""
 
     role: str
@@ -48,7 +48,7 @@ class Source:
 
 
 @dataclasses.dataclass(frozen=True)
-class Report:
+class MergeReport:
     """What the page says."""
 
     uri: str
@@ -56,7 +56,7 @@ class Report:
     weights_digest: str | None
     recipe: Mapping[str, Any]
     recipe_digest: str
-    inputs: tuple[Source, ...]
+    inputs: tuple[MergedSource, ...]
     """The base, then the sources."""
     evaluation: tuple[Mapping[str, Any], ...]
     """One row per task, as in `scorecard.Scorecard.rows`; empty if nothing was measured."""
@@ -88,7 +88,7 @@ class Report:
         return min(self.evaluation, key=lambda row: float(row["normalized_accuracy"]))
 
 
-def gather(uri: str, *, log: bool = True, show: progress.Progress = progress.silent) -> Report:
+def gather(uri: str, *, log: bool = True, show: progress.Progress = progress.silent) -> MergeReport:
     """Read everything about a merged version from its lineage, its run and the registry.
 
     The comparison of its sources is taken from the run; if it is not there, it is made.
@@ -116,7 +116,7 @@ def gather(uri: str, *, log: bool = True, show: progress.Progress = progress.sil
         for entry in details["byproducts"]
         if not entry["name"].startswith("evaluation/")
     }.get("environment", {})
-    return Report(
+    return MergeReport(
         uri=resolved.uri,
         run_id=resolved.run_id,
         weights_digest=resolved.recorded_digest,
@@ -148,9 +148,9 @@ def _predicate(resolved: versions.ResolvedVersion) -> dict[str, Any]:
     return dict(stated.content["predicate"])
 
 
-def _sources(dependencies: Sequence[Mapping[str, Any]]) -> list[Source]:
+def _sources(dependencies: Sequence[Mapping[str, Any]]) -> list[MergedSource]:
     return [
-        Source(
+        MergedSource(
             role=entry["annotations"]["role"],
             uri=entry["uri"],
             tasks=tuple(entry["annotations"]["tasks"]),
@@ -165,7 +165,7 @@ def _sources(dependencies: Sequence[Mapping[str, Any]]) -> list[Source]:
 
 def _comparison(
     resolved: versions.ResolvedVersion,
-    merged: Sequence[Source],
+    merged: Sequence[MergedSource],
     fields: Mapping[str, Any],
     log: bool,
     show: progress.Progress,
@@ -204,7 +204,7 @@ def _savings(
 
 
 def _studies(
-    resolved: versions.ResolvedVersion, merged: Sequence[Source]
+    resolved: versions.ResolvedVersion, merged: Sequence[MergedSource]
 ) -> dict[str, dict[str, bytes]]:
     base, *sources = (version.uri for version in merged)
     found = {}

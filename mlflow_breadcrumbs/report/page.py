@@ -16,7 +16,7 @@ NOTABLE = 0.9
 """The normalized accuracy below which a task is marked."""
 
 
-def render(found: contents.Report) -> bytes:
+def render(found: contents.MergeReport) -> bytes:
     """The page in UTF-8; everything that comes from outside is escaped."""
     images = {"bars": results.bars(found.evaluation)} if found.evaluation else {}
     if found.heat_map is not None:
@@ -34,7 +34,7 @@ def render(found: contents.Report) -> bytes:
     return page.encode()
 
 
-def log(found: contents.Report, page: bytes) -> str:
+def log(found: contents.MergeReport, page: bytes) -> str:
     """Log the page to the run that made the version.
 
     Returns:

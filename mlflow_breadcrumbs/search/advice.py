@@ -47,7 +47,7 @@ class Finding:
 
 
 @dataclasses.dataclass(frozen=True)
-class Evidence:
+class Comparand:
     """What the findings are drawn from."""
 
     labels: tuple[str, ...]
@@ -63,7 +63,7 @@ class Evidence:
     """Why the sources' heads can't go into one version."""
 
 
-def findings(evidence: Evidence) -> tuple[Finding, ...]:
+def findings(evidence: Comparand) -> tuple[Finding, ...]:
     """All that was found, what `merge` would refuse first; one of the kind `none` if nothing."""
     found = tuple(finding for find in _FINDERS for finding in find(evidence))
     return found or (
@@ -75,7 +75,7 @@ def findings(evidence: Evidence) -> tuple[Finding, ...]:
     )
 
 
-def _refused(evidence: Evidence) -> Iterator[Finding]:
+def _refused(evidence: Comparand) -> Iterator[Finding]:
     """Copies and unchanged sources: `merge` refuses them, since they only repeat."""
     labels, norms = evidence.labels, evidence.measured.norms
     for label, norm in zip(labels, norms, strict=True):
@@ -95,13 +95,13 @@ def _refused(evidence: Evidence) -> Iterator[Finding]:
             )
 
 
-def _heads(evidence: Evidence) -> Iterator[Finding]:
+def _heads(evidence: Comparand) -> Iterator[Finding]:
     """Two heads for one task: `merge` refuses them."""
     if evidence.head_clash is not None:
         yield Finding("heads", (), f"Merge refuses these heads: {evidence.head_clash}.")
 
 
-def _another_base(evidence: Evidence) -> Iterator[Finding]:
+def _another_base(evidence: Comparand) -> Iterator[Finding]:
     """Sources that are farther from the base than fine-tuning goes, or than all others are."""
     norms, ratios = evidence.measured.norms, evidence.measured.ratios
     for number, label in enumerate(evidence.labels):
@@ -125,7 +125,7 @@ def _another_base(evidence: Evidence) -> Iterator[Finding]:
         )
 
 
-def _norms(evidence: Evidence) -> Iterator[Finding]:
+def _norms(evidence: Comparand) -> Iterator[Finding]:
     """Lengths that differ by much: the longer task vectors drown the shorter ones in the sum."""
     away = {label for finding in _another_base(evidence) for label in finding.sources}
     norms = {
@@ -148,7 +148,7 @@ def _norms(evidence: Evidence) -> Iterator[Finding]:
     )
 
 
-def _alike(evidence: Evidence) -> Iterator[Finding]:
+def _alike(evidence: Comparand) -> Iterator[Finding]:
     """Two sources that are nearly one."""
     cosines = evidence.measured.cosines
     for one, other in _pairs(len(evidence.labels)):
@@ -163,7 +163,7 @@ def _alike(evidence: Evidence) -> Iterator[Finding]:
             )
 
 
-def _opposed(evidence: Evidence) -> Iterator[Finding]:
+def _opposed(evidence: Comparand) -> Iterator[Finding]:
     """Two sources that undo each other."""
     cosines = evidence.measured.cosines
     for one, other in _pairs(len(evidence.labels)):
@@ -178,7 +178,7 @@ def _opposed(evidence: Evidence) -> Iterator[Finding]:
             )
 
 
-def _sign_conflict(evidence: Evidence) -> Iterator[Finding]:
+def _sign_conflict(evidence: Comparand) -> Iterator[Finding]:
     """Kept elements whose signs differ more often than chance."""
     conflicts, both = evidence.measured.conflicts, evidence.measured.both
     worst = [
@@ -200,7 +200,7 @@ def _sign_conflict(evidence: Evidence) -> Iterator[Finding]:
     )
 
 
-def _energy(evidence: Evidence) -> Iterator[Finding]:
+def _energy(evidence: Comparand) -> Iterator[Finding]:
     """Masks that leave too little of a task vector."""
     kept = evidence.measured.energy_kept
     little = [
@@ -219,7 +219,7 @@ def _energy(evidence: Evidence) -> Iterator[Finding]:
         )
 
 
-_FINDERS: Sequence[Callable[[Evidence], Iterator[Finding]]] = (
+_FINDERS: Sequence[Callable[[Comparand], Iterator[Finding]]] = (
     _refused,
     _heads,
     _another_base,

@@ -211,7 +211,7 @@ def _investigate(
 
 
 def _check_repeated(
-    resolved: versions.ResolvedVersion, stated: statement.Statement, merged: workbench.Merged
+    resolved: versions.ResolvedVersion, stated: statement.Statement, merged: workbench.InMemory
 ) -> None:
     """Hold the merge that was done again against the version: by its bits, or its tolerance."""
     if stated.settings.bit_exact or merged.weights_digest == resolved.recorded_digest:
@@ -248,7 +248,7 @@ class _Trial:
         bench: workbench.Study,
         request: BlameRequest,
         settings: recipe.MergeRecipe,
-        merged: workbench.Merged,
+        merged: workbench.InMemory,
         whole: scoring.Accuracy,
     ) -> None:
         self._bench, self._request, self._recipe = bench, request, settings

@@ -150,7 +150,7 @@ def compare(
         parameters = sum(first.info(name).numel for name in first.names)
         clash = _head_clash(opened[1:])
     total = geometry.total(measured.values(), len(sources))
-    evidence = advice.Evidence(labels, total, settings, max_norm_ratio, digests[1:], clash)
+    evidence = advice.Comparand(labels, total, settings, max_norm_ratio, digests[1:], clash)
     return Comparison(
         base=resolved[0].uri,
         sources=labels,

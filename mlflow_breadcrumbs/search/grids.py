@@ -45,7 +45,7 @@ Point = Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
-class Interval:
+class Range:
     """Any number from `low` to `high`."""
 
     low: float
@@ -57,7 +57,7 @@ class Interval:
         return min(max(drawn, self.low), self.high)
 
 
-Values = Interval | tuple[Any, ...]
+Values = Range | tuple[Any, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Grid:
             RecipeError: a field has an interval, or there are too many combinations.
         """
         for field, values in self.axes.items():
-            if isinstance(values, Interval):
+            if isinstance(values, Range):
                 raise errors.RecipeError(
                     f"{field} is {values.low:g}..{values.high:g}, which has no end of values; "
                     f"draw some of them (--random N), or write {values.low:g}:{values.high:g}:STEP"
@@ -92,9 +92,7 @@ class Grid:
     def draw(self, generator: random.Random) -> Point:
         """One point, each field by itself, every value or number alike."""
         return {
-            field: values.draw(generator)
-            if isinstance(values, Interval)
-            else generator.choice(values)
+            field: values.draw(generator) if isinstance(values, Range) else generator.choice(values)
             for field, values in self.axes.items()
         }
 
@@ -118,7 +116,7 @@ def parse(field: str, value: Any) -> Values:
         low, high = (float(_number(field, part)) for part in match.groups())
         if low >= high:
             raise errors.RecipeError(f"{field} is {value!r}; the first number must be smaller")
-        return Interval(low, high)
+        return Range(low, high)
     parts = [part.strip() for part in value.split(",")]
     if field in WORDS:
         return _checked(field, parts)

@@ -52,7 +52,7 @@ class Materials:
 
 
 @dataclasses.dataclass(frozen=True)
-class Merged:
+class InMemory:
     """A merge in memory, until the next one."""
 
     tensors: Mapping[str, torch.Tensor]
@@ -185,7 +185,7 @@ class Study:
                     self._masks[units, point] = masks
                 advance(1)
 
-    def merge(self, settings: recipe.MergeRecipe, members: Sequence[int] | None = None) -> Merged:
+    def merge(self, settings: recipe.MergeRecipe, members: Sequence[int] | None = None) -> InMemory:
         """Merge in memory; the next merge overwrites the tensors.
 
         Args:
@@ -209,7 +209,7 @@ class Study:
         )
         ratio = self._materials.max_norm_ratio
         merging.merge_into(writer, job, backend=backend, max_norm_ratio=ratio)
-        return Merged(writer.tensors, writer.weights_digest)
+        return InMemory(writer.tensors, writer.weights_digest)
 
     def measure(
         self,
@@ -237,7 +237,7 @@ class Study:
 
     def score(
         self,
-        merged: Merged,
+        merged: InMemory,
         members: Sequence[int],
         *,
         split: tasks.Split = "validation",

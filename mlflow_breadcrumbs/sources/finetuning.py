@@ -20,7 +20,7 @@ def finetune(
     task: tasks.Task,
     *,
     registered_model: str,
-    settings: training.Settings | None = None,
+    settings: training.TrainingSettings | None = None,
     device: str = "auto",
     folder: str | Path | None = None,
     show: progress.Progress = progress.silent,
@@ -47,7 +47,7 @@ def finetune(
         IntegrityError: The base's bytes are not those that were registered.
         TaskError: The images or the head are unusable.
     """
-    settings = settings or training.Settings()
+    settings = settings or training.TrainingSettings()
     versions.check_name(registered_model)
     ledger.check()
     device = devices.choose_device(device)
@@ -95,7 +95,7 @@ def _log_start(
     run_id: str,
     resolved: versions.ResolvedVersion,
     task: tasks.Task,
-    settings: training.Settings,
+    settings: training.TrainingSettings,
     train_set: image_sets.ImageSet,
     validation_set: image_sets.ImageSet,
 ) -> None:

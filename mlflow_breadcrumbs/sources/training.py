@@ -34,7 +34,7 @@ PRECISIONS = ("auto", "float32", "bfloat16")
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class TrainingSettings:
     """How to fine-tune; the defaults are the paper's."""
 
     epochs: int = 10
@@ -115,7 +115,7 @@ def train(
     config: architecture.ModelConfig,
     head: heads.Head,
     train_set: image_sets.ImageSet,
-    settings: Settings,
+    settings: TrainingSettings,
     *,
     validation_set: image_sets.ImageSet | None = None,
     device: str = "cpu",
@@ -192,7 +192,7 @@ def _epoch(
     config: architecture.ModelConfig,
     head: heads.Head,
     train_set: image_sets.ImageSet,
-    settings: Settings,
+    settings: TrainingSettings,
     optimizer: torch.optim.Optimizer,
     epoch: int,
     device: str,
@@ -246,7 +246,7 @@ def _step(
     weight: torch.Tensor,
     pixels: torch.Tensor,
     labels: torch.Tensor,
-    settings: Settings,
+    settings: TrainingSettings,
     optimizer: torch.optim.Optimizer,
     device: str,
 ) -> float:
@@ -309,7 +309,7 @@ class _Saved:
         model: nn.Module,
         head: heads.Head,
         train_set: image_sets.ImageSet,
-        settings: Settings,
+        settings: TrainingSettings,
     ) -> "_Saved | None":
         if folder is None:
             return None

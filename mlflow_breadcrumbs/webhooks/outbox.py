@@ -30,7 +30,7 @@ BRIEFLY = 2.0
 FIRST_WAIT, LONGEST_WAIT = 5, 3600
 """Seconds until a delivery is tried again: doubled each time, up to the longest."""
 
-_OUTBOX, _EVENTS = schema.table(schema.Outbox), schema.table(schema.Event)
+_OUTBOX, _EVENTS = schema.table(schema.OutboxRow), schema.table(schema.EventRow)
 _logger = logging.getLogger(__name__)
 
 

@@ -39,7 +39,7 @@ class RefusalError(Exception):
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class ReceiverSettings:
     """What a receiver takes."""
 
     secret: str
@@ -48,7 +48,7 @@ class Settings:
     """Seconds by which the time of a delivery may differ from our clock."""
 
 
-def serve(settings: Settings, listening: socket.socket) -> None:
+def serve(settings: ReceiverSettings, listening: socket.socket) -> None:
     """Receive until the process is told to end (SIGINT, SIGTERM).
 
     Args:
@@ -81,7 +81,7 @@ def listen(host: str, port: int) -> socket.socket:
     return made
 
 
-def application(settings: Settings) -> applications.Starlette:
+def application(settings: ReceiverSettings) -> applications.Starlette:
     """The ASGI application: `POST /` takes a delivery, `GET /health` says that it is up."""
     kept: queue.Queue[Any] = queue.Queue()
 
@@ -126,7 +126,7 @@ async def _read(request: requests.Request) -> bytes:
 
 
 def _take(
-    settings: Settings, headers: Mapping[str, str], body: bytes
+    settings: ReceiverSettings, headers: Mapping[str, str], body: bytes
 ) -> tuple[dict[str, Any], list[Any]]:
     """Check a delivery and keep what it tells; the answer, and what is to go into MLflow."""
     identifier, timestamp, signature = (headers.get(name, "") for name in signatures.MLFLOW)

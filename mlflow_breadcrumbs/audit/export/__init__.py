@@ -23,7 +23,7 @@ from mlflow_breadcrumbs.audit.export import card, cyclonedx, openlineage, prov, 
 from mlflow_breadcrumbs.registry import versions
 from mlflow_breadcrumbs.support import canonical
 
-FORMATS: dict[str, Callable[[subjects.Facts], str]] = {
+FORMATS: dict[str, Callable[[subjects.Subject], str]] = {
     "slsa": lambda known: known.content.decode(),
     "cyclonedx": cyclonedx.write,
     "openlineage": openlineage.write,

@@ -36,7 +36,7 @@ METHODS = {
 """What a merge did, by the recipe's `combine`."""
 
 
-def write(known: subjects.Facts) -> str:
+def write(known: subjects.Subject) -> str:
     """The card as text."""
     front = yaml.safe_dump(_front_matter(known), sort_keys=False, allow_unicode=True)
     sections = [
@@ -51,7 +51,7 @@ def write(known: subjects.Facts) -> str:
     return f"---\n{front}---\n\n" + "\n\n".join(sections) + "\n"
 
 
-def _front_matter(known: subjects.Facts) -> dict[str, Any]:
+def _front_matter(known: subjects.Subject) -> dict[str, Any]:
     """What tools read: https://huggingface.co/docs/hub/model-cards."""
     stated = known.stated
     names = [subjects.name_and_version(entry.uri)[0] for entry in stated.inputs]
@@ -102,7 +102,7 @@ def _summary(stated: statement.Statement) -> str:
     )
 
 
-def _origin(known: subjects.Facts) -> Iterable[str]:
+def _origin(known: subjects.Subject) -> Iterable[str]:
     yield "## Where it comes from"
     yield _table(
         ("role", "version", "weights digest", "weight", "tasks", "licence"),
@@ -186,7 +186,7 @@ def _limits(stated: statement.Statement) -> Iterable[str]:
     yield "\n".join(f"- {limit}" for limit in limits)
 
 
-def _check(known: subjects.Facts) -> Iterable[str]:
+def _check(known: subjects.Subject) -> Iterable[str]:
     stated, uri = known.stated, known.resolved.uri
     commit = stated.code.get("digest", {}).get("gitCommit")
     dirty = " with uncommitted changes" if stated.code.get("annotations", {}).get("dirty") else ""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 PREFIX = "mlflow-breadcrumbs"
 
 
-def write(known: subjects.Facts) -> str:
+def write(known: subjects.Subject) -> str:
     """The bill of materials as JSON text.
 
     Raises:
@@ -52,7 +52,7 @@ def write(known: subjects.Facts) -> str:
     return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
 
-def _subject(known: subjects.Facts) -> "Component":
+def _subject(known: subjects.Subject) -> "Component":
     """The merged version."""
     from cyclonedx.model import (
         ExternalReference,

@@ -18,7 +18,7 @@ NAMESPACE = "mlflow"
 PRODUCER = f"urn:mlflow-breadcrumbs:{mlflow_breadcrumbs.__version__}"
 
 
-def write(known: subjects.Facts) -> str:
+def write(known: subjects.Subject) -> str:
     """The events as JSON Lines.
 
     Raises:
@@ -35,7 +35,7 @@ def write(known: subjects.Facts) -> str:
     return "".join(f"{Serde.to_json(event)}\n" for event in events)
 
 
-def _event(known: subjects.Facts, state: Any, time: str) -> "RunEvent":
+def _event(known: subjects.Subject, state: Any, time: str) -> "RunEvent":
     from openlineage.client.event_v2 import Job, Run, RunEvent, RunState
     from openlineage.client.facet_v2 import (
         execution_parameters_run,
@@ -86,7 +86,7 @@ def _event(known: subjects.Facts, state: Any, time: str) -> "RunEvent":
     )
 
 
-def _inputs(known: subjects.Facts) -> "list[InputDataset]":
+def _inputs(known: subjects.Subject) -> "list[InputDataset]":
     """The base and the sources."""
     from openlineage.client.event_v2 import InputDataset
 
@@ -104,7 +104,7 @@ def _inputs(known: subjects.Facts) -> "list[InputDataset]":
     ]
 
 
-def _output(known: subjects.Facts) -> "OutputDataset":
+def _output(known: subjects.Subject) -> "OutputDataset":
     """The merged version."""
     from openlineage.client.event_v2 import OutputDataset
 

@@ -24,7 +24,7 @@ NAMESPACES = {
 }
 
 
-def write(known: subjects.Facts) -> str:
+def write(known: subjects.Subject) -> str:
     """The document as PROV-JSON text.
 
     Raises:
@@ -42,7 +42,7 @@ def write(known: subjects.Facts) -> str:
     return f"{document.serialize(format='json', indent=2)}\n"
 
 
-def _add_merge(document: "ProvDocument", known: subjects.Facts) -> None:
+def _add_merge(document: "ProvDocument", known: subjects.Subject) -> None:
     """The version, the merge that generated it, what that used, and who did it."""
     stated = known.stated
     merged, run = _model(known.resolved.uri), _name("runs", stated.run_id)
@@ -89,7 +89,7 @@ def _add_merge(document: "ProvDocument", known: subjects.Facts) -> None:
         document.wasAssociatedWith(run, user)
 
 
-def _add_evaluation(document: "ProvDocument", known: subjects.Facts) -> None:
+def _add_evaluation(document: "ProvDocument", known: subjects.Subject) -> None:
     """The images, and the accuracies that were measured on them."""
     run = _name("runs", known.stated.run_id)
     for row in known.stated.evaluation:

@@ -9,7 +9,7 @@ from mlflow_breadcrumbs.support import canonical
 
 
 @dataclasses.dataclass(frozen=True)
-class Facts:
+class Subject:
     """A merged version, as its exports describe it."""
 
     resolved: versions.ResolvedVersion
@@ -42,7 +42,7 @@ class Facts:
             )
 
 
-def gather(uri: str) -> Facts:
+def gather(uri: str) -> Subject:
     """The facts of a merged version.
 
     Raises:
@@ -51,7 +51,7 @@ def gather(uri: str) -> Facts:
     """
     resolved = versions.resolve(uri)
     content, stated = contents.read_statement(resolved)
-    return Facts(resolved, content, stated, relatives.tree(resolved.uri))
+    return Subject(resolved, content, stated, relatives.tree(resolved.uri))
 
 
 def name_and_version(uri: str) -> tuple[str, str | None]:

@@ -15,7 +15,7 @@ DIGIT = 16
 
 
 @dataclasses.dataclass
-class Cut:
+class RankCut:
     """Where the order (|τ|, index) is cut so that exactly `rank` elements lie before.
 
     An element lies behind the cut when its magnitude is above `magnitude`, or equal to it with at
@@ -47,7 +47,7 @@ def magnitude_bits(tau: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return tau.to(dtype).abs().view(integer).to(torch.int64)
 
 
-def cut(parts: Callable[[], Iterable[torch.Tensor]], rank: int, dtype: torch.dtype) -> Cut:
+def cut(parts: Callable[[], Iterable[torch.Tensor]], rank: int, dtype: torch.dtype) -> RankCut:
     """The cut before the element of `rank` (from 0) in the order (|τ|, index) of a long vector.
 
     Args:
@@ -67,7 +67,7 @@ def cut(parts: Callable[[], Iterable[torch.Tensor]], rank: int, dtype: torch.dty
         reached = below + torch.cumsum(histogram, 0)
         digit = int((reached <= rank).sum())
         if digit == 2**width:
-            return Cut(magnitude=2**63 - 1, ties=0)
+            return RankCut(magnitude=2**63 - 1, ties=0)
         below = int(reached[digit] - histogram[digit])
         prefix = prefix << width | digit
-    return Cut(magnitude=prefix, ties=rank - below)
+    return RankCut(magnitude=prefix, ties=rank - below)

@@ -68,10 +68,10 @@ class Cpu:
             concurrent.futures.ThreadPoolExecutor(self.threads) as pool,
             giving_up(pool),
         ):
-            return _Run(job, writer, advance, pool, self._known).outcome()
+            return _CpuRun(job, writer, advance, pool, self._known).outcome()
 
 
-class _Run:
+class _CpuRun:
     """One merge under way."""
 
     def __init__(

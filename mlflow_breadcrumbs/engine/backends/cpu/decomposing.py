@@ -80,11 +80,11 @@ class Decomposing:
             ) as pool,
             giving_up(pool),
         ):
-            run = _Run(job, writer, advance, known, self._updates, self._device)
+            run = _Decomposition(job, writer, advance, known, self._updates, self._device)
             return run.outcome(pool)
 
 
-class _Run:
+class _Decomposition:
     """One merge under way."""
 
     def __init__(

@@ -95,7 +95,7 @@ class Gpu:
         piece, memory = self._piece, self._memory or self._free()
         while True:
             advance.start()
-            run = _Run(job, writer, advance, self.device)
+            run = _GpuRun(job, writer, advance, self.device)
             try:
                 return run.outcome(min(piece, memory // 3), memory, pool)
             except (RuntimeError, MemoryError) as error:
@@ -141,7 +141,7 @@ class _Once:
             self._told = self._done
 
 
-class _Run:
+class _GpuRun:
     """One merge under way."""
 
     def __init__(

@@ -67,7 +67,7 @@ class Units:
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
+class Stretch:
     """A run of one tensor's elements: whole masking units, or a part of a long one."""
 
     name: str
@@ -87,7 +87,7 @@ class Run:
 
 
 @dataclasses.dataclass(frozen=True)
-class Segment(Run):
+class Segment(Stretch):
     """A run in a piece."""
 
     position: int
@@ -191,13 +191,15 @@ def _one_round(job: Job, names: Sequence[str], nbytes: int) -> list[Round]:
     runs = [
         part
         for name in names
-        for part in _parts(job, Run(name, 0, job.base.info(name).numel, units), nbytes)
+        for part in _parts(job, Stretch(name, 0, job.base.info(name).numel, units), nbytes)
     ]
     parts = list(_packed(job, runs, nbytes))
     return [_round(job, parts, [(units, 1)])] if parts else []
 
 
-def _round(job: Job, parts: Sequence[Sequence[Run]], units: Sequence[tuple[Units, int]]) -> Round:
+def _round(
+    job: Job, parts: Sequence[Sequence[Stretch]], units: Sequence[tuple[Units, int]]
+) -> Round:
     """A round of a piece per part, with so many units of each kind."""
     long = [(own, number) for own, number in units if number]
     ranks = [np.tile([[own.low, own.upper]], (number, 1)) for own, number in long]
@@ -208,18 +210,18 @@ def _round(job: Job, parts: Sequence[Sequence[Run]], units: Sequence[tuple[Units
     )
 
 
-def _whole_runs(job: Job, name: str, nbytes: int) -> Iterator[Run]:
+def _whole_runs(job: Job, name: str, nbytes: int) -> Iterator[Stretch]:
     """A tensor cut into runs of whole units that fit a piece; a unit that does not is a run."""
     info, settings = job.base.info(name), job.recipe
     length = info.shape[-1] if settings.unit == "row" else info.numel
     count = masks.counts(length, settings.density, settings.gamma)
     units = Units(length, count.low, count.low + count.keep)
-    step = max(nbytes // _cost(job, Run(name, 0, length, units)), 1) * length
+    step = max(nbytes // _cost(job, Stretch(name, 0, length, units)), 1) * length
     for start in range(0, info.numel, step):
-        yield Run(name, start, min(start + step, info.numel), units)
+        yield Stretch(name, start, min(start + step, info.numel), units)
 
 
-def _parts(job: Job, run: Run, nbytes: int) -> Iterator[Run]:
+def _parts(job: Job, run: Stretch, nbytes: int) -> Iterator[Stretch]:
     """A run that is too large for a piece and holds one long unit, or less, in parts that fit."""
     step = max(nbytes // _element_bytes(job, run.name) // TILE, 1) * TILE
     if run.units.short or run.whole_units > 1:
@@ -229,9 +231,9 @@ def _parts(job: Job, run: Run, nbytes: int) -> Iterator[Run]:
         yield dataclasses.replace(run, start=start, stop=stop)
 
 
-def _packed(job: Job, runs: Iterable[Run], nbytes: int) -> Iterator[list[Run]]:
+def _packed(job: Job, runs: Iterable[Stretch], nbytes: int) -> Iterator[list[Stretch]]:
     """Runs together as long as they fit a piece and are of the same kinds of number."""
-    group: list[Run] = []
+    group: list[Stretch] = []
     filled = 0
     for run in runs:
         cost = _cost(job, run)
@@ -246,7 +248,7 @@ def _packed(job: Job, runs: Iterable[Run], nbytes: int) -> Iterator[list[Run]]:
         yield group
 
 
-def _cost(job: Job, run: Run) -> int:
+def _cost(job: Job, run: Stretch) -> int:
     """Bytes that a run takes on the device, with the search for its cuts."""
     search = run.whole_units * STATE * len(job.sources)
     return run.elements * _element_bytes(job, run.name) + search
@@ -263,7 +265,7 @@ def _signature(job: Job, name: str) -> tuple[int, ...]:
     return tuple(reading.KINDS[dtype] for dtype in (*dtypes, job.dtypes[name]))
 
 
-def _piece(job: Job, runs: Sequence[Run]) -> Piece:
+def _piece(job: Job, runs: Sequence[Stretch]) -> Piece:
     """Lay out runs of the same kinds of number one after the other."""
     segments = []
     position = unit = 0

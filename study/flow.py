@@ -68,7 +68,7 @@ def run(
         results_folder: Of the setting's measurements, known and new.
         seeds: Of fine-tuning; a seed counts when all its sources are there.
         on_time: Says whether to go on.
-        device: See `mlflow_breadcrumbs.device`.
+        device: See `mlflow_breadcrumbs.support.devices`.
 
     Returns:
         Whether everything is done.

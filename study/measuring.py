@@ -151,7 +151,7 @@ class Gauge:
         zoo: The seed's.
         seed: Of the fine-tuning.
         results: Known and new measurements.
-        device: See `mlflow_breadcrumbs.device`.
+        device: See `mlflow_breadcrumbs.support.devices`.
     """
 
     def __init__(self, zoo: zoos.Zoo, seed: int, results: Results, device: str = "auto") -> None:

@@ -57,7 +57,7 @@ def base(
         architecture: open_clip's name, or a JSON configuration.
         heads: The tasks with the images that heads are fitted on.
         head: `probe`, or `zero-shot` for a model with a text tower.
-        device: See `mlflow_breadcrumbs.device`.
+        device: See `mlflow_breadcrumbs.support.devices`.
 
     Returns:
         Its URI.
@@ -91,7 +91,7 @@ def source(
         seed: Of the order of the images and of their crops.
         settings: All others.
         states: A folder for the state after each epoch.
-        device: See `mlflow_breadcrumbs.device`.
+        device: See `mlflow_breadcrumbs.support.devices`.
 
     Returns:
         Its URI.

@@ -34,7 +34,7 @@ from safetensors.torch import save_file
 import mlflow_breadcrumbs
 from mlflow_breadcrumbs.engine import checkpoints, recipe
 from mlflow_breadcrumbs.flavor import requirements
-from mlflow_breadcrumbs.models import architecture, heads, tasks
+from mlflow_breadcrumbs.models import architecture, task_heads, tasks
 from mlflow_breadcrumbs.pipeline import flow
 from mlflow_breadcrumbs.registry import versions
 from mlflow_breadcrumbs.sources import importing
@@ -249,7 +249,7 @@ def fill(folder: Path, tracking_uri: str) -> Zoo:
         }
         save_file(tuned, folder / f"{name}.safetensors")
         base_model = tiny.model(config)
-        head = heads.zero_shot_head(
+        head = task_heads.zero_shot_head(
             base_model,
             architecture.tokenizer(config),
             tasks.find(tasks.load_tasks(task_file), name),

@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 
 from mlflow_breadcrumbs import errors, flavor
 from mlflow_breadcrumbs.evaluation import bench, scoring
-from mlflow_breadcrumbs.models import architecture, heads
+from mlflow_breadcrumbs.models import architecture, task_heads
 
 
 @pytest.fixture(scope="module")
@@ -15,7 +15,7 @@ def setting(tmp_path_factory):
     folder = tmp_path_factory.mktemp("bench")
     config = tiny.config(folder)
     generator = torch.Generator().manual_seed(0)
-    head = heads.Head(
+    head = task_heads.Head(
         "colours", tuple(tiny.COLOURS), ("{}",), "file", torch.randn(3, 12, generator=generator)
     )
     weights = folder / "weights.safetensors"
@@ -58,6 +58,6 @@ def test_other_weights_give_other_numbers(setting):
 
 def test_a_head_of_other_classes_is_refused(setting):
     config, sets, owned, _ = setting
-    other = heads.Head("colours", ("a", "b", "c"), ("{}",), "file", owned["colours"].weight)
+    other = task_heads.Head("colours", ("a", "b", "c"), ("{}",), "file", owned["colours"].weight)
     with pytest.raises(errors.TaskError, match="the classes of the head and of the images differ"):
         bench.Bench(config, sets, {"colours": other})

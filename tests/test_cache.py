@@ -9,7 +9,7 @@ import tiny
 import torch
 
 from mlflow_breadcrumbs.evaluation import caches, scoring
-from mlflow_breadcrumbs.models import heads
+from mlflow_breadcrumbs.models import task_heads
 
 FOUND = scoring.Accuracy(
     task="colours",
@@ -27,7 +27,7 @@ FOUND = scoring.Accuracy(
 
 def head(seed=0):
     weight = torch.randn(3, 12, generator=torch.Generator().manual_seed(seed))
-    return heads.Head("colours", tuple(tiny.COLOURS), ("{}",), "file", weight)
+    return task_heads.Head("colours", tuple(tiny.COLOURS), ("{}",), "file", weight)
 
 
 def test_what_is_kept_comes_back(tmp_path):

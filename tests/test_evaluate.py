@@ -10,7 +10,7 @@ import torch
 
 from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.evaluation import scoring
-from mlflow_breadcrumbs.models import architecture, features, heads, image_sets
+from mlflow_breadcrumbs.models import architecture, features, image_sets, task_heads
 from mlflow_breadcrumbs.support import intervals
 
 
@@ -21,7 +21,7 @@ def config(tmp_path):
 
 def head(classes=tuple(tiny.COLOURS), task="colours", seed=0):
     weight = torch.randn(len(classes), 12, generator=torch.Generator().manual_seed(seed))
-    return heads.Head(task, tuple(classes), ("{}",), "file", weight)
+    return task_heads.Head(task, tuple(classes), ("{}",), "file", weight)
 
 
 class Hungry(torch.nn.Module):

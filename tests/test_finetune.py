@@ -8,7 +8,7 @@ import torch
 
 from mlflow_breadcrumbs import errors, flavor
 from mlflow_breadcrumbs.engine import checkpoints
-from mlflow_breadcrumbs.models import heads, tasks
+from mlflow_breadcrumbs.models import task_heads, tasks
 from mlflow_breadcrumbs.sources import finetuning, training
 
 SETTINGS = training.TrainingSettings(epochs=2, batch_size=8, learning_rate=1e-3)
@@ -77,7 +77,7 @@ def test_the_result_is_a_source_with_its_lineage(store, tmp_path, task):
 
 
 def test_the_bases_head_is_used_where_it_has_one(store, tmp_path, task):
-    own = heads.Head("colours", task.classes, ("{}",), "file", torch.randn(3, 12))
+    own = task_heads.Head("colours", task.classes, ("{}",), "file", torch.randn(3, 12))
     base = registered_base(tmp_path, "with-head", heads=[own])
     version = finetuning.finetune(
         base, task, registered_model="headed", settings=SETTINGS, device="cpu"

@@ -27,7 +27,7 @@ import mlflow_breadcrumbs
 from mlflow_breadcrumbs import errors, flavor
 from mlflow_breadcrumbs.engine import checkpoints
 from mlflow_breadcrumbs.flavor import requirements
-from mlflow_breadcrumbs.models import heads
+from mlflow_breadcrumbs.models import task_heads
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def store(folder_of_store, monkeypatch):
 
 def head(task="colours", classes=tuple(tiny.COLOURS), seed=0):
     weight = torch.randn(len(classes), 12, generator=torch.Generator().manual_seed(seed))
-    return heads.Head(task, classes, ("a {} thing.",), "file", weight)
+    return task_heads.Head(task, classes, ("a {} thing.",), "file", weight)
 
 
 def png(colour="red") -> bytes:
@@ -134,7 +134,7 @@ def test_weights_in_another_form(config, tmp_path):
 
 
 def test_heads_that_do_not_fit(config, tmp_path):
-    short = heads.Head("t", ("a", "b"), ("{}",), "file", torch.ones(2, 5))
+    short = task_heads.Head("t", ("a", "b"), ("{}",), "file", torch.ones(2, 5))
     with pytest.raises(errors.TaskError, match="features of length 5, but the model gives 12"):
         flavor.save_model(tmp_path / "a", config=config, model=tiny.model(config), heads=[short])
     with pytest.raises(errors.TaskError, match="two heads for colours"):

@@ -257,12 +257,13 @@ def test_the_gpu_backend_is_chosen_with_a_cuda_device(monkeypatch):
 WITHOUT_TRITON = """
 import sys
 sys.modules["triton"] = None
-from mlflow_breadcrumbs import backends, errors
+from mlflow_breadcrumbs import errors
+from mlflow_breadcrumbs.engine.backends import choosing
 try:
-    backends._gpu("cuda")
+    choosing._gpu("cuda")
 except errors.DeviceError as error:
     print(error)
-print(backends.choose().name)
+print(choosing.choose().name)
 """
 
 
@@ -279,7 +280,8 @@ COMPILED = """
 import itertools, sys
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, compile
-from mlflow_breadcrumbs.backends import gpu_kernels as kernels, gpu_layout, gpu_selection, reading
+from mlflow_breadcrumbs.engine.backends.gpu import layout, selection
+from mlflow_breadcrumbs.engine.backends.gpu import triton_kernels as kernels
 
 POINTERS = {
     "raw": "*u8", "offsets": "*i64", "kinds": "*i32", "table": "*i64", "magnitudes": "*i32",
@@ -303,12 +305,12 @@ def ptx(kernel, merged="*fp32", **constants):
     # A division is made of fused multiply-adds; it still rounds once.
     return asm["ptx"] if constants.get("MEAN") else asm["ptx"] + asm["sass"]
 
-tile = {"BLOCK": gpu_layout.TILE, "ALIGNED": True}
-print(ptx(kernels.count_digits, CUTS=2, SHIFT=20, WIDTH=11, BINS=gpu_selection.BINS, BASE_KIND=0,
+tile = {"BLOCK": layout.TILE, "ALIGNED": True}
+print(ptx(kernels.count_digits, CUTS=2, SHIFT=20, WIDTH=11, BINS=selection.BINS, BASE_KIND=0,
           KIND=0, **tile))
 print(ptx(kernels.count_equal, BASE_KIND=1, KIND=-1, **tile))
 print(ptx(kernels.place_cuts, BASE_KIND=2, KIND=2, **tile))
-variants = [(1, gpu_layout.TILE, False, 0, "*fp32"), (1, gpu_layout.TILE, False, 1, "*u16"),
+variants = [(1, layout.TILE, False, 0, "*fp32"), (1, layout.TILE, False, 1, "*u16"),
             (2, 1024, True, 2, "*fp16")]
 for rows, columns, rowwise, kind, merged in variants:
     print(ptx(kernels.merge_tiles, merged=merged, TILE_ROWS=rows, TILE_COLUMNS=columns,

@@ -217,8 +217,8 @@ def test_a_ledger_that_is_up_to_date_is_opened_without_alembic(tmp_path):
         ledger.check()
     code = (
         "import sys\n"
-        "from mlflow_breadcrumbs.ledger import store\n"
-        f"with store.opened({uri!r}) as opened, opened.writing():\n"
+        "from mlflow_breadcrumbs.ledger import stores\n"
+        f"with stores.opened({uri!r}) as opened, opened.writing():\n"
         "    print('alembic.operations' in sys.modules, 'alembic.script' in sys.modules)\n"
     )
     # MLflow's own store imports Alembic; here it is not touched.

@@ -6,7 +6,7 @@ import torch
 
 from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.evaluation import caches, meters
-from mlflow_breadcrumbs.models import heads, image_sets, readers
+from mlflow_breadcrumbs.models import image_sets, readers, task_heads
 
 
 @pytest.fixture
@@ -16,7 +16,7 @@ def config(tmp_path):
 
 def head(classes=tuple(tiny.COLOURS)):
     weight = torch.randn(3, 12, generator=torch.Generator().manual_seed(0))
-    return heads.Head("colours", classes, ("{}",), "file", weight)
+    return task_heads.Head("colours", classes, ("{}",), "file", weight)
 
 
 class Loader:

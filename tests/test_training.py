@@ -9,7 +9,7 @@ import torch
 
 from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.engine import checkpoints
-from mlflow_breadcrumbs.models import architecture, heads
+from mlflow_breadcrumbs.models import architecture, task_heads
 from mlflow_breadcrumbs.sources import training
 
 SETTINGS = training.TrainingSettings(epochs=3, batch_size=8, learning_rate=3e-3, warmup_steps=2)
@@ -30,7 +30,7 @@ def config(tmp_path):
 
 def head(seed=0):
     weight = torch.randn(3, 12, generator=torch.Generator().manual_seed(seed)) * 5
-    return heads.Head("colours", tuple(tiny.COLOURS), ("{}",), "file", weight)
+    return task_heads.Head("colours", tuple(tiny.COLOURS), ("{}",), "file", weight)
 
 
 def digest(model):

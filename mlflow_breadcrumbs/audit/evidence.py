@@ -16,7 +16,7 @@ from mlflow_breadcrumbs import errors, flavor
 from mlflow_breadcrumbs.audit import signing
 from mlflow_breadcrumbs.engine import checkpoints
 from mlflow_breadcrumbs.lineage import statement
-from mlflow_breadcrumbs.models import heads
+from mlflow_breadcrumbs.models import task_heads
 from mlflow_breadcrumbs.registry import failures, tag_keys, uris, versions
 from mlflow_breadcrumbs.support import canonical, progress
 
@@ -226,10 +226,10 @@ def _configuration_digest(folder: Path) -> str:
 
 
 def _head_digests(folder: Path) -> dict[str, str]:
-    return {task: _head_digest(head) for task, head in heads.read(folder).items()}
+    return {task: _head_digest(head) for task, head in task_heads.read(folder).items()}
 
 
-def _head_digest(head: heads.Head) -> str:
+def _head_digest(head: task_heads.Head) -> str:
     return canonical.digest(
         {
             "kind": head.kind,

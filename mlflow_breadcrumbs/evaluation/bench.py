@@ -17,7 +17,7 @@ import torch
 
 from mlflow_breadcrumbs import flavor
 from mlflow_breadcrumbs.evaluation import scoring
-from mlflow_breadcrumbs.models import architecture, features, heads, image_sets
+from mlflow_breadcrumbs.models import architecture, features, image_sets, task_heads
 from mlflow_breadcrumbs.support import defaults, progress
 
 MEMORY = 4 << 30
@@ -44,7 +44,7 @@ class Bench:
         self,
         config: architecture.ModelConfig,
         sets: Mapping[str, image_sets.ImageSet],
-        owned: Mapping[str, heads.Head],
+        owned: Mapping[str, task_heads.Head],
         *,
         device: str = "cpu",
         batch_size: int = defaults.BATCH_SIZE,

@@ -21,7 +21,7 @@ import platformdirs
 import torch
 
 from mlflow_breadcrumbs.evaluation import scoring
-from mlflow_breadcrumbs.models import architecture, heads, image_sets
+from mlflow_breadcrumbs.models import architecture, image_sets, task_heads
 from mlflow_breadcrumbs.support import canonical
 
 VARIABLE = "BREADCRUMBS_CACHE"
@@ -86,7 +86,7 @@ def default() -> Cache:
 def key(
     weights_digest: str,
     config: architecture.ModelConfig,
-    head: heads.Head,
+    head: task_heads.Head,
     image_set: image_sets.ImageSet,
     *,
     device: str,

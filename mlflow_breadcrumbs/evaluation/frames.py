@@ -9,12 +9,12 @@ import pandas as pd
 
 from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.flavor import serving
-from mlflow_breadcrumbs.models import heads, image_sets
+from mlflow_breadcrumbs.models import image_sets, task_heads
 
 
 def split(
-    frame: pd.DataFrame, labels: Sequence[Any], by_task: Mapping[str, heads.Head]
-) -> list[tuple[heads.Head, image_sets.ImageSet]]:
+    frame: pd.DataFrame, labels: Sequence[Any], by_task: Mapping[str, task_heads.Head]
+) -> list[tuple[task_heads.Head, image_sets.ImageSet]]:
     """The images of each task with its head, in the order in which the tasks appear.
 
     Args:
@@ -40,10 +40,10 @@ def split(
     if not len(frame):
         raise errors.TaskError("The data has no rows, so there is nothing to measure.")
     tasks = frame["task"] if "task" in frame else [None] * len(frame)
-    found: dict[str, tuple[heads.Head, list[image_sets.Example]]] = {}
+    found: dict[str, tuple[task_heads.Head, list[image_sets.Example]]] = {}
     for row, (value, task, label) in enumerate(zip(frame["image"], tasks, labels, strict=True)):
         named = None if task is None or pd.isna(task) else str(task)
-        head = heads.select(dict(by_task), named, whose="The model")
+        head = task_heads.select(dict(by_task), named, whose="The model")
         example = image_sets.Example(
             functools.partial(_read, value, row), _number(label, row, head), f"in row {row}"
         )
@@ -58,7 +58,7 @@ def _read(value: object, row: int) -> bytes:
     return serving.content(value, row)[0]
 
 
-def _number(label: Any, row: int, head: heads.Head) -> int:
+def _number(label: Any, row: int, head: task_heads.Head) -> int:
     """The number of a class, given by its name or as a number."""
     if str(label) in head.classes:
         return head.classes.index(str(label))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from mlflow_breadcrumbs.evaluation import caches, scoring
-from mlflow_breadcrumbs.models import architecture, heads, image_sets
+from mlflow_breadcrumbs.models import architecture, image_sets, task_heads
 from mlflow_breadcrumbs.support import defaults, progress
 
 _logger = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ class Meter:
     def accuracies(
         self,
         load: Callable[[], torch.nn.Module],
-        pairs: Sequence[tuple[heads.Head, image_sets.ImageSet]],
+        pairs: Sequence[tuple[task_heads.Head, image_sets.ImageSet]],
         *,
         weights_digest: str | None = None,
     ) -> tuple[scoring.Accuracy, ...]:
@@ -75,7 +75,7 @@ class Meter:
         return tuple(found)
 
     def _key(
-        self, weights_digest: str | None, head: heads.Head, image_set: image_sets.ImageSet
+        self, weights_digest: str | None, head: task_heads.Head, image_set: image_sets.ImageSet
     ) -> dict[str, object] | None:
         if self.cache is None or weights_digest is None:
             return None

@@ -14,7 +14,7 @@ import torch
 
 from mlflow_breadcrumbs import errors, flavor
 from mlflow_breadcrumbs.evaluation import caches, meters, scoring
-from mlflow_breadcrumbs.models import architecture, heads, image_sets, tasks
+from mlflow_breadcrumbs.models import architecture, image_sets, task_heads, tasks
 from mlflow_breadcrumbs.support import defaults, progress
 
 
@@ -24,7 +24,7 @@ class Candidate:
 
     label: str
     weights: Path
-    heads: Mapping[str, heads.Head]
+    heads: Mapping[str, task_heads.Head]
     weights_digest: str | None = None
     """Of the weights, where their bytes were held against it."""
 

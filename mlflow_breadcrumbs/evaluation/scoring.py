@@ -18,7 +18,7 @@ import torch
 
 from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.figures import results
-from mlflow_breadcrumbs.models import architecture, features, heads, image_sets
+from mlflow_breadcrumbs.models import architecture, features, image_sets, task_heads
 from mlflow_breadcrumbs.support import defaults, intervals, progress
 
 
@@ -111,7 +111,7 @@ def metrics(accuracies: Sequence[Accuracy]) -> dict[str, float]:
 
 def accuracy(
     model: torch.nn.Module,
-    head: heads.Head,
+    head: task_heads.Head,
     image_set: image_sets.ImageSet,
     preprocess: architecture.Preprocess,
     *,
@@ -134,7 +134,9 @@ def accuracy(
     return score(seen, head, image_set)
 
 
-def score(seen: features.Features, head: heads.Head, image_set: image_sets.ImageSet) -> Accuracy:
+def score(
+    seen: features.Features, head: task_heads.Head, image_set: image_sets.ImageSet
+) -> Accuracy:
     """Measure the accuracy of a head on features that are there already.
 
     Raises:
@@ -161,7 +163,7 @@ def score(seen: features.Features, head: heads.Head, image_set: image_sets.Image
     )
 
 
-def check_classes(head: heads.Head, image_set: image_sets.ImageSet) -> None:
+def check_classes(head: task_heads.Head, image_set: image_sets.ImageSet) -> None:
     """Make sure that the head's rows mean what the image set's labels mean.
 
     Raises:

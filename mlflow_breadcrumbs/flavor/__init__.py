@@ -42,8 +42,7 @@ import mlflow_breadcrumbs
 from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.engine import checkpoints
 from mlflow_breadcrumbs.flavor import requirements, serving
-from mlflow_breadcrumbs.models import architecture
-from mlflow_breadcrumbs.models import heads as task_heads
+from mlflow_breadcrumbs.models import architecture, task_heads
 from mlflow_breadcrumbs.registry import uris, versions
 from mlflow_breadcrumbs.support import defaults, devices
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from mlflow_breadcrumbs import errors, flavor
 from mlflow_breadcrumbs.engine import checkpoints
 from mlflow_breadcrumbs.flavor import serving
-from mlflow_breadcrumbs.models import architecture, heads, tasks
+from mlflow_breadcrumbs.models import architecture, task_heads, tasks
 from mlflow_breadcrumbs.registry import versions
 
 
@@ -26,7 +26,7 @@ def open_base(
     return dataclasses.replace(loaded, weights_digest=digest)
 
 
-def choose_head(base: serving.OpenClipModel, task: tasks.Task) -> heads.Head:
+def choose_head(base: serving.OpenClipModel, task: tasks.Task) -> task_heads.Head:
     """Give the base's head for the task, or one from its text tower.
 
     Raises:
@@ -39,4 +39,4 @@ def choose_head(base: serving.OpenClipModel, task: tasks.Task) -> heads.Head:
             f"'{base.origin}' has no text tower and no head for task '{task.name}'. Import the "
             "base with `--tasks FILE --head probe`, or with `--head FILE`."
         )
-    return heads.zero_shot_head(base.model, architecture.tokenizer(base.config), task)
+    return task_heads.zero_shot_head(base.model, architecture.tokenizer(base.config), task)

@@ -15,7 +15,7 @@ from mlflow.exceptions import MlflowException
 from PIL import Image
 
 from mlflow_breadcrumbs import errors
-from mlflow_breadcrumbs.models import architecture, features, heads, image_sets
+from mlflow_breadcrumbs.models import architecture, features, image_sets, task_heads
 from mlflow_breadcrumbs.support import defaults
 
 
@@ -26,7 +26,7 @@ class OpenClipModel:
     config: architecture.ModelConfig
     model: torch.nn.Module
     """float32, in evaluation mode, on `device`."""
-    heads: dict[str, heads.Head]
+    heads: dict[str, task_heads.Head]
     """By task."""
     device: str
     origin: str
@@ -66,7 +66,7 @@ class OpenClipModel:
         Raises:
             TaskError: The version has no such task, or several and none was named.
         """
-        head = heads.select(self.heads, task, whose=f"'{self.origin}'")
+        head = task_heads.select(self.heads, task, whose=f"'{self.origin}'")
         return head.probabilities(self.encode(images))
 
 
@@ -96,7 +96,7 @@ class Pyfunc:
             raise errors.TaskError(f"Expected a DataFrame with a column 'image', not {columns}.")
         named = frame["task"] if "task" in frame else [None] * len(frame)
         chosen = [
-            heads.select(
+            task_heads.select(
                 self._model.heads,
                 None if task is None or pd.isna(task) else task,
                 whose="The model",

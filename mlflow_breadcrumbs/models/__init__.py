@@ -2,5 +2,5 @@
 
 `architecture` builds open_clip models from their configuration; `tasks` reads task files;
 `image_sets` are labelled images and `readers` get them from folders, Parquet files and torchvision;
-`features` encodes images; `heads` are the frozen classification heads.
+`features` encodes images; `task_heads` are the frozen classification heads.
 """

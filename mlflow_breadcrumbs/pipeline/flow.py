@@ -17,7 +17,7 @@ from mlflow_breadcrumbs.engine.backends import choosing
 from mlflow_breadcrumbs.evaluation import accuracy_records, caches, scorecard
 from mlflow_breadcrumbs.flavor import foreign
 from mlflow_breadcrumbs.lineage import ancestry_tags, statement
-from mlflow_breadcrumbs.models import tasks as task_files
+from mlflow_breadcrumbs.models.tasks import Split, Task
 from mlflow_breadcrumbs.pipeline import inputs, recording, recovery
 from mlflow_breadcrumbs.registry import (
     aliases,
@@ -45,7 +45,7 @@ class MergeRequest:
     recipe: recipe.MergeRecipe
     tasks: str | None = None
     """A task file, or an artifact URI of one; without it nothing is evaluated."""
-    split: task_files.Split = "test"
+    split: Split = "test"
     device: str = "auto"
     """Where models run for the evaluation: `auto`, `cpu`, `cuda` or `cuda:N`."""
     batch_size: int = defaults.BATCH_SIZE
@@ -191,7 +191,7 @@ def _present(request: MergeRequest, version: records.RegisteredVersion) -> Merge
 
 
 def _request_digest(
-    request: MergeRequest, taken: inputs.Inputs, pairs: Sequence[tuple[int, task_files.Task]]
+    request: MergeRequest, taken: inputs.Inputs, pairs: Sequence[tuple[int, Task]]
 ) -> str:
     """What makes two calls the same: the merge, where it goes, and what is measured."""
     return canonical.digest(
@@ -239,7 +239,7 @@ def _evaluate(
     request: MergeRequest,
     taken: inputs.Inputs,
     merged: merging.MergeResult,
-    pairs: Sequence[tuple[int, task_files.Task]],
+    pairs: Sequence[tuple[int, Task]],
     device: str,
     show: progress.Progress,
 ) -> scorecard.Scorecard | None:

@@ -7,8 +7,7 @@ from pathlib import Path
 from mlflow_breadcrumbs import errors, flavor
 from mlflow_breadcrumbs.engine import checkpoints
 from mlflow_breadcrumbs.evaluation import scorecard
-from mlflow_breadcrumbs.models import heads as task_heads
-from mlflow_breadcrumbs.models import tasks
+from mlflow_breadcrumbs.models import task_heads, tasks
 from mlflow_breadcrumbs.registry import task_files, versions
 
 

@@ -17,7 +17,7 @@ import mlflow
 import mlflow_breadcrumbs
 from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.lineage import relatives
-from mlflow_breadcrumbs.models import tasks as task_files
+from mlflow_breadcrumbs.models import tasks
 from mlflow_breadcrumbs.quickstart import contest, demo_tasks, pretrain
 from mlflow_breadcrumbs.quickstart.settings import QuickstartSettings
 from mlflow_breadcrumbs.registry import records, versions
@@ -94,7 +94,7 @@ def quickstart(
         config = pretrain.write_config(config_file, settings)
         pretrain.pretrain(config, folder / "clip.safetensors", settings, show)
         task_file = demo_tasks.write(folder / "tasks", settings, show=show)
-        task_list = task_files.load_tasks(task_file)
+        task_list = tasks.load_tasks(task_file)
         base = importing.import_checkpoint(
             str(folder / "clip.safetensors"),
             architecture_name=str(config_file),
@@ -178,7 +178,7 @@ def _own_store(store: str, folder: Path) -> Iterator[None]:
 
 def _finetune(
     base: records.RegisteredVersion,
-    task: task_files.Task,
+    task: tasks.Task,
     settings: QuickstartSettings,
     show: progress.Progress,
 ) -> records.RegisteredVersion:
@@ -236,7 +236,7 @@ def _mlflow_run(
         )
 
 
-def _next_commands(store: str, task: task_files.Task) -> tuple[str, ...]:
+def _next_commands(store: str, task: tasks.Task) -> tuple[str, ...]:
     """What to try next, as it can be typed in the present folder."""
     image = Path(task.images("test").examples[0].origin).resolve()
     record = json.dumps({"dataframe_records": [{"image": str(image), "task": task.name}]})

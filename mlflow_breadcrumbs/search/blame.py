@@ -16,7 +16,7 @@ from mlflow_breadcrumbs.engine import checkpoints, layer_groups, recipe, toleran
 from mlflow_breadcrumbs.evaluation import scoring
 from mlflow_breadcrumbs.figures import studies
 from mlflow_breadcrumbs.lineage import contents, statement
-from mlflow_breadcrumbs.models import tasks as task_files
+from mlflow_breadcrumbs.models.tasks import Split
 from mlflow_breadcrumbs.registry import run_files, versions
 from mlflow_breadcrumbs.search import workbench
 from mlflow_breadcrumbs.support import defaults, intervals, progress, tables
@@ -33,7 +33,7 @@ class BlameRequest:
     task: str
     tasks: str
     """A task file, or an artifact URI of one."""
-    split: task_files.Split = "test"
+    split: Split = "test"
     images: int | None = defaults.BLAME_IMAGES
     """Of the first look; `None` looks at all images at once."""
     finalists: int = defaults.FINALISTS

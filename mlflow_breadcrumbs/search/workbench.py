@@ -22,7 +22,7 @@ from mlflow_breadcrumbs.engine.backends import choosing
 from mlflow_breadcrumbs.engine.backends.cpu import cpu_backend, decomposing, grid
 from mlflow_breadcrumbs.engine.backends.cpu.masking import Masks
 from mlflow_breadcrumbs.evaluation import bench, scorecard, scoring
-from mlflow_breadcrumbs.models import heads, image_sets, tasks
+from mlflow_breadcrumbs.models import image_sets, task_heads, tasks
 from mlflow_breadcrumbs.pipeline import inputs
 from mlflow_breadcrumbs.registry import versions
 from mlflow_breadcrumbs.support import canonical, defaults, devices, progress
@@ -122,7 +122,7 @@ class Study:
         return tuple(source.resolved.uri for source in self.taken.sources)
 
     @property
-    def owned(self) -> dict[str, heads.Head]:
+    def owned(self) -> dict[str, task_heads.Head]:
         """The head of each task."""
         return {task.name: self.taken.heads[number][task.name] for number, task in self.pairs}
 

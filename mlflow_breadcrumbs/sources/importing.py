@@ -10,7 +10,7 @@ import torch
 
 from mlflow_breadcrumbs import errors, flavor, ledger
 from mlflow_breadcrumbs.engine import checkpoints
-from mlflow_breadcrumbs.models import architecture, heads, tasks
+from mlflow_breadcrumbs.models import architecture, task_heads, tasks
 from mlflow_breadcrumbs.registry import records, registering, runs, tag_keys, versions
 from mlflow_breadcrumbs.support import devices, progress
 
@@ -215,13 +215,13 @@ def _make_head(
     task: tasks.Task,
     device: str,
     show: progress.Progress,
-) -> heads.Head:
+) -> task_heads.Head:
     if head not in HEADS:
-        return heads.read_head_file(head, task, embed_dim=config.embed_dim)
+        return task_heads.read_head_file(head, task, embed_dim=config.embed_dim)
     if head == "zero-shot" or (head == "auto" and config.has_text_tower):
-        return heads.zero_shot_head(model, architecture.tokenizer(config), task)
+        return task_heads.zero_shot_head(model, architecture.tokenizer(config), task)
     preprocess = architecture.preprocess(config)
-    return heads.probe_head(model, preprocess, task, device=device, show=show)
+    return task_heads.probe_head(model, preprocess, task, device=device, show=show)
 
 
 def _check_head(

@@ -26,7 +26,7 @@ from torch.utils import data
 from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.engine import checkpoints
 from mlflow_breadcrumbs.evaluation import scoring
-from mlflow_breadcrumbs.models import architecture, heads, image_sets
+from mlflow_breadcrumbs.models import architecture, image_sets, task_heads
 from mlflow_breadcrumbs.support import canonical, devices, progress
 
 RESUME_FILE = "training.pt"
@@ -113,7 +113,7 @@ class Epoch:
 def train(
     model: nn.Module,
     config: architecture.ModelConfig,
-    head: heads.Head,
+    head: task_heads.Head,
     train_set: image_sets.ImageSet,
     settings: TrainingSettings,
     *,
@@ -190,7 +190,7 @@ def train(
 def _epoch(
     model: nn.Module,
     config: architecture.ModelConfig,
-    head: heads.Head,
+    head: task_heads.Head,
     train_set: image_sets.ImageSet,
     settings: TrainingSettings,
     optimizer: torch.optim.Optimizer,
@@ -307,7 +307,7 @@ class _Saved:
         cls,
         folder: str | Path | None,
         model: nn.Module,
-        head: heads.Head,
+        head: task_heads.Head,
         train_set: image_sets.ImageSet,
         settings: TrainingSettings,
     ) -> "_Saved | None":

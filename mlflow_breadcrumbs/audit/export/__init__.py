@@ -17,8 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 from mlflow_breadcrumbs import errors, ledger
-from mlflow_breadcrumbs.audit import signing as signatures
-from mlflow_breadcrumbs.audit import verify
+from mlflow_breadcrumbs.audit import signing, verify
 from mlflow_breadcrumbs.audit.export import card, cyclonedx, openlineage, prov, subjects
 from mlflow_breadcrumbs.registry import versions
 from mlflow_breadcrumbs.support import canonical
@@ -59,7 +58,7 @@ def seal(uri: str, key: str) -> str:
         SigningError: the key can't be used.
         ExtraError: the extra `signing` is not installed.
     """
-    sign = signatures.signer(key)
+    sign = signing.signer(key)
     resolved = versions.resolve(uri)
     if failures := verify.verify(resolved.uri).failures:
         listed = "\n  ".join(f"{c.name}: {c.status}: {c.detail}" for c in failures)
@@ -68,7 +67,7 @@ def seal(uri: str, key: str) -> str:
         )
     with versions.workspace() as folder:
         opened = versions.open_version(resolved, folder, whole=True)
-        path = folder / signatures.FILE
+        path = folder / signing.FILE
         signature = sign(opened.folder)
         path.write_bytes(signature)
         with _recorded(resolved, canonical.sha256(signature)):
@@ -82,5 +81,5 @@ def _recorded(
     """The job in the history that adds a signature; a logged model has no history."""
     if resolved.name is None:
         return contextlib.nullcontext()
-    details = {"file": signatures.FILE, "signature_digest": digest}
+    details = {"file": signing.FILE, "signature_digest": digest}
     return ledger.recording("sign", resolved.name, subject=resolved.uri, details=details)

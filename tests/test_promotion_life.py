@@ -3,6 +3,7 @@
 On SQLite, on PostgreSQL (MLflow and the ledger), and over a tracking server with accounts.
 """
 
+import sqlite3
 import uuid
 
 import conftest
@@ -11,6 +12,7 @@ import postgres
 import pytest
 from click.testing import CliRunner
 from mlflow.server import get_app_client
+from werkzeug.security import generate_password_hash
 
 from mlflow_breadcrumbs import cli, errors, ledger
 from mlflow_breadcrumbs.engine import recipe
@@ -53,7 +55,7 @@ def place(request, tmp_path, empty_database, postgres_server, monkeypatch):
 def accounts(folder, empty_database, monkeypatch):
     """A server whose admin is this process, and `eve`, who may only read.
 
-    It hashes the password with every request, so that artifacts don't go through it here.
+    Artifacts don't go through it here.
     """
     own = folder / "server"
     own.mkdir()
@@ -71,8 +73,18 @@ def accounts(folder, empty_database, monkeypatch):
         monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "admin")
         monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "admin's password")
         conftest.use(uri)
+        hash_anew(own / "basic_auth.db", "admin", "admin's password")
         get_app_client("basic-auth", tracking_uri=uri).create_user("eve", "eve's password")
+        hash_anew(own / "basic_auth.db", "eve", "eve's password")
         yield "basic-auth"
+
+
+def hash_anew(database, name, password):
+    """The server hashes it with every request, as often as the stored hash says: here once."""
+    short = generate_password_hash(password, "pbkdf2:sha256:1")
+    with sqlite3.connect(database) as connection:
+        command = "UPDATE users SET password_hash = ? WHERE username = ?"
+        assert connection.execute(command, (short, name)).rowcount == 1
 
 
 def merge(zoo, alpha):

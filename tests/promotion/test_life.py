@@ -1,0 +1,185 @@
+"""The whole life of a model, over every kind of store: from the import to the rollback.
+
+On SQLite, on PostgreSQL (MLflow and the ledger), and over a tracking server with accounts.
+"""
+
+import sqlite3
+import uuid
+
+import mlflow
+import postgres
+import pytest
+import zoos
+from click.testing import CliRunner
+from mlflow.server import get_app_client
+from werkzeug.security import generate_password_hash
+
+from mlflow_breadcrumbs import cli, errors, ledger
+from mlflow_breadcrumbs.engine import recipe
+from mlflow_breadcrumbs.pipeline import flow
+from mlflow_breadcrumbs.promotion import policies, promote
+from mlflow_breadcrumbs.registry import aliases
+
+pytestmark = pytest.mark.slow
+
+POLICY = """\
+average_normalized_accuracy: 0
+no_regression: {margin: 1.0}
+evidence: {max_age: 1 day}
+verified: true
+approvals: 1
+"""
+
+
+@pytest.fixture(params=["sqlite", "postgresql", "basic-auth"])
+def place(request, tmp_path, empty_database, postgres_server, monkeypatch):
+    """An empty MLflow and an empty ledger; the tracking URI."""
+    monkeypatch.chdir(tmp_path)
+    previous = mlflow.get_tracking_uri()
+    short = uuid.uuid4().hex[:12]
+    if request.param == "sqlite":
+        (tmp_path / "mlflow.db").write_bytes(empty_database.read_bytes())
+        zoos.use(f"sqlite:///{tmp_path}/mlflow.db")
+        yield request.param
+    else:
+        events = postgres.schema(postgres_server, f"life_{short}")
+        monkeypatch.setenv("BREADCRUMBS_LEDGER_URI", events)
+        if request.param == "postgresql":
+            zoos.use(postgres.schema(postgres_server, f"tracking_{short}"))
+            yield request.param
+        else:
+            yield from accounts(tmp_path, empty_database, monkeypatch)
+    zoos.use(previous)
+
+
+def accounts(folder, empty_database, monkeypatch):
+    """A server whose admin is this process, and `eve`, who may only read.
+
+    Artifacts don't go through it here.
+    """
+    own = folder / "server"
+    own.mkdir()
+    with zoos.serving(
+        own,
+        empty_database,
+        "--app-name",
+        "basic-auth",
+        "--no-serve-artifacts",
+        "--default-artifact-root",
+        str(own / "artifacts"),
+        MLFLOW_FLASK_SERVER_SECRET_KEY="for the tests",
+        MLFLOW_AUTH_ADMIN_PASSWORD="admin's password",
+    ) as uri:
+        monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "admin")
+        monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "admin's password")
+        zoos.use(uri)
+        hash_anew(own / "basic_auth.db", "admin", "admin's password")
+        get_app_client("basic-auth", tracking_uri=uri).create_user("eve", "eve's password")
+        hash_anew(own / "basic_auth.db", "eve", "eve's password")
+        yield "basic-auth"
+
+
+def hash_anew(database, name, password):
+    """The server hashes it with every request, as often as the stored hash says: here once."""
+    short = generate_password_hash(password, "pbkdf2:sha256:1")
+    with sqlite3.connect(database) as connection:
+        command = "UPDATE users SET password_hash = ? WHERE username = ?"
+        assert connection.execute(command, (short, name)).rowcount == 1
+
+
+def merge(zoo, alpha):
+    settings = recipe.MergeRecipe.from_method("breadcrumbs", sources=2, alpha=alpha)
+    request = flow.MergeRequest(
+        base=zoo.base,
+        sources=zoo.sources[:2],
+        registered_model="merged",
+        recipe=settings,
+        tasks=zoo.tasks,
+        device="cpu",
+    )
+    return flow.merge(request).version.uri
+
+
+def run(*arguments):
+    result = CliRunner().invoke(cli.main, [str(argument) for argument in arguments])
+    assert "Traceback" not in result.output
+    return result
+
+
+def test_merged_refused_approved_promoted_drifted_and_rolled_back(
+    place, light, tmp_path, monkeypatch
+):
+    mlflow.set_experiment("life")
+    zoo = zoos.fill(tmp_path, mlflow.get_tracking_uri())
+    (tmp_path / "policy.yaml").write_text(POLICY)
+    rules = ("--alias", "champion", "--policy", tmp_path / "policy.yaml")
+    for number, alpha in (("1", 0.3), ("2", 0.6)):
+        assert merge(zoo, alpha) == f"models:/merged/{number}"
+        refused = run("promote", "merged", "--version", number, *rules)
+        assert refused.exit_code == 3, refused.output
+        assert "1 of" in refused.output
+        assert "rules have not passed (approvals)" in refused.output
+        with monkeypatch.context() as patch:
+            patch.setenv("LOGNAME", "ann")
+            assert run("approve", "merged", "--version", number).exit_code == 0
+        if place == "basic-auth":
+            check_that_eve_may_not(number, monkeypatch)
+        promoted = run("promote", "merged", "--version", number, *rules, "--tasks", zoo.tasks)
+        assert promoted.exit_code == 0, promoted.output
+        assert aliases.version_at("merged", "champion") == number
+    again = ("recheck", "merged@champion", "--tasks", zoo.tasks)
+    held = run(*again)
+    assert held.exit_code == 0, held.output
+    (tmp_path / "strict.yaml").write_text("tasks: {colours: {accuracy_low: 1.0}}")
+    back = run(*again, "--policy", tmp_path / "strict.yaml", "--rollback")
+    assert (back.exit_code, aliases.version_at("merged", "champion")) == (3, "1"), back.output
+
+    told = [
+        (event.kind, event.details.get("verdict") or event.details.get("after"))
+        for event in ledger.history("merged")
+        if event.phase == "done"
+    ]
+    one = [("merge", None), ("promotion", "refused"), ("approval", None)]
+    assert told == [
+        *one,
+        ("alias", "1"),
+        ("promotion", "promoted"),
+        *one,
+        ("alias", "2"),
+        ("promotion", "promoted"),
+        ("evaluate", None),
+        ("recheck", "held"),
+        ("evaluate", None),
+        ("recheck", "broken"),
+        ("alias", "1"),
+        ("rollback", "rolled_back"),
+    ]
+    assert ledger.verify().holds
+    decisions = mlflow.search_runs(
+        experiment_names=["breadcrumbs-promotions"], output_format="list"
+    )
+    assert [run.data.tags["breadcrumbs.decision"] for run in decisions] == [
+        "broken",
+        "held",
+        "promoted",
+        "refused",
+        "promoted",
+        "refused",
+    ]
+    assert {run.info.status for run in decisions} == {"FINISHED"}
+
+
+def check_that_eve_may_not(number, monkeypatch):
+    """Who may only read is told so by the server, and nothing is moved."""
+    before = aliases.version_at("merged", "champion")
+    request = promote.PromotionRequest(
+        f"models:/merged/{number}", "champion", policies.parse(POLICY)
+    )
+    with monkeypatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_USERNAME", "eve")
+        patch.setenv("MLFLOW_TRACKING_PASSWORD", "eve's password")
+        with pytest.raises(errors.RegistryError, match="answered 403: the account in MLFLOW_TR"):
+            promote.promote(request)
+        with pytest.raises(errors.RegistryError, match="answered 403: the account in MLFLOW_TR"):
+            ledger.set_alias("merged", "champion", number)
+    assert aliases.version_at("merged", "champion") == before

@@ -23,6 +23,7 @@ import zoo
 from mlflow_breadcrumbs import __version__
 from mlflow_breadcrumbs.engine import backends, checkpoints, merging, recipe
 from mlflow_breadcrumbs.engine.backends import choosing
+from mlflow_breadcrumbs.support import processes
 
 RECIPE = recipe.MergeRecipe(density=0.14, gamma=0.01, alpha=0.3)
 COPIED = 1 << 30
@@ -244,7 +245,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f"GPU backend: {given.architecture}, {given.sources} sources, {given.dtype}",
         figures,
         [
-            f"{torch.cuda.get_device_name()}, {platform.machine()}, {choosing.processors()} "
+            f"{torch.cuda.get_device_name()}, {platform.machine()}, {processes.processors()} "
             "processors",
             f"mlflow_breadcrumbs {__version__}, torch {torch.__version__}, triton "
             f"{triton.__version__}, CUDA {torch.version.cuda}",

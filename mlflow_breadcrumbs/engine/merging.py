@@ -15,7 +15,7 @@ import torch
 from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.engine import backends, checkpoints, recipe, tolerance, writing
 from mlflow_breadcrumbs.engine.backends import choosing, copying
-from mlflow_breadcrumbs.support import defaults, progress
+from mlflow_breadcrumbs.support import defaults, processes, progress
 
 MERGEABLE = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 """The dtypes of tensors that can be merged; integers and bools stay the base's."""
@@ -146,7 +146,7 @@ def merge(
     ) as writer:
         volume = sum(source.nbytes for source in (base, *sources))
         with show("merge", total=volume, unit="bytes") as advance:
-            copied = copying.copy_unmerged(job, writer, advance, choosing.processors())
+            copied = copying.copy_unmerged(job, writer, advance, processes.processors())
             outcome = backend.run(job, writer, advance)
         digests = _input_digests(job, copied, outcome.hexdigests)
         if expected is not None:
@@ -191,7 +191,7 @@ def merge_into(
     Raises:
         MergeError: a value is not finite, or a source is too far from the base.
     """
-    copying.copy_unmerged(job, writer, _unheard, choosing.processors())
+    copying.copy_unmerged(job, writer, _unheard, processes.processors())
     outcome = backend.run(job, writer, _unheard)
     _check_norms(job, outcome, max_norm_ratio)
 

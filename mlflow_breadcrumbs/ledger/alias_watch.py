@@ -23,7 +23,6 @@ from mlflow_breadcrumbs.ledger import (
     alias_state,
     anchors,
     events,
-    journal,
     schema,
     settling,
     stores,
@@ -197,11 +196,11 @@ def _news(
     details = {"alias": alias, "after": version, "changed": delivery.changed, "how": "webhook"}
     if not past:
         details |= {"before": known, "since": alias_state.last_seen(connection, name, state)}
-        return [events.observed(journal.actor(), name, details)], None
+        return [events.observed(events.actor(), name, details)], None
     details |= {"before": _before(found, delivery.changed), "since": None}
     back = {"alias": alias, "before": version, "after": known, "how": "webhook"}
     back |= {"since": delivery.changed, "until": begun}
-    return [events.observed(journal.actor(), name, part) for part in (details, back)], None
+    return [events.observed(events.actor(), name, part) for part in (details, back)], None
 
 
 def _read(names: Sequence[str]) -> dict[str, dict[str, str]]:
@@ -263,7 +262,7 @@ def _differences(
             details["first"] = True
         elif state and (other := _overlapping(connection, name, alias, version, state)):
             details["of"] = other
-        drafts.append(events.observed(journal.actor(), name, details))
+        drafts.append(events.observed(events.actor(), name, details))
     return drafts
 
 

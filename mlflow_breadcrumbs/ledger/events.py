@@ -10,6 +10,7 @@ import dataclasses
 import datetime
 import json
 import re
+import socket
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -18,7 +19,7 @@ import sqlalchemy as sql
 from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.ledger import alias_state, schema
 from mlflow_breadcrumbs.registry import uris
-from mlflow_breadcrumbs.support import canonical
+from mlflow_breadcrumbs.support import canonical, processes
 
 INTENT, DONE, FAILED, ABANDONED = "intent", "done", "failed", "abandoned"
 """The phases. `abandoned`: the process ended without saying how it went, and nothing came of it."""
@@ -214,3 +215,8 @@ def rows(connection: sql.Connection) -> Iterator[sql.Row[Any]]:
 def _parsed(connection: sql.Connection, where: sql.ColumnElement[bool]) -> list[Event]:
     statement = sql.select(schema.EventRow.body).where(where).order_by(schema.EventRow.sequence)
     return [Event.parse(body) for body in connection.scalars(statement)]
+
+
+def actor() -> str:
+    """Who does this: the user on this machine."""
+    return f"{processes.user()}@{socket.gethostname()}"

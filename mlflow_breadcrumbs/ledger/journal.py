@@ -100,7 +100,7 @@ def recording(
     if process := processes.own():
         about["process"] = process
     begun = events.Draft(
-        actor=actor(),
+        actor=events.actor(),
         kind=kind,
         phase=events.INTENT,
         name=name,
@@ -159,11 +159,6 @@ def _writable(value: Any) -> Any:
     return value
 
 
-def actor() -> str:
-    """Who does this: the user on this machine."""
-    return f"{processes.user()}@{socket.gethostname()}"
-
-
 def note(
     kind: str,
     name: str,
@@ -188,7 +183,7 @@ def note(
         LedgerError: The ledger can't be written.
     """
     draft = events.Draft(
-        actor=actor(),
+        actor=events.actor(),
         kind=kind,
         phase=events.DONE,
         name=name,

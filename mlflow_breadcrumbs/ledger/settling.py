@@ -12,7 +12,7 @@ from typing import Any
 import mlflow
 
 from mlflow_breadcrumbs import errors
-from mlflow_breadcrumbs.ledger import alias_state, anchors, events, journal, stores
+from mlflow_breadcrumbs.ledger import alias_state, anchors, events, stores
 from mlflow_breadcrumbs.registry import aliases, failures, uris, versions
 from mlflow_breadcrumbs.support import processes
 
@@ -107,7 +107,7 @@ def _what_became(intent: events.Event) -> events.Draft:
         subject = version_of(intent.name, intent.run_id)
         done = subject is not None
     return events.Draft(
-        actor=journal.actor(),
+        actor=events.actor(),
         kind=intent.kind,
         phase=events.DONE if done else events.ABANDONED,
         name=intent.name,

@@ -13,13 +13,12 @@ from typing import Any
 
 from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.engine import checkpoints, layer_groups, merging, recipe
-from mlflow_breadcrumbs.engine.backends import choosing
 from mlflow_breadcrumbs.engine.backends.cpu import geometry
 from mlflow_breadcrumbs.figures import results
 from mlflow_breadcrumbs.pipeline import inputs
 from mlflow_breadcrumbs.registry import versions
 from mlflow_breadcrumbs.search import advice
-from mlflow_breadcrumbs.support import defaults, progress
+from mlflow_breadcrumbs.support import defaults, processes, progress
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,7 +143,7 @@ def compare(
         )
         with show("compare", total=volume, unit="bytes") as advance:
             measured = geometry.measure(
-                job, threads=threads or choosing.processors(), advance=advance
+                job, threads=threads or processes.processors(), advance=advance
             )
         stored = tuple(checkpoint.nbytes for checkpoint in others)
         parameters = sum(first.info(name).numel for name in first.names)

@@ -18,14 +18,13 @@ import torch
 
 from mlflow_breadcrumbs import flavor
 from mlflow_breadcrumbs.engine import backends, checkpoints, merging, recipe, writing
-from mlflow_breadcrumbs.engine.backends import choosing
 from mlflow_breadcrumbs.engine.backends.cpu import cpu_backend, decomposing, grid
 from mlflow_breadcrumbs.engine.backends.cpu.masking import Masks
 from mlflow_breadcrumbs.evaluation import bench, scorecard, scoring
 from mlflow_breadcrumbs.models import image_sets, task_heads, tasks
 from mlflow_breadcrumbs.pipeline import inputs
 from mlflow_breadcrumbs.registry import versions
-from mlflow_breadcrumbs.support import canonical, defaults, devices, progress
+from mlflow_breadcrumbs.support import canonical, defaults, devices, processes, progress
 
 KEPT_UPDATES = 1 << 30
 """Bytes of decomposed matrices that are kept, so that another alpha need not decompose again."""
@@ -108,7 +107,7 @@ class Study:
         self.pairs = tuple(pairs)
         self._materials, self._device, self._show = materials, device, show
         self._base, *self._sources = files
-        self._threads = materials.threads or choosing.processors()
+        self._threads = materials.threads or processes.processors()
         self._images: dict[tasks.Split, dict[str, image_sets.ImageSet]] = {}
         self._benches: dict[tasks.Split, bench.Bench] = {}
         self._masks: dict[_Mask, Masks] = {}

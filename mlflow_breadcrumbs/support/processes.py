@@ -69,3 +69,8 @@ def user() -> str:
         return getpass.getuser()
     except (KeyError, OSError, ImportError):  # of `pwd`, which Windows lacks
         return "unknown"
+
+
+def processors() -> int:
+    """How many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

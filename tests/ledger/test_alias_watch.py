@@ -13,15 +13,7 @@ import registered
 import sqlalchemy as sql
 
 from mlflow_breadcrumbs import errors, ledger
-from mlflow_breadcrumbs.ledger import (
-    alias_state,
-    alias_watch,
-    anchors,
-    events,
-    journal,
-    schema,
-    stores,
-)
+from mlflow_breadcrumbs.ledger import alias_state, alias_watch, anchors, events, schema, stores
 from mlflow_breadcrumbs.support import canonical
 
 
@@ -78,7 +70,7 @@ def test_a_direct_change_is_noticed_once(either):
     first, second = ledger.alias_changes("m")
     assert first.earliest < before < first.latest  # known as an interval, from look to look
     assert first.latest < second.earliest < second.latest
-    assert (first.actor, first.noticed_by) == (None, journal.actor())
+    assert (first.actor, first.noticed_by) == (None, events.actor())
     assert ledger.verify().holds
 
 

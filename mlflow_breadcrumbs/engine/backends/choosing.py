@@ -1,10 +1,8 @@
 """Which backend computes a merge, by device and by name."""
 
-import os
-
 from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.engine import backends
-from mlflow_breadcrumbs.support import devices
+from mlflow_breadcrumbs.support import devices, processes
 
 NAMES = ("auto", "reference", "cpu", "gpu")
 
@@ -39,7 +37,7 @@ def choose(
         return reference.Reference()
     from mlflow_breadcrumbs.engine.backends.cpu import cpu_backend
 
-    return cpu_backend.Cpu(threads or processors())
+    return cpu_backend.Cpu(threads or processes.processors())
 
 
 def _gpu(device: str) -> backends.Backend:
@@ -51,8 +49,3 @@ def _gpu(device: str) -> backends.Backend:
             "torch's CUDA builds on Linux: install one of those, or use --backend cpu"
         ) from error
     return gpu_backend.Gpu(device)
-
-
-def processors() -> int:
-    """How many processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

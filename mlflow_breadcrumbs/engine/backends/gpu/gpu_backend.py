@@ -20,7 +20,6 @@ import torch
 from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.engine import recipe, writing
 from mlflow_breadcrumbs.engine.backends import Job, Outcome, arithmetic, reference
-from mlflow_breadcrumbs.engine.backends.choosing import processors
 from mlflow_breadcrumbs.engine.backends.cpu import decomposing, kernels, reading
 from mlflow_breadcrumbs.engine.backends.gpu import layout, triton_kernels
 from mlflow_breadcrumbs.engine.backends.gpu.inputs import Loader
@@ -28,6 +27,7 @@ from mlflow_breadcrumbs.engine.backends.gpu.layout import Round
 from mlflow_breadcrumbs.engine.backends.gpu.outputs import Merged, Results
 from mlflow_breadcrumbs.engine.backends.gpu.selection import PASSES, Selection, View
 from mlflow_breadcrumbs.support import devices, progress
+from mlflow_breadcrumbs.support.processes import processors
 
 _logger = logging.getLogger(__name__)
 

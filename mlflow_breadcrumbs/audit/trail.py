@@ -16,7 +16,7 @@ from mlflow_breadcrumbs.support import canonical
 _logger = logging.getLogger(__name__)
 
 
-def verified(reports: Sequence[verify.Verification]) -> None:
+def verified(reports: Sequence[verify.VersionReport]) -> None:
     """Keep what `verify` found of each version."""
 
     def write() -> None:

@@ -42,7 +42,7 @@ class Check:
 
 
 @dataclasses.dataclass(frozen=True)
-class Verification:
+class VersionReport:
     """All checks of one version."""
 
     uri: str
@@ -83,7 +83,7 @@ class Verification:
 
 def verify(
     uri: str, *, key: str | None = None, show: progress.Progress = progress.silent
-) -> Verification:
+) -> VersionReport:
     """Hold everything that is recorded of a version against its bytes and against each other.
 
     The direct sources of a merge are read too; their own sources belong to their own `verify`.
@@ -105,7 +105,7 @@ def verify(
 
 def verify_all(
     *, key: str | None = None, show: progress.Progress = progress.silent
-) -> tuple[Verification, ...]:
+) -> tuple[VersionReport, ...]:
     """Verify every version in the registry; weights that several versions share are read once.
 
     A version that can't be resolved has a report that says so.
@@ -138,13 +138,13 @@ def _report(
     chain: ledger.ChainVerdict | errors.LedgerError,
     *,
     signed: bool,
-) -> Verification:
+) -> VersionReport:
     try:
         resolved = versions.resolve(uri)
     except errors.UnreachableError:
         raise
     except errors.RegistryError as error:
-        return Verification(uri, "unknown", (Check("version", "missing", str(error)),))
+        return VersionReport(uri, "unknown", (Check("version", "missing", str(error)),))
     found = collector.gather(resolved)
     return judge(found, chain, signed=signed and found.is_merge)
 
@@ -162,7 +162,7 @@ def judge(
     chain: ledger.ChainVerdict | errors.LedgerError,
     *,
     signed: bool = False,
-) -> Verification:
+) -> VersionReport:
     """All checks of the evidence on one version.
 
     Args:
@@ -175,7 +175,7 @@ def judge(
     checks += tuple(check_ledger(found, chain))
     if signed:
         checks += (check_signature(found),)
-    return Verification(found.resolved.uri, kind, checks)
+    return VersionReport(found.resolved.uri, kind, checks)
 
 
 def examine_weights(found: evidence.Evidence) -> Iterator[Check]:

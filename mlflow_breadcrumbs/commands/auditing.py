@@ -51,7 +51,7 @@ def verify_command(
     shown: dict[str, Any]
     if uri:
         report = verify.verify(uri, key=key, show=terminal.show)
-        reports: Sequence[verify.Verification] = [report]
+        reports: Sequence[verify.VersionReport] = [report]
         shown = report.to_dict()
     else:
         reports = verify.verify_all(key=key, show=terminal.show)
@@ -221,7 +221,7 @@ def _short(value: float | None) -> str:
     return "–" if value is None else f"{value:.3g}"
 
 
-def _print_checks(report: "verify.Verification") -> None:
+def _print_checks(report: "verify.VersionReport") -> None:
     """Every check of one version, and how many there are of each status."""
     from mlflow_breadcrumbs.commands import terminal
 
@@ -238,7 +238,7 @@ def _abridged(detail: str) -> str:
     return re.sub(r"\b([0-9a-f]{12})[0-9a-f]{52}\b", r"\1…", detail)
 
 
-def _print_summary(reports: "Sequence[verify.Verification]") -> None:
+def _print_summary(reports: "Sequence[verify.VersionReport]") -> None:
     """One line per version, then the checks that failed."""
     from mlflow_breadcrumbs.audit import verify
     from mlflow_breadcrumbs.commands import terminal

@@ -66,7 +66,11 @@ class Checkpoint(tensor_files.TensorFiles):
     """
 
     def __init__(
-        self, path: Path, files: list[Path], entries: dict[str, tensor_files.Entry], *rest: Any
+        self,
+        path: Path,
+        files: list[Path],
+        entries: dict[str, tensor_files.TensorEntry],
+        *rest: Any,
     ) -> None:
         super().__init__(path, files, entries, *rest)
         self._infos = {

@@ -53,7 +53,7 @@ ITEM_SIZES: Mapping[str, int] = MappingProxyType(
 """Bytes per element, by the safetensors names of the dtypes that can be read."""
 
 
-class Entry(NamedTuple):
+class TensorEntry(NamedTuple):
     """What the header says of one tensor."""
 
     dtype: str
@@ -71,7 +71,7 @@ class Entry(NamedTuple):
         return self.dtype.startswith(("F", "BF"))
 
 
-class _Place(NamedTuple):
+class _Position(NamedTuple):
     """Where a tensor's bytes are: an open file's map, and the offset of the first byte in it."""
 
     file: int
@@ -89,8 +89,8 @@ class TensorFiles:
         self,
         path: Path,
         files: list[Path],
-        entries: dict[str, Entry],
-        places: dict[str, _Place],
+        entries: dict[str, TensorEntry],
+        places: dict[str, _Position],
     ) -> None:
         self.path = path
         # Copy-on-write maps: torch wants writable memory, and the files stay untouched.
@@ -110,8 +110,8 @@ class TensorFiles:
         """
         path = _locate(Path(path))
         files = _shards(path) if path.name.endswith(INDEX_SUFFIX) else {path: None}
-        entries: dict[str, Entry] = {}
-        places: dict[str, _Place] = {}
+        entries: dict[str, TensorEntry] = {}
+        places: dict[str, _Position] = {}
         for number, (file, expected) in enumerate(files.items()):
             header, start = _read_header(file)
             if expected is not None and set(header) != expected:
@@ -120,8 +120,8 @@ class TensorFiles:
                     f"{_difference(expected, set(header))}. Make the shards and the index again"
                 )
             for name, entry in header.items():
-                entries[name] = Entry(entry["dtype"], tuple(entry["shape"]))
-                places[name] = _Place(number, start + entry["data_offsets"][0])
+                entries[name] = TensorEntry(entry["dtype"], tuple(entry["shape"]))
+                places[name] = _Position(number, start + entry["data_offsets"][0])
         if not entries:
             raise errors.CheckpointError(f"{path} holds no tensors; nothing can be merged")
         return cls(path, list(files), entries, places)
@@ -135,7 +135,7 @@ class TensorFiles:
         """Whether there is a tensor `name`."""
         return name in self._entries
 
-    def entry(self, name: str) -> Entry:
+    def entry(self, name: str) -> TensorEntry:
         """The dtype and shape of the tensor `name`."""
         return self._entries[name]
 

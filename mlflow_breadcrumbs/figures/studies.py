@@ -157,7 +157,7 @@ def robustness(rows: Sequence[Row], best: float) -> bytes | None:
     return canvas.png(figure)
 
 
-def over_time(rows: Sequence[Row], floors: Mapping[str, float | None]) -> bytes:
+def over_time(rows: Sequence[Row], floors: Mapping[str, float | None]) -> bytes | None:
     """The accuracy of the same weights over time, a panel per task, with 95% intervals.
 
     Args:
@@ -165,9 +165,11 @@ def over_time(rows: Sequence[Row], floors: Mapping[str, float | None]) -> bytes:
         floors: by task, what a policy asks for; drawn as a dashed line where there is one.
 
     Returns:
-        PNG.
+        PNG, or nothing without a task.
     """
     names = list(floors)
+    if not names:
+        return None
     columns = min(3, len(names))
     lines = -(-len(names) // columns)
     figure, _ = _figure(max(5.0, 3.6 * columns), 2.4 * lines + 0.4, columns, rows=lines)

@@ -11,6 +11,7 @@ from typing import Any
 
 from mlflow_breadcrumbs import errors, ledger
 from mlflow_breadcrumbs.figures import studies
+from mlflow_breadcrumbs.lineage import contents
 from mlflow_breadcrumbs.promotion import (
     decisions,
     drift,
@@ -168,6 +169,13 @@ def _measure(
         for run_id in measuring.measure(how, request.tasks, resolved, rules, known, show)
     }
     known = gathering.gather(resolved, rules, number)
+    if not rules.looks_at_accuracy:  # the drift is shown all the same
+        measured = gathering.measurements(
+            resolved, known.weights_digest, contents.lineage_of(resolved)
+        )
+        known = dataclasses.replace(
+            known, measurements=measured.found, set_aside=measured.set_aside
+        )
     fresh = tuple(entry for entry in known.measurements if entry.origin in origins)
     return known, dataclasses.replace(known, measurements=fresh)
 
@@ -197,6 +205,9 @@ def _log(
     floors = {entry.task: _floor(rules, entry.task) for entry in fresh.measurements}
     metrics = {f"accuracy/{entry.task}": entry.accuracy for entry in fresh.measurements}
     metrics |= {f"drift/{entry.task}": entry.change for entry in found}
+    files = {"drift.csv": tables.to_csv(rows).encode()}
+    if picture := studies.over_time(drift.points(everything), floors):
+        files["drift.png"] = picture
     decisions.log(
         run_id,
         resolved,
@@ -207,10 +218,7 @@ def _log(
         metrics=metrics,
         tags={decisions.TAG_DECISION: HELD if verdict.passed else BROKEN},
         facts={"drift": rows},
-        files={
-            "drift.csv": tables.to_csv(rows).encode(),
-            "drift.png": studies.over_time(drift.points(everything), floors),
-        },
+        files=files,
     )
 
 

@@ -118,6 +118,26 @@ def test_what_is_not_measured_anew_is_unknown_and_rolls_nothing_back(family, fre
     assert aliases.version_at("merged", "champion") == "1"
 
 
+def test_a_policy_that_looks_at_no_accuracy_is_rechecked_and_the_drift_is_shown(family, fresh):
+    promoted(family.merged, "verified: true")
+    result = run("merged@champion", "--tasks", fresh)
+    assert result.exit_code == 0, result.output
+    assert "models:/merged/1 keeps every rule that it became champion by" in result.stdout
+    assert "verified" in result.stdout
+    answer = json.loads(run("merged@champion", "--tasks", fresh, "--json").stdout)
+    assert [rule["name"] for rule in answer["rules"]] == ["verified"]
+    pinned = versions.resolve(family.merged)
+    assert {row["task"] for row in answer["drift"]} == set(pinned.tasks)
+    made = mlflow.get_run(answer["run_id"])
+    assert {f"accuracy/{task}" for task in pinned.tasks} <= set(made.data.metrics)
+    names = {entry.path for entry in mlflow.MlflowClient().list_artifacts(answer["run_id"])}
+    assert names >= {"drift.csv", "drift.png"}
+
+
+def test_without_a_measurement_there_is_no_picture():
+    assert studies.over_time([], {}) is None
+
+
 def test_the_rules_of_the_moment_are_left_out():
     rules = policies.parse(
         "approvals: 1\nno_regression: {margin: 0}\n"

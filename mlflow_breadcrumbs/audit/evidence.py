@@ -1,6 +1,6 @@
 """What MLflow and its stores hold about a version, gathered once for those who judge it.
 
-`verify`, `reproduce` and `attest` read nothing else. What can't be read is kept as the error that
+`verify`, `reproduce` and `export` read nothing else. What can't be read is kept as the error that
 says why, so that a judgement can tell a version that lost its files from one that never had any.
 """
 

@@ -70,7 +70,7 @@ def reproduce(
 
     Args:
         uri: of a merged version.
-        backend: computes the merge; `backends.choose()` when not given.
+        backend: computes the merge; `choosing.choose()` when not given.
         show: is told the bytes read.
 
     Raises:

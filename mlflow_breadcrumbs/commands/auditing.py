@@ -16,7 +16,7 @@ REFUSED = 3
 """The exit code of a verification that said no."""
 
 FORMATS = ("slsa", "cyclonedx", "openlineage", "prov", "model-card")
-"""`attest.FORMATS`, without importing MLflow for a help text."""
+"""`export.FORMATS`, without importing MLflow for a help text."""
 
 
 @click.command("verify")

@@ -13,7 +13,7 @@ from mlflow_breadcrumbs.engine import recipe
 from mlflow_breadcrumbs.support import defaults
 
 BACKENDS = ("auto", "reference", "cpu", "gpu")
-"""`backends.NAMES`, without importing torch for a help text."""
+"""`choosing.NAMES`, without importing torch for a help text."""
 
 SIZE_UNITS = {
     "": 1,
@@ -197,7 +197,7 @@ def _use_ledger(ctx: click.Context, _: click.Parameter, value: str | None) -> No
 
 
 LEDGER_URI = "BREADCRUMBS_LEDGER_URI"
-"""`ledger.store.VARIABLE`, without importing MLflow for a help text."""
+"""`ledger.stores.VARIABLE`, without importing MLflow for a help text."""
 
 ledger_option = click.option(
     "--ledger-uri",

@@ -22,7 +22,7 @@ def merge_files(
     overwrite: bool = False,
     show: progress.Progress = progress.silent,
 ) -> merging.MergeResult:
-    """Merge checkpoint files; see `merge.merge`.
+    """Merge checkpoint files; see `merging.merge`.
 
     Raises:
         MergeError: a file is given twice, or the checkpoints don't fit together.

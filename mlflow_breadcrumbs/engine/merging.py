@@ -47,7 +47,7 @@ class MergeResult:
     """The sources' weights digests, when the inputs were verified."""
     tolerances: Mapping[str, float] = dataclasses.field(default_factory=dict)
     """By output dtype, how far decomposed matrices may be off when this is done again; see
-    `agreement`. Empty where the bits are fixed."""
+    `tolerance`. Empty where the bits are fixed."""
 
     def source_rows(self, labels: Sequence[str]) -> list[dict[str, Any]]:
         """What the masks did to each source, all tensors together; one row per label.
@@ -119,7 +119,7 @@ def merge(
         settings: the recipe.
         output: a path ending in `.safetensors`; it appears whole or not at all.
         labels: how messages name each source; the files' paths when not given.
-        backend: computes the merge; `backends.choose()` when not given.
+        backend: computes the merge; `choosing.choose()` when not given.
         verify: compute the weights digests of the inputs from the same bytes.
         expected: the weights digest that the base and then each source must have, `None` where
             any will do; implies `verify`.

@@ -173,7 +173,7 @@ class MergeRecipe:
     def bit_exact(self) -> bool:
         """Whether every machine and backend gives the same bits.
 
-        Singular value decompositions don't: see `agreement`.
+        Singular value decompositions don't: see `tolerance`.
         """
         return self.combine not in DECOMPOSING
 

@@ -2,7 +2,7 @@
 
 ```python
 bench = bench.Bench(config, {"cars": task.images("validation")}, {"cars": head})
-bench.accuracies(path)["cars"].value      # the same number as evaluate.accuracy gives
+bench.accuracies(path)["cars"].value      # the same number as scoring.accuracy gives
 bench.accuracies(tensors, limit=50)       # on 50 images of each task
 ```
 """
@@ -31,7 +31,7 @@ class Bench:
         config: the architecture.
         sets: the images, by task.
         owned: the head of each task.
-        device: what `device.choose_device` gave.
+        device: what `devices.choose_device` gave.
         batch_size: images at a time.
         memory: bytes of decoded images to keep.
         show: is told about the images that are decoded.

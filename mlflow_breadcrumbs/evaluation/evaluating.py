@@ -23,7 +23,7 @@ class Evaluation:
     accuracies: tuple[scoring.Accuracy, ...]
 
     def metrics(self) -> dict[str, float]:
-        """See `evaluate.metrics`."""
+        """See `scoring.metrics`."""
         return scoring.metrics(self.accuracies)
 
     def rows(self) -> list[dict[str, Any]]:
@@ -63,7 +63,7 @@ def evaluate_version(
         split: of the images.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         batch_size: images at a time.
-        cache: of accuracies (`cache.default()`); `None` measures each.
+        cache: of accuracies (`caches.default()`); `None` measures each.
         nested: log to a run of its own though another is active.
         show: is told about the images.
 

@@ -20,7 +20,7 @@ class Meter:
     config: architecture.ModelConfig
     """The architecture of all the weights."""
     device: str = "cpu"
-    """What `device.choose_device` gave."""
+    """What `devices.choose_device` gave."""
     batch_size: int = defaults.BATCH_SIZE
     """Images at a time."""
     cache: caches.Cache | None = None

@@ -163,7 +163,7 @@ def measure(
             a candidate, its accuracies are measured though they may be in the cache.
         merged_digest: the same of the merged model.
         split: of the images.
-        device: what `device.choose_device` gave.
+        device: what `devices.choose_device` gave.
         batch_size: images at a time.
         cache: of accuracies; `None` measures each.
         show: is told about the images.

@@ -2,7 +2,7 @@
 
 ```python
 seen = features.extract(model, image_set, preprocess, device="cuda")
-result = evaluate.score(seen, head, image_set)  # or evaluate.accuracy(…) for both in one call
+result = scoring.score(seen, head, image_set)  # or scoring.accuracy(…) for both in one call
 ```
 
 The same model on the same images with the same settings and device gives the same numbers.

@@ -12,6 +12,10 @@ As a pyfunc it takes a DataFrame with a column `image` (a path, the bytes of an 
 these in base64) and, where the version has several tasks, a column `task`; it gives one row per
 image with `task`, `label`, `probability` and `probabilities` (a mapping of class to 0…1).
 Weights are read from and written to safetensors only.
+
+`serving` is a version in memory, and the pyfunc; `loading` opens a registered one, its bytes held
+against their digest; `requirements` are what it needs elsewhere; `foreign` gives new weights to a
+model that another flavor logged.
 """
 
 import importlib.metadata
@@ -253,7 +257,7 @@ def load_folder(folder: Path, device: str, *, origin: str) -> serving.OpenClipMo
 
     Args:
         folder: What `save_model` wrote.
-        device: What `device.choose_device` gave.
+        device: What `devices.choose_device` gave.
         origin: What to call it in messages.
     """
     try:

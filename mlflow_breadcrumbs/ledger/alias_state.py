@@ -2,7 +2,7 @@
 
 MLflow keeps where an alias points and nothing more: not since when, not who moved it, not what was
 there before. So a change that was made past this package shows only as a difference between the
-registry and what was known of it; `observation` looks for those. Every event that says where an
+registry and what was known of it; `alias_watch` looks for those. Every event that says where an
 alias points is taken into the table here, in its own transaction.
 """
 

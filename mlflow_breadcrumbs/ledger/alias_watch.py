@@ -130,7 +130,7 @@ def take(delivery: Delivery) -> list[tuple[events.ChainHead, events.Draft]]:
     tells of something past is kept as a change there and back.
 
     Returns:
-        The events that were written, for `journal.anchor_last`.
+        The events that were written, for `anchors.anchor_last`.
 
     Raises:
         ReplayError: The delivery was taken before.

@@ -20,7 +20,7 @@ from mlflow_breadcrumbs.support import progress
 def sync(*, full: bool = False, show: progress.Progress = progress.silent) -> index.Synced:
     """Bring the index up to date with the registry, and notice what was done to its aliases.
 
-    See `index.sync` and `observation.look`; open intents are settled, too.
+    See `index.sync` and `alias_watch.look`; open intents are settled, too.
     """
     settling.settle()
     with stores.opened() as ledger:

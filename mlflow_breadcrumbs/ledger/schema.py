@@ -88,7 +88,7 @@ class OpenIntentRow(Base):
 
 
 class AliasRow(Base):
-    """Where each alias pointed when an event last said so; see `whereabouts`."""
+    """Where each alias pointed when an event last said so; see `alias_state`."""
 
     __tablename__ = "breadcrumbs_aliases"
 

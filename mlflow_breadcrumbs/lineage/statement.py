@@ -102,7 +102,7 @@ def build(
         inputs: the base and the sources, in order.
         invocation: the run.
         evaluation: one mapping per task, with the data set's digest.
-        tolerances: what `agreement.tolerances` gave for the merge.
+        tolerances: what `tolerance.tolerances` gave for the merge.
     """
     return canonical.dumps(
         {

@@ -49,7 +49,7 @@ def extract(
         image_set: The images.
         preprocess: The model's transform for inference.
         batch_size: Images at a time, at least 1.
-        device: What `device.choose_device` gave.
+        device: What `devices.choose_device` gave.
         show: Told about each batch, in images.
 
     Raises:

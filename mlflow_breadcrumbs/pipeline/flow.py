@@ -52,7 +52,7 @@ class MergeRequest:
     cache: bool = True
     """Take accuracies that were measured before from the user's cache."""
     backend: str = "auto"
-    """What computes the merge: a name of `backends.NAMES`."""
+    """What computes the merge: a name of `choosing.NAMES`."""
     threads: int | None = None
     """Of the CPU backend; all processors when `None`."""
     max_norm_ratio: float | None = defaults.MAX_NORM_RATIO

@@ -1,16 +1,19 @@
 """A version gets an alias only on evidence, and loses it quickly.
 
-1. `policy` reads what is asked for, from YAML; `facts` are the records of what is known.
-2. `gates` holds the one against the other: a verdict (`verdicts`), with a sentence per rule.
-3. `gathering` reads the facts from MLflow and the ledger; `contents` reads the bytes.
+1. `policies` reads what is asked for, from YAML, with the types of `fields`; `facts` are the
+   records of what is known.
+2. `gates` holds the one against the other: a verdict (`verdicts`), with a sentence per rule;
+   `thresholds` are the rules about MLflow's metrics, `windows` those about the time.
+3. `gathering` reads the facts from MLflow and the ledger; `measuring` measures what is lacking.
 4. `promote` is the flow: facts, verdict, decision, and the alias moved by compare-and-set;
    `decisions` keeps what was judged in its run.
-5. `approvals` are people's words for weights; `rollback` goes back to what `standing` names.
+5. `approvals` are people's words for weights; `rollback` goes back to what `predecessors` names;
+   `recheck` judges a live version anew, `drift` is how far it has moved since.
 
 ```python
-from mlflow_breadcrumbs.promotion import policy, promote, rollback
+from mlflow_breadcrumbs.promotion import policies, promote, rollback
 
-rules = policy.load("policy.yaml")
+rules = policies.load("policy.yaml")
 decision = promote.promote(promote.PromotionRequest("models:/clip-merged/2", "champion", rules))
 decision.result, decision.sentence, decision.verdict.objections
 rollback.rollback("clip-merged", "champion")

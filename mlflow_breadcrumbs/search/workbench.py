@@ -1,7 +1,7 @@
 """Many merges of the same sources, each measured on the same images: what sweeps are made of.
 
 ```python
-with study.opened(study.Materials(base, sources, "tasks.yaml")) as bench:
+with workbench.opened(workbench.Materials(base, sources, "tasks.yaml")) as bench:
     bench.prepare(recipes)                      # the masks of all, in one pass over the sources
     cards = [bench.measure(settings) for settings in recipes]
 ```
@@ -87,7 +87,7 @@ class Study:
 
     Args:
         materials: what was asked for.
-        device: what `device.choose_device` gave.
+        device: what `devices.choose_device` gave.
         taken: the versions.
         pairs: which task is measured with which source.
         files: the base's checkpoint, then the sources'.

@@ -137,7 +137,7 @@ def train(
         train_set: Images to learn from.
         settings: How.
         validation_set: Images to measure after each epoch.
-        device: What `device.choose_device` gave.
+        device: What `devices.choose_device` gave.
         folder: Where to keep `training.pt` after each epoch. The same call finds it there, goes on
             after that epoch, and ends with the same weights. Delete it when the result is safe.
         workers: Processes that load images; None is none on the CPU and up to 8 for a GPU.

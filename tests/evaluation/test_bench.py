@@ -1,4 +1,4 @@
-"""The bench gives the numbers that `evaluate.accuracy` gives, from files and from memory."""
+"""The bench gives the numbers that `scoring.accuracy` gives, from files and from memory."""
 
 import pytest
 import tiny

@@ -8,8 +8,8 @@
 | `prov` | W3C PROV-JSON | prov |
 | `model-card` | readers; Hugging Face's form | huggingface-hub |
 
-`export` gathers `facts` once and hands them to the format's module; the same version gives the
-same bytes. `seal` signs a version that passes `verify`.
+`export` has `subjects` gather what is known once and hands it to the format's module (`card`,
+`cyclonedx`, `openlineage`, `prov`); the same version gives the same bytes. `seal` signs a version that passes `verify`.
 """
 
 import contextlib

@@ -1,10 +1,9 @@
 """How a merge is computed: one contract, several backends, the same bits from each.
 
-Read `reference.py` first: it is the definition. `arithmetic.py` holds what all backends share.
-The CPU backend is `cpu.py` (the order of the work), `blocks.py` (one tensor), `selection.py` (which
-elements are kept) and `kernels.py`, `row_kernels.py` (compiled loops). The GPU backend is `gpu.py`;
-its first lines name its modules. Both hand recipes that decompose matrices to `decomposing.py`,
-which takes its formulas from `singular.py`.
+Read `reference` first: it is the definition. `arithmetic` and `ranks` hold what all backends share,
+`copying` is for what is not merged. `cpu` and `gpu` are rooms of their own, whose first lines name
+their modules; both hand recipes that decompose matrices to `cpu.decomposing`, which takes its
+formulas from `singular`. `choosing` takes one of them, by device and by name.
 """
 
 import concurrent.futures

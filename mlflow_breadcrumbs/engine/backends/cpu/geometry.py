@@ -119,7 +119,7 @@ def measure(job: Job, *, threads: int, advance: progress.Advance) -> dict[str, G
     for the sums.
 
     Args:
-        job: a planned merge, see `merge.plan`.
+        job: a planned merge, see `merging.plan`.
         threads: at least 1.
         advance: told the bytes of each tensor, of all inputs, when it is done.
 

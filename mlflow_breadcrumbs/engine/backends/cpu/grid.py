@@ -27,7 +27,7 @@ def thresholds(job: Job, points: Sequence[tuple[float, float]], *, threads: int)
     `model`, and for tensors of more than `reading.PART` elements, four passes serve all points.
 
     Args:
-        job: a planned merge, see `merge.plan`.
+        job: a planned merge, see `merging.plan`.
         points: (density, gamma) each, as a recipe allows them.
         threads: at least 1.
 

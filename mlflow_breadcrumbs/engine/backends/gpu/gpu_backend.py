@@ -1,7 +1,7 @@
 """The GPU backend: pieces of all inputs pass through the device, and Triton's kernels merge them.
 
-The modules: `gpu_layout` (how a merge is cut up), `gpu_memory` (pieces on their way to the device),
-`gpu_selection` (which elements are kept), `gpu_kernels` (the compiled loops), `gpu_results` (merged
+The modules: `layout` (how a merge is cut up), `inputs` (pieces on their way to the device),
+`selection` (which elements are kept), `triton_kernels` (the compiled loops), `outputs` (merged
 pieces on their way to the file). Reading, copies in both directions, kernels and writing go on at
 the same time. Memory is bounded: pieces have a size of their own, whatever the number of sources.
 
@@ -266,7 +266,7 @@ def merge_piece(
     Args:
         view: of the piece.
         raw: uint8 [bytes] the piece on the device.
-        cuts: int32 [tiles, sources, 4] of the long tiles; see `gpu_kernels.merge_tiles`.
+        cuts: int32 [tiles, sources, 4] of the long tiles; see `triton_kernels.merge_tiles`.
         settings: the recipe.
         scales: float32 [1 + sources] alpha, then the weights.
         touches: int64 [a power of two, more than sources] increased by the elements that so many

@@ -7,7 +7,7 @@ program of a kernel works on.
 
 Masking units of up to `SHORT` elements (short rows, biases) are masked while they are merged, whole
 rows in a tile. Longer ones are cut into tiles, and their cuts are sought first, in several passes
-over the pieces of the round; see `gpu_selection`.
+over the pieces of the round; see `selection`.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""The first lines of each room are its map: every module that they name exists, none is left out."""
+"""Each room's first lines are its map: every module that they name exists, none is left out."""
 
 import ast
 import re

@@ -9,7 +9,8 @@
 | `model-card` | readers; Hugging Face's form | huggingface-hub |
 
 `export` has `subjects` gather what is known once and hands it to the format's module (`card`,
-`cyclonedx`, `openlineage`, `prov`); the same version gives the same bytes. `seal` signs a version that passes `verify`.
+`cyclonedx`, `openlineage`, `prov`); the same version gives the same bytes. `seal` signs a version
+that passes `verify`.
 """
 
 import contextlib

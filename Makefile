@@ -18,7 +18,7 @@ $(VENV)/.installed: pyproject.toml
 
 setup: $(VENV)/.installed  ## make the environment in .venv
 
-demo: setup  ## make a small zoo, merge it through `mlflow run`, show what came out
+demo: setup compiled  ## make a small zoo, merge it through `mlflow run`, show what came out
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m mlflow_breadcrumbs quickstart --folder demo
 
 test: setup compiled  ## all tests, the slow ones too, a worker per core

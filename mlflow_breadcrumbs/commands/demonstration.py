@@ -44,3 +44,6 @@ def quickstart_command(folder: str, seed: int, as_json: bool) -> None:
     click.echo("\nTry next:")
     for command in shown.commands:
         click.echo(f"  {command}")
+    click.echo("\nWhat came out:")
+    for sentence in shown.conclusion:
+        click.echo(f"  {sentence}")

@@ -18,7 +18,7 @@ import mlflow_breadcrumbs
 from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.lineage import relatives
 from mlflow_breadcrumbs.models import tasks
-from mlflow_breadcrumbs.quickstart import contest, demo_tasks, pretrain
+from mlflow_breadcrumbs.quickstart import conclusion, contest, demo_tasks, pretrain
 from mlflow_breadcrumbs.quickstart.settings import QuickstartSettings
 from mlflow_breadcrumbs.registry import records, versions
 from mlflow_breadcrumbs.search import workbench
@@ -49,6 +49,8 @@ class Shown:
     tracking_uri: str
     commands: tuple[str, ...]
     """What to try next."""
+    conclusion: tuple[str, ...]
+    """What came out, in three sentences."""
 
     def rows(self) -> list[dict[str, Any]]:
         """The table: one row per model, one column per task."""
@@ -63,6 +65,7 @@ class Shown:
             "accuracies": self.rows(),
             "lineage": self.lineage.to_dict(),
             "next": list(self.commands),
+            "conclusion": list(self.conclusion),
         }
 
 
@@ -116,13 +119,15 @@ def quickstart(
         accuracies = {task.name: measured[f"accuracy/{task.name}"] for task in task_list}
         last = dataclasses.replace(tried[-1], accuracies=accuracies)
         ancestry = relatives.tree(merged.uri)
+    entries = (*tried[:-1], last)
     return Shown(
-        entries=(*tried[:-1], last),
+        entries=entries,
         images=sum(len(task.images("test")) for task in task_list),
         version=merged.uri,
         lineage=ancestry,
         tracking_uri=f"sqlite:///{database}",
         commands=_next_commands(f"sqlite:///{database}", task_list[0]),
+        conclusion=conclusion.conclude(entries, f"models:/{MERGED_MODEL}@{ALIAS}", task_file),
     )
 
 

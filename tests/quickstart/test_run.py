@@ -14,7 +14,15 @@ from PIL import Image
 
 import mlflow_breadcrumbs
 from mlflow_breadcrumbs import errors
-from mlflow_breadcrumbs.quickstart import contest, demo_tasks, materials, pretrain, run, settings
+from mlflow_breadcrumbs.quickstart import (
+    conclusion,
+    contest,
+    demo_tasks,
+    materials,
+    pretrain,
+    run,
+    settings,
+)
 from mlflow_breadcrumbs.registry import versions
 
 SMALL = settings.QuickstartSettings(
@@ -60,7 +68,10 @@ def test_the_table_has_the_base_the_sources_and_the_ways_to_merge(shown):
         assert list(row) == ["model", "alpha", *names, "average"]
         assert row["average"] == pytest.approx(np.mean([row[name] for name in names]))
     assert {row["alpha"] for row in rows[3:]} <= set(SMALL.alphas)
-    assert json.loads(json.dumps(result.to_dict()))["test_images"] == result.images
+    answer = json.loads(json.dumps(result.to_dict()))
+    assert answer["test_images"] == result.images
+    assert answer["conclusion"] == list(result.conclusion)
+    assert len(result.conclusion) == 3
 
 
 @pytest.mark.slow
@@ -140,6 +151,37 @@ def test_a_typeface_draws_every_character(kind):
 def test_an_average_counts_every_task_alike():
     entry = contest.Contender("x", None, {"a": 1.0, "b": 0.0, "c": 0.5})
     assert entry.average == 0.5
+
+
+def entry(name, *accuracies, alpha=None):
+    return contest.Contender(name, alpha, dict(zip(("cars", "signs"), accuracies, strict=True)))
+
+
+def test_the_end_says_what_is_kept_what_is_lost_and_what_is_next():
+    base, sources = entry("base", 0.4, 0.6), entry("sources, each its own", 0.8, 1.0)
+    merged = entry("breadcrumbs", 0.6, 0.5, alpha=0.8)
+    others = entry("weight_average", 0.5, 0.5), entry("task_arithmetic", 0.7, 0.5, alpha=0.3)
+    kept, gained, then = conclusion.conclude(
+        (base, sources, *others, merged), "models:/m@candidate", Path("demo/tasks.yaml")
+    )
+    assert kept == (
+        "The merged model (breadcrumbs, alpha 0.8) keeps 62% of the accuracy of two fine-tuned "
+        "models, on average over their tasks, in one model instead of two and without training."
+    )
+    assert gained == (
+        "Its average accuracy is 0.550, the base's 0.500: it is better than the base on one of two "
+        "tasks and worse on signs (0.500, the base 0.600); ahead of it task_arithmetic with 0.600."
+    )
+    assert "blame models:/m@candidate --task signs --tasks demo/tasks.yaml`" in then
+
+
+def test_the_end_of_a_merge_that_loses_nothing_names_the_task_that_keeps_least():
+    base, sources = entry("base", 0.4, 0.4), entry("sources, each its own", 0.8, 1.0)
+    _, gained, then = conclusion.conclude(
+        (base, sources, entry("breadcrumbs", 0.7, 0.4, alpha=1.0)), "models:/m/1", Path("t.yaml")
+    )
+    assert "better than the base on one of two tasks and worse on none." in gained
+    assert "its weakest task, signs" in then
 
 
 def test_a_folder_with_something_else_is_left_alone(tmp_path):

@@ -38,7 +38,10 @@ MODEL = {
 WEIGHTS = """
 import sys, torch
 from safetensors.torch import save_file
-from mlflow_breadcrumbs import architecture
+try:
+    from mlflow_breadcrumbs.models import architecture
+except ImportError:  # a checkout from before there were rooms
+    from mlflow_breadcrumbs import architecture
 state = architecture.build(architecture.load_config("tiny.json")).state_dict()
 for number, name in enumerate(("base", "one", "two")):
     made = {key: (tensor + 0.01 * number * torch.randn(tensor.shape)).contiguous()
@@ -179,6 +182,7 @@ def main() -> None:
     parser.add_argument("--label", default="after", help="of its column")
     parser.add_argument("--before", type=Path, help="another checkout, measured in the same run")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--note", help="what else the machine did, for the table")
     parser.add_argument("--only", choices=list(COMMANDS), nargs="*", default=list(COMMANDS))
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -193,7 +197,7 @@ def main() -> None:
     day = datetime.datetime.now(datetime.UTC).date()
     machine = (
         f"{day}, {len(os.sched_getaffinity(0))} processors, Python {platform.python_version()}, "
-        f"{given.rounds} rounds"
+        f"{given.rounds} rounds" + (f", {given.note}" if given.note else "")
     )
     for label, rows in found.items():
         raw[label] = {"machine": machine, "rows": rows}

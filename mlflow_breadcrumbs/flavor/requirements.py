@@ -7,7 +7,8 @@ from pathlib import Path
 import yaml
 from mlflow.utils import environment
 
-DISTRIBUTION = "mlflow-breadcrumbs"
+from mlflow_breadcrumbs.support import extras
+
 _REQUIREMENTS = (
     "mlflow",
     "numpy",
@@ -48,7 +49,7 @@ def own_package() -> tuple[str | None, list[str]]:
     here = Path(__file__).resolve().parent.parent
     code = [str(here)]
     try:
-        distribution = importlib.metadata.distribution(DISTRIBUTION)
+        distribution = importlib.metadata.distribution(extras.DISTRIBUTION)
     except importlib.metadata.PackageNotFoundError:
         return None, code
     if Path(str(distribution.locate_file(here.name))).resolve() != here:
@@ -61,11 +62,11 @@ def requirement(
 ) -> tuple[str | None, list[str]]:
     """Give the requirement and the code to ship, from the content of `direct_url.json`."""
     if direct_url is None:
-        return f"{DISTRIBUTION}=={version}", []
+        return f"{extras.DISTRIBUTION}=={version}", []
     origin = json.loads(direct_url)
     if "vcs_info" in origin:
         info = origin["vcs_info"]
-        return f"{DISTRIBUTION} @ {info['vcs']}+{origin['url']}@{info['commit_id']}", []
+        return f"{extras.DISTRIBUTION} @ {info['vcs']}+{origin['url']}@{info['commit_id']}", []
     return None, code
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import mlflow_breadcrumbs
-from mlflow_breadcrumbs.flavor import requirements
+from mlflow_breadcrumbs.support import extras
 
 LIBRARIES = ("mlflow", "torch", "open_clip_torch", "safetensors", "numpy")
 
@@ -88,9 +88,7 @@ def _git(folder: Path, *arguments: str) -> str | None:
 def _installed_commit() -> str | None:
     """The commit that pip installed this package from (PEP 610), if it was from git."""
     try:
-        origin = importlib.metadata.distribution(requirements.DISTRIBUTION).read_text(
-            "direct_url.json"
-        )
+        origin = importlib.metadata.distribution(extras.DISTRIBUTION).read_text("direct_url.json")
     except importlib.metadata.PackageNotFoundError:
         return None
     commit: str | None = json.loads(origin or "{}").get("vcs_info", {}).get("commit_id")

@@ -5,6 +5,9 @@ from collections.abc import Iterator
 
 from mlflow_breadcrumbs import errors
 
+DISTRIBUTION = "mlflow-breadcrumbs"
+"""What pip knows this package as."""
+
 
 @contextlib.contextmanager
 def needed(extra: str, what: str) -> Iterator[None]:
@@ -22,5 +25,5 @@ def needed(extra: str, what: str) -> Iterator[None]:
     except ImportError as error:
         raise errors.ExtraError(
             f"{what} requires the {extra!r} extra ({error}). Install with "
-            f"`pip install 'mlflow-breadcrumbs[{extra}]'`"
+            f"`pip install '{DISTRIBUTION}[{extra}]'`"
         ) from error

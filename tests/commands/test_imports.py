@@ -34,6 +34,7 @@ def imported(tmp_path, *arguments, **environment):
         env=os.environ | environment,
     )
     assert done.returncode == 0, done.stderr
+    (tmp_path / "output").write_text(done.stdout)
     return set(json.loads(place.read_text()))
 
 
@@ -64,10 +65,13 @@ def test_a_rollback_imports_no_torch(family, tmp_path):
     assert not imported(tmp_path, "rollback", "merged", "--alias", "champion") & HEAVY
 
 
-def test_a_merge_that_exists_a_comparison_and_a_verification_build_no_model(family, tmp_path):
+def test_a_merge_without_tasks_a_comparison_and_a_verification_build_no_model(family, tmp_path):
     sources = ("--source", family.sources[0], "--source", f"{family.sources[1]}=0.5")
-    merge = ("merge", "--base", family.base, *sources, "--registered-model", "merged")
-    assert not imported(tmp_path, *merge) & MODELS
+    merge = ("merge", "--base", family.base, *sources, "--registered-model", "merged", "--json")
+    for more, version, reused in (((), "1", True), (("--alpha", "0.7"), "2", False)):
+        assert not imported(tmp_path, *merge, *more) & MODELS
+        made = json.loads((tmp_path / "output").read_text())
+        assert (made["version"], made["reused"]) == (version, reused)
     assert not imported(tmp_path, "compare", "--base", family.base, *sources) & MODELS
     assert not imported(tmp_path, "verify", family.merged) & MODELS
 

@@ -33,6 +33,7 @@ from mlflow_breadcrumbs.models import architecture, task_heads, tasks
 from mlflow_breadcrumbs.pipeline import flow
 from mlflow_breadcrumbs.registry import versions
 from mlflow_breadcrumbs.sources import importing
+from mlflow_breadcrumbs.support import extras
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,7 +166,7 @@ def installed() -> Iterator[None]:
     What is made for many tests is made so, and what goes over HTTP, a request per file.
     """
     with pytest.MonkeyPatch.context() as patch:
-        package = f"{requirements.DISTRIBUTION}=={mlflow_breadcrumbs.__version__}"
+        package = f"{extras.DISTRIBUTION}=={mlflow_breadcrumbs.__version__}"
         patch.setattr(requirements, "own_package", lambda: (package, []))
         yield
 

@@ -128,7 +128,10 @@ def summary(found: dict[str, Any]) -> list[dict[str, Any]]:
                 "median": medians[name],
                 "least": min(seconds),
                 "most": max(seconds),
-                "processor": statistics.median(entry["processor"] for entry in rounds),
+                "processor": statistics.median(
+                    entry.get("processor", float("nan"))
+                    for entry in rounds  # older ones lack it
+                ),
                 "floors": medians[name] / medians["floor"],
                 "rate": found["bytes"] / medians[name],
                 "anonymous": max(entry["anonymous"] for entry in rounds),

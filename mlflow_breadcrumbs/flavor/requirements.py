@@ -10,6 +10,7 @@ from mlflow.utils import environment
 from mlflow_breadcrumbs.support import extras
 
 _REQUIREMENTS = (
+    "filelock",
     "mlflow",
     "numpy",
     "open_clip_torch",

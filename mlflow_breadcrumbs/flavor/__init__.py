@@ -18,10 +18,9 @@ against their digest; `requirements` are what it needs elsewhere; `foreign` give
 model that another flavor logged.
 """
 
+import contextlib
 import importlib.metadata
 import os
-import shutil
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,10 +44,10 @@ from mlflow.utils.model_utils import (
 import mlflow_breadcrumbs
 from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.engine import checkpoints
-from mlflow_breadcrumbs.flavor import requirements, serving
+from mlflow_breadcrumbs.flavor import requirements, serving, storing
 from mlflow_breadcrumbs.models import architecture, task_heads
 from mlflow_breadcrumbs.registry import uris, versions
-from mlflow_breadcrumbs.support import defaults, devices
+from mlflow_breadcrumbs.support import copies, defaults, devices
 
 FLAVOR_NAME = "breadcrumbs"
 WEIGHTS_FILE = "open_clip_model.safetensors"
@@ -76,7 +75,7 @@ def save_model(
         path: A folder that doesn't exist or is empty.
         config: What the model looks like.
         model: The model; or
-        weights: its weights, a safetensors file, which is linked or copied and never loaded.
+        weights: its weights, a safetensors file, which is copied and never loaded.
         weights_digest: The digest of `weights`, where it is known, so that no byte is read again.
         heads: One per task.
         extra_files: Names and contents of more files, such as `lineage.json`.
@@ -105,7 +104,8 @@ def save_model(
     if model is not None:
         write_weights(model.state_dict(), folder / WEIGHTS_FILE)
     elif weights is not None:
-        _link(Path(weights), folder / WEIGHTS_FILE)
+        # MLflow's own folder is gone when its files are in the store; a link will do there.
+        _put(Path(weights), folder / WEIGHTS_FILE, linked=mlflow_model is not None)
     task_heads.write(folder, heads)
     for name, content in (extra_files or {}).items():
         (folder / name).write_bytes(content)
@@ -146,6 +146,7 @@ def log_model(
     model: torch.nn.Module | None = None,
     weights: str | Path | None = None,
     weights_digest: str | None = None,
+    keep_weights: bool = True,
     heads: Iterable[task_heads.Head] = (),
     extra_files: Mapping[str, bytes] | None = None,
     registered_model_name: str | None = None,
@@ -165,6 +166,8 @@ def log_model(
         model: See `save_model`.
         weights: See `save_model`.
         weights_digest: See `save_model`.
+        keep_weights: `weights` stays the caller's, who may write to it later. A file that is given
+            up can become the store's own, where that is on the same file system.
         heads: See `save_model`.
         extra_files: See `save_model`.
         registered_model_name: Name to make a version under.
@@ -184,7 +187,9 @@ def log_model(
     return Model.log(
         artifact_path=None,
         name=name,
-        flavor=sys.modules[__name__],
+        flavor=storing.Storing(
+            save_model, WEIGHTS_FILE, ours=model is not None or not keep_weights
+        ),
         flavor_name=FLAVOR_NAME,
         registered_model_name=registered_model_name,
         tags=tags,
@@ -330,15 +335,17 @@ def _check_heads(heads: Sequence[task_heads.Head], config: architecture.ModelCon
         raise errors.TaskError(f"There are two heads for {', '.join(twice)}; give one per task.")
 
 
-def _link(source: Path, target: Path) -> None:
-    """Put a checkpoint into the folder without reading it."""
+def _put(source: Path, target: Path, *, linked: bool) -> None:
+    """Put a checkpoint into the folder without reading it, as a link or as a file of its own."""
     if source.suffix != ".safetensors":
         raise errors.CheckpointError(
             f"'{source}' is not a .safetensors file; versions carry their weights in no other form."
         )
     try:
-        os.link(source.resolve(), target)
+        if linked:
+            with contextlib.suppress(OSError):  # another file system, or one without links
+                os.link(source.resolve(), target)
+                return
+        copies.copy(source, target)
     except FileNotFoundError as error:
         raise errors.CheckpointError(f"There is no checkpoint '{source}'.") from error
-    except OSError:  # another file system, or one without links
-        shutil.copyfile(source, target)

@@ -13,12 +13,14 @@ from typing import Any
 from mlflow.models import Model
 from mlflow.models.model import MLMODEL_FILE_NAME, ModelInfo
 
+from mlflow_breadcrumbs.flavor import storing
 from mlflow_breadcrumbs.registry import versions
+from mlflow_breadcrumbs.support import copies
 
 
 @dataclasses.dataclass(frozen=True)
 class _Carrier:
-    """What `Model.log` calls as a flavor's module."""
+    """Saves what the base's flavor would."""
 
     base: versions.OpenedVersion
 
@@ -42,7 +44,7 @@ class _Carrier:
         try:
             os.link(weights, target)
         except OSError:
-            shutil.copyfile(weights, target)
+            copies.copy(weights, target)
         for name, content in extra_files.items():
             (folder / name).write_bytes(content)
         original = Model.load(str(self.base.folder / MLMODEL_FILE_NAME))
@@ -70,7 +72,8 @@ def log_model(
     Args:
         name: of the logged model.
         base: opened with all of its files.
-        weights: the merged checkpoint; one file.
+        weights: the merged checkpoint; one file, which the caller gives up: it may become the
+            store's own.
         extra_files: written beside MLmodel, by name.
         tags: of the logged model.
     """
@@ -78,7 +81,7 @@ def log_model(
     return Model.log(
         artifact_path=None,
         name=name,
-        flavor=_Carrier(base),
+        flavor=storing.Storing(_Carrier(base).save_model, weights_file(base), ours=True),
         flavor_name=base.flavor,
         tags=tags,
         **arguments,

@@ -326,6 +326,7 @@ def _register(
                 config=flavor.load_config(taken.base.folder),
                 weights=merged.output,
                 weights_digest=merged.weights_digest,
+                keep_weights=False,
                 heads=list(taken.all_heads.values()),
                 extra_files=extra,
                 tags=tags,

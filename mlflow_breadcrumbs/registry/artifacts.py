@@ -1,5 +1,6 @@
 """Files that MLflow keeps for a version, and what it means when it does not give them."""
 
+import shutil
 import urllib.parse
 from pathlib import Path
 from typing import Any
@@ -7,8 +8,10 @@ from typing import Any
 import mlflow
 import requests
 from mlflow.exceptions import MlflowException
+from mlflow.store.artifact import artifact_repository_registry, local_artifact_repo
 
 from mlflow_breadcrumbs.registry import failures
+from mlflow_breadcrumbs.support import copies
 
 
 class Artifacts:
@@ -25,7 +28,7 @@ class Artifacts:
     def __init__(self, version: str, location: str, folder: Path) -> None:
         self._version = version
         self._location = location
-        self._local = urllib.parse.urlparse(location).scheme in ("", "file")
+        self._local = _is_local(location)
         self._folder = folder
 
     def list(self) -> list[str]:
@@ -74,3 +77,38 @@ class Artifacts:
                 f"cannot read the artifacts of {self._version} at {self._location}",
                 "restore them or register the model again",
             ) from error
+
+
+def hand_over(folder: Path, path: str, model_id: str, *, ours: bool) -> None:
+    """Put a file of a folder that MLflow is about to copy into a store there without copying it.
+
+    Only into a store on this folder's file system; else the file stays for MLflow. The model is
+    PENDING until MLflow is done, so one with nothing but this file is discarded like any half one.
+
+    Args:
+        folder: what a flavor saved for `Model.log`.
+        path: of the file, in the folder and in the store.
+        model_id: the logged model.
+        ours: nobody writes to the file any more, so it may become the store's own. Anyone else's
+            may share its bytes with the store's only until he changes it.
+    """
+    location = mlflow.MlflowClient().get_logged_model(model_id).artifact_location
+    if not _is_local(location):
+        return
+    repository = artifact_repository_registry.get_artifact_repository(location)
+    if type(repository) is not local_artifact_repo.LocalArtifactRepository:
+        return  # a plugin's, which may do more than copy
+    file, target = folder / path, Path(repository.artifact_dir, path)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return  # which MLflow will run into as well, and say so
+    if ours and copies.move(file, target):
+        return
+    if copies.clone(file, target):
+        shutil.copystat(file, target)  # as MLflow does
+        file.unlink()
+
+
+def _is_local(location: str) -> bool:
+    return urllib.parse.urlparse(location).scheme in ("", "file")

@@ -86,7 +86,10 @@ def import_checkpoint(
                 "import.head": head,
             }
         )
-        info = flavor.log_model("model", config=config, weights=weights, heads=made)
+        users = weights == path  # who may train on with it
+        info = flavor.log_model(
+            "model", config=config, weights=weights, keep_weights=users, heads=made
+        )
         names = [each.name for each in task_list] or ([task] if task else [])
         tags = {
             tag_keys.KIND: "import",

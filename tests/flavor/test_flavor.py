@@ -110,12 +110,13 @@ def test_the_layout(config, tmp_path):
     )
 
 
-def test_ready_weights_are_linked_and_not_read(config, tmp_path):
+def test_ready_weights_are_copied_and_not_loaded(config, tmp_path):
     model = tiny.model(config)
     flavor.write_weights(model.state_dict(), tmp_path / "merged.safetensors")
     flavor.save_model(tmp_path / "saved", config=config, weights=tmp_path / "merged.safetensors")
-    linked = tmp_path / "saved/open_clip_model.safetensors"
-    assert linked.stat().st_ino == (tmp_path / "merged.safetensors").stat().st_ino
+    copied = tmp_path / "saved/open_clip_model.safetensors"
+    assert copied.read_bytes() == (tmp_path / "merged.safetensors").read_bytes()
+    assert copied.stat().st_ino != (tmp_path / "merged.safetensors").stat().st_ino
     assert_equal_weights(flavor.load_model(str(tmp_path / "saved")).model, model)
 
 

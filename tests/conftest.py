@@ -4,7 +4,6 @@ import dataclasses
 import json
 import os
 import shutil
-import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -281,18 +280,7 @@ def family(grown, tmp_path, monkeypatch) -> Iterator[zoos.Family]:
     grown_database = Path(grown.tracking_uri.removeprefix("sqlite:///"))
     shutil.copy(grown_database, database)
     shutil.copy(grown_database.with_name(zoos.LEDGER), folder / zoos.LEDGER)
-    columns = {
-        "experiments": "artifact_location",
-        "runs": "artifact_uri",
-        "logged_models": "artifact_location",
-        "model_versions": "storage_location",
-    }
-    with sqlite3.connect(database) as connection:
-        for table, column in columns.items():
-            connection.execute(
-                f"UPDATE {table} SET {column} = replace({column}, ?, ?)",
-                (str(original), str(folder)),
-            )
+    zoos.move_artifacts(database, original, folder)
     monkeypatch.chdir(folder)
     uri = f"sqlite:///{database}"
     previous = mlflow.get_tracking_uri()

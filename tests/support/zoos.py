@@ -146,6 +146,21 @@ def working_in(folder: Path, uri: str | None = None) -> Iterator[str]:
         use(before)
 
 
+def move_artifacts(database: Path, before: str | Path, now: Path) -> None:
+    """Tell a store in SQLite that its artifacts lie in another folder."""
+    columns = {
+        "experiments": "artifact_location",
+        "runs": "artifact_uri",
+        "logged_models": "artifact_location",
+        "model_versions": "storage_location",
+    }
+    with sqlite3.connect(database) as connection:
+        for table, column in columns.items():
+            connection.execute(
+                f"UPDATE {table} SET {column} = replace({column}, ?, ?)", (str(before), str(now))
+            )
+
+
 def keep(made: Zoo, folder: Path) -> None:
     """Write down what was made, for the other workers."""
     content = {**dataclasses.asdict(made), "folder": str(made.folder)}

@@ -125,7 +125,7 @@ def test_a_policy_that_looks_at_no_accuracy_is_rechecked_and_the_drift_is_shown(
     assert "models:/merged/1 keeps every rule that it became champion by" in result.stdout
     assert "verified" in result.stdout
     answer = json.loads(run("merged@champion", "--tasks", fresh, "--json").stdout)
-    assert [rule["name"] for rule in answer["rules"]] == ["verified"]
+    assert [rule["name"] for rule in answer["rules"]] == ["weights", "verified"]
     pinned = versions.resolve(family.merged)
     assert {row["task"] for row in answer["drift"]} == set(pinned.tasks)
     made = mlflow.get_run(answer["run_id"])

@@ -51,7 +51,7 @@ def measure(
         DeviceError: the device is absent, or not even one image fits into its memory.
     """
     listed = [task.name for task in task_files.load(task_file)]
-    judged = gates.choose(rules, known)
+    judged = tuple(gates.choose(rules, known) or known.tasks)
     wanted = [name for name in listed if not judged or name in judged]
     if not wanted:
         raise errors.TaskError(

@@ -171,7 +171,7 @@ def filled(once, empty_database) -> zoos.Zoo:
 
 
 @pytest.fixture
-def zoo(filled, tmp_path, monkeypatch) -> Iterator[zoos.Zoo]:
+def zoo(filled, light, tmp_path, monkeypatch) -> Iterator[zoos.Zoo]:
     """The zoo, in a database copy of this test's own; the artifacts are shared: leave them be."""
     shutil.copy(filled.folder / "mlflow.db", tmp_path / "mlflow.db")
     monkeypatch.chdir(tmp_path)
@@ -265,14 +265,19 @@ def grown(filled, once) -> zoos.Family:
     def make(folder: Path) -> None:
         for name in ("mlflow.db", zoos.LEDGER):
             shutil.copy(filled.folder / name, folder / name)
+        # Not the whole folder: tests of the zoo write beside its artifacts all the time.
+        for path in zoos.artifacts(folder / "mlflow.db"):
+            shutil.copytree(path, folder / path.relative_to(filled.folder))
+        zoos.move_artifacts(folder / "mlflow.db", filled.folder, folder)
         with zoos.working_in(folder) as uri, zoos.installed():
-            zoos.keep(zoos.merge_family(dataclasses.replace(filled, tracking_uri=uri)), folder)
+            own = dataclasses.replace(filled, tracking_uri=uri, folder=folder)
+            zoos.keep(zoos.merge_family(own), folder)
 
     return zoos.Family(**zoos.kept(once("family", make)))
 
 
 @pytest.fixture
-def family(grown, tmp_path, monkeypatch) -> Iterator[zoos.Family]:
+def family(grown, light, tmp_path, monkeypatch) -> Iterator[zoos.Family]:
     """A copy of the family, database and artifacts, that a test may damage."""
     folder, original = tmp_path / "family", grown.folder
     shutil.copytree(original, folder)

@@ -161,6 +161,16 @@ def move_artifacts(database: Path, before: str | Path, now: Path) -> None:
             )
 
 
+def artifacts(database: Path) -> list[Path]:
+    """The folders of the runs and logged models in a store in SQLite."""
+    with sqlite3.connect(database) as connection:
+        found = connection.execute(
+            "SELECT artifact_uri FROM runs UNION SELECT artifact_location FROM logged_models"
+        ).fetchall()
+    paths = [Path(str(uri).removeprefix("file://")) for (uri,) in found]
+    return [path for path in paths if path.is_dir()]
+
+
 def keep(made: Zoo, folder: Path) -> None:
     """Write down what was made, for the other workers."""
     content = {**dataclasses.asdict(made), "folder": str(made.folder)}

@@ -14,8 +14,8 @@ image with `task`, `label`, `probability` and `probabilities` (a mapping of clas
 Weights are read from and written to safetensors only.
 
 `serving` is a version in memory, and the pyfunc; `loading` opens a registered one, its bytes held
-against their digest; `requirements` are what it needs elsewhere; `foreign` gives new weights to a
-model that another flavor logged.
+against their digest; `storing` logs one without writing its weights twice; `requirements` are what
+it needs elsewhere; `foreign` gives new weights to a model that another flavor logged.
 """
 
 import contextlib

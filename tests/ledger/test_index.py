@@ -5,9 +5,10 @@ import time
 import mlflow
 import pytest
 import registered
+import sqlalchemy as sql
 
 from mlflow_breadcrumbs import ledger
-from mlflow_breadcrumbs.ledger import index, schema, stores
+from mlflow_breadcrumbs.ledger import index, migrations, schema, stores
 from mlflow_breadcrumbs.registry import catalog, tag_keys
 
 
@@ -65,6 +66,7 @@ def test_a_ledger_that_was_deleted_is_rebuilt_with_the_same_answers(versions):
     before = [(ledger.ancestry(uri), ledger.descendants(uri)) for uri in versions]
     with stores.opened() as opened, opened.writing() as connection:
         schema.Base.metadata.drop_all(connection)
+        sql.Table(migrations.VERSION_TABLE, sql.MetaData()).drop(connection)
     assert counts(ledger.sync()) == (7, 0, 0)
     assert [(ledger.ancestry(uri), ledger.descendants(uri)) for uri in versions] == before
 

@@ -3,11 +3,12 @@
 import mlflow
 import postgres
 import pytest
+import sqlalchemy as sql
 import zoos
 
 from mlflow_breadcrumbs import ledger
 from mlflow_breadcrumbs.engine import recipe
-from mlflow_breadcrumbs.ledger import schema, stores
+from mlflow_breadcrumbs.ledger import migrations, schema, stores
 from mlflow_breadcrumbs.lineage import relatives
 from mlflow_breadcrumbs.pipeline import flow
 from mlflow_breadcrumbs.registry import catalog
@@ -96,6 +97,7 @@ def test_thirty_versions_are_right_in_mlflow_and_in_both_ledgers_and_after_a_reb
             assert ledger.verify().holds
             with stores.opened() as opened, opened.writing() as connection:
                 schema.Base.metadata.drop_all(connection)
+                sql.Table(migrations.VERSION_TABLE, sql.MetaData()).drop(connection)
             ledger.sync()
             check(everything, ancestors)
             assert ledger.history(NAME) == []  # the index comes back, the history does not

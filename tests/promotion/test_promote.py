@@ -330,7 +330,7 @@ def test_an_interruption_after_the_alias_was_moved_is_settled_as_promoted(family
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(promote.standing, "mark", interrupted)
+        patch.setattr(promote.predecessors, "mark", interrupted)
         with pytest.raises(KeyboardInterrupt):
             decide(family.merged, LET_THROUGH)
     assert at() == "1"

@@ -55,10 +55,13 @@ def is_pending(connection: sql.Connection) -> bool:
     """
     found = _revision(connection)
     if found is None:
-        numbers = _numbers_before(connection)
-        if max(numbers, default=0) > len(_STEPS_BEFORE):
-            raise _newer(str(max(numbers)), str(len(_STEPS_BEFORE)))
-        return True
+        last = max(_numbers_before(connection), default=0)
+        if last <= len(_STEPS_BEFORE):
+            return True
+        # Another process may have taken it over between the two questions.
+        found = _revision(connection)
+        if found is None:
+            raise _newer(str(last), str(len(_STEPS_BEFORE)))
     if found not in REVISIONS:
         raise _newer(found, REVISIONS[-1])
     return found != REVISIONS[-1]

@@ -9,6 +9,7 @@ import sys
 
 import ledgers
 import mlflow
+import postgres
 import pytest
 import sqlalchemy as sql
 from alembic.autogenerate import compare_metadata
@@ -132,6 +133,26 @@ def test_processes_at_once_take_it_over_once(ledger_uri, release, empty):
         rows = connection.execute(sql.text(f"SELECT * FROM {migrations.VERSION_TABLE}")).all()
         assert rows == [(migrations.REVISIONS[-1],)]
         assert len(connection.scalars(sql.select(schema.LedgerRow.id)).all()) == 1
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_a_take_over_between_two_questions_is_no_newer_release(
+    postgres_server, release, monkeypatch
+):
+    """Where readers see each commit, the next answer may be of after another's take-over."""
+    uri = postgres.schema(postgres_server, f"between_{release}")
+    monkeypatch.setenv(stores.VARIABLE, uri)
+    ledgers.place(release, uri)
+    ask = migrations._numbers_before
+
+    def meanwhile(connection):
+        monkeypatch.setattr(migrations, "_numbers_before", ask)
+        ledger.check()
+        return ask(connection)
+
+    monkeypatch.setattr(migrations, "_numbers_before", meanwhile)
+    ledger.check()
+    assert ledger.verify(in_mlflow=False).holds
 
 
 @pytest.mark.parametrize("release", RELEASES)

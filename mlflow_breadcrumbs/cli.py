@@ -115,10 +115,16 @@ def main(ctx: click.Context, verbose: bool) -> None:
         # Importing MLflow or torch makes half a million objects that stay. To look through them
         # again and again for garbage, and once more at the end, is a quarter of a short command.
         gc.set_threshold(1_000_000 if ctx.invoked_subcommand in READERS else 50_000)
-        ctx.call_on_close(gc.freeze)
+        ctx.call_on_close(_leave)
     # Schedulers send SIGTERM before they kill: the run ends and temporary files go, as on Ctrl-C.
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+def _leave() -> None:
+    """Spare the process the last look for garbage, where nobody reports what is left."""
+    if "triton" not in sys.modules:  # its bindings do, line by line
+        gc.freeze()
 
 
 for _heading, _commands in COMMANDS.items():

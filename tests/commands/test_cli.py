@@ -271,3 +271,17 @@ def test_an_empty_string_is_the_default_and_zero_is_a_value(given, taken):
         click.echo(repr(count))
 
     assert CliRunner().invoke(command, given).stdout == f"{taken}\n"
+
+
+def test_a_command_that_has_imported_triton_ends_quietly(tmp_path):
+    """Its bindings report what the end of the process finds uncollected, line by line."""
+    code = "import triton\nfrom mlflow_breadcrumbs import cli\ncli.main()"
+    command = [sys.executable, "-c", code, "ledger", "head"]
+    done = subprocess.run(
+        [*command, "--ledger-uri", f"sqlite:///{tmp_path}/ledger.db"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path,
+    )
+    assert "leaked" not in done.stderr

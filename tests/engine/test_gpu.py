@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import re
 import subprocess
 import sys
@@ -79,12 +80,14 @@ def test_a_schedule_never_moves_what_kernels_may_be_reading(order, slots, passes
     order = [pieces[number] for number in order] * passes
     visits = inputs.schedule(order, slots)
     assert [visit.piece for visit in visits] == order
-    held = {}
-    for before, visit in zip([None, *visits], visits, strict=False):
+    held, last = {}, {}
+    for number, (before, visit) in enumerate(zip([None, *visits], visits, strict=False)):
         if visit.load:
             assert before is None or before.slot != visit.slot
+            assert visit.after == last.get(visit.slot, -1) + 1
             held[visit.slot] = visit.piece
         assert held[visit.slot] == visit.piece
+        last[visit.slot] = number
     loaded = [visit for visit in visits if visit.load]
     if len(set(order)) <= slots:
         assert len(loaded) == len(set(order))
@@ -287,7 +290,7 @@ POINTERS = {
     "raw": "*u8", "offsets": "*i64", "kinds": "*i32", "table": "*i64", "magnitudes": "*i32",
     "histogram": "*i64", "equal": "*i32", "ties": "*i32", "cuts": "*i32", "scales": "*fp32",
     "seen": "*i32", "energies": "*fp64", "base_energy": "*fp64", "bad": "*i32", "touches": "*i64",
-    "prefixes": "*i32", "units": "i32", "sources": "i32",
+    "prefixes": "*i32", "ranks": "*i64", "units": "i32", "sources": "i32",
 }
 
 def ptx(kernel, merged="*fp32", **constants):
@@ -308,6 +311,7 @@ def ptx(kernel, merged="*fp32", **constants):
 tile = {"BLOCK": layout.TILE, "ALIGNED": True}
 print(ptx(kernels.count_digits, CUTS=2, SHIFT=20, WIDTH=11, BINS=selection.BINS, BASE_KIND=0,
           KIND=0, **tile))
+print(ptx(kernels.read_digits, CUTS=2, WIDTH=11, BINS=selection.BINS))
 print(ptx(kernels.count_equal, BASE_KIND=1, KIND=-1, **tile))
 print(ptx(kernels.place_cuts, BASE_KIND=2, KIND=2, **tile))
 variants = [(1, layout.TILE, False, 0, "*fp32"), (1, layout.TILE, False, 1, "*u16"),
@@ -327,13 +331,14 @@ def test_the_machine_code_rounds_as_the_definition_does(tmp_path):
         "TRITON_CACHE_DIR": str(tmp_path),
         "PATH": "/usr/bin:/bin",
         "HOME": str(tmp_path),
+        "PYTHONPATH": os.pathsep.join(sys.path),
     }
     done = subprocess.run(
         [sys.executable, "-c", COMPILED], capture_output=True, text=True, env=environment
     )
     assert done.returncode == 0, done.stderr
     code = done.stdout
-    assert code.count(".visible .entry") == 6
+    assert code.count(".visible .entry") == 7
     assert "fma.rn.f32" not in code
     assert "FADD" in code
     assert "FFMA" not in code

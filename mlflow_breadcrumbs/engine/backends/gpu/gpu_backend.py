@@ -181,7 +181,8 @@ class _GpuRun:
         with contextlib.ExitStack() as stack:
             loader = Loader(self._job, self._device, order, memory, pool)
             stack.callback(loader.close)
-            results = Results(self._job, self._writer, self._device, elements, pool)
+            pieces = sum(len(found.pieces) for found in plan)
+            results = Results(self._job, self._writer, self._device, pieces, elements, pool)
             stack.callback(results.close)
             for found in plan:
                 self._merge_round(found, loader, results)
@@ -212,9 +213,13 @@ class _GpuRun:
         with loader.visit() as (raw, new):
             yield raw
         if new:
-            for segment in view.piece.segments:
-                for checkpoint in self._job.inputs:
-                    self._advance(segment.elements * checkpoint.info(segment.name).dtype.itemsize)
+            self._advance(
+                sum(
+                    segment.elements * checkpoint.info(segment.name).dtype.itemsize
+                    for segment in view.piece.segments
+                    for checkpoint in self._job.inputs
+                )
+            )
 
     def _complete(self, results: Results) -> Outcome:
         """Tensor by tensor by name: merge those left to the reference, and check the others."""

@@ -2,9 +2,9 @@
 
 The order in which the pieces are visited is known from the start, and so is which of them stay on
 the device until they are visited again: when a slot is needed, the piece goes whose next visit is
-the farthest, but never the one that kernels may still be working on. While they work on one piece,
-the next is read by host threads into pinned memory and copied on a stream of its own; memory is
-pinned for two pieces, so that one can be read while the other is copied.
+the farthest, but never the one that was visited last. Loading runs ahead of the visits as far as
+there are free slots: host threads read a piece into pinned memory, which is copied on a stream of
+its own. Memory is pinned for two pieces, so that one can be read while the other is copied.
 
 On the CPU (Triton's interpreter) the slots are ordinary memory that is read into directly.
 """
@@ -13,6 +13,7 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import hashlib
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -24,8 +25,11 @@ from mlflow_breadcrumbs.engine import checkpoints
 from mlflow_breadcrumbs.engine.backends import Job
 from mlflow_breadcrumbs.engine.backends.gpu.layout import Piece, Segment
 
-READ = 1 << 23
-"""Bytes of small tensors that are read by one task."""
+READ = 1 << 22
+"""Bytes that one task reads, of one large tensor or of many small ones."""
+
+Part = tuple[Segment, int, int]
+"""Some elements of a segment: the first, and the one behind the last, counted in the segment."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +43,8 @@ class Visit:
     """Whether it has to be read and copied there first."""
     first: bool
     """Whether it is read for the first time."""
+    after: int
+    """How many visits must be over before the slot is free for it."""
 
 
 def schedule(order: Sequence[Piece], slots: int) -> list[Visit]:
@@ -50,7 +56,8 @@ def schedule(order: Sequence[Piece], slots: int) -> list[Visit]:
     never = len(order)
     visits: list[Visit] = []
     seen: set[int] = set()
-    for piece in order:
+    over = [0] * slots
+    for number, piece in enumerate(order):
         key = id(piece)
         upcoming[key].pop()
         slot = next((slot for slot, other in held.items() if other == key), None)
@@ -65,7 +72,8 @@ def schedule(order: Sequence[Piece], slots: int) -> list[Visit]:
                 ),
             )
             held[slot] = key
-        visits.append(Visit(piece, slot, load, first=key not in seen))
+        visits.append(Visit(piece, slot, load, first=key not in seen, after=over[slot]))
+        over[slot] = number + 1
         seen.add(key)
     return visits
 
@@ -78,7 +86,7 @@ def stream(device: torch.device) -> "torch.cuda.Stream | None":
 
 
 class Loader:
-    """Brings pieces to the device, one ahead of the visitor.
+    """Brings pieces to the device, ahead of the visitor.
 
     Args:
         job: the merge.
@@ -105,9 +113,6 @@ class Loader:
         self._visits = schedule(order, slots)
         self._slots = [torch.empty(room, dtype=torch.uint8, device=device) for _ in range(slots)]
         self._hashers: list[dict[str, Any]] = [{} for _ in job.inputs]
-        self._worker = concurrent.futures.ThreadPoolExecutor(1)
-        self._next = 0
-        self._loading: concurrent.futures.Future[Any] | None = None
         self._loads = 0
         self._staging: list[torch.Tensor] = []
         self._copied: list[torch.cuda.Event | None] = [None, None]
@@ -116,6 +121,15 @@ class Loader:
         if self._stream is not None:
             self._stream.wait_stream(torch.cuda.current_stream())  # the slots' earlier users
             self._staging = [torch.empty(room, dtype=torch.uint8, pin_memory=True) for _ in (0, 1)]
+        self._visited = 0
+        self._closing = False
+        self._changed = threading.Condition()
+        self._worker = concurrent.futures.ThreadPoolExecutor(1)
+        self._arrivals = {
+            number: self._worker.submit(self._load, visit)
+            for number, visit in enumerate(self._visits)
+            if visit.load
+        }
 
     @contextlib.contextmanager
     def visit(self) -> Iterator[tuple[torch.Tensor, bool]]:
@@ -123,19 +137,17 @@ class Loader:
 
         Kernels that use it must be launched, on the current stream, before the context is left.
         """
-        number = self._next
-        self._next += 1
-        if self._loading is None:
-            self._start(number)
-        assert self._loading is not None
-        ready = self._loading.result()
-        self._start(number + 1)
-        visit = self._visits[number]
-        if ready is not None:
-            torch.cuda.current_stream().wait_event(ready)
+        visit = self._visits[self._visited]
+        if visit.load:
+            arrived = self._arrivals.pop(self._visited).result()
+            if arrived is not None:
+                torch.cuda.current_stream().wait_event(arrived)
         yield self._slots[visit.slot], visit.first
         if self._stream is not None:
             self._used[visit.slot] = torch.cuda.current_stream().record_event()
+        with self._changed:
+            self._visited += 1
+            self._changed.notify()
 
     def hexdigests(self) -> list[dict[str, str]]:
         """Per input, base first: the SHA-256 of each tensor's bytes, when all is loaded."""
@@ -146,20 +158,20 @@ class Loader:
 
     def close(self) -> None:
         """Let what is under way end, and give the memory back."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
         self._worker.shutdown(cancel_futures=True)
         if self._stream is not None:
             self._stream.synchronize()
         self._slots.clear()
         self._staging.clear()
 
-    def _start(self, number: int) -> None:
-        """Begin to load what visit `number` needs, if it is not there."""
-        if number < len(self._visits):
-            self._loading = self._worker.submit(self._load, self._visits[number])
-
     def _load(self, visit: Visit) -> "torch.cuda.Event | None":
-        """Read a piece and send it off; the event happens when it has arrived."""
-        if not visit.load:
+        """Read a piece and send it off when its slot is free; the event happens on arrival."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closing or self._visited >= visit.after)
+        if self._closing:
             return None
         slot = self._slots[visit.slot]
         if self._stream is None:
@@ -182,10 +194,11 @@ class Loader:
     def _read(self, visit: Visit, buffer: torch.Tensor) -> Iterator[int]:
         """Read all inputs of a piece with many threads; gives each one's position when complete."""
         room = buffer.numpy()
+        hashed = self._job.verify and visit.first
         tasks = [
             [
-                self._pool.submit(self._read_segments, visit, position, segments, room)
-                for segments in _shares(visit.piece, checkpoint)
+                self._pool.submit(self._read_parts, visit, position, parts, room)
+                for parts in _shares(visit.piece, checkpoint, whole=hashed)
             ]
             for position, checkpoint in enumerate(self._job.inputs)
         ]
@@ -194,29 +207,36 @@ class Loader:
                 task.result()
             yield position
 
-    def _read_segments(
-        self, visit: Visit, position: int, segments: Sequence[Segment], room: npt.NDArray[np.uint8]
+    def _read_parts(
+        self, visit: Visit, position: int, parts: Sequence[Part], room: npt.NDArray[np.uint8]
     ) -> None:
-        """Read some segments of an input, and hash them when they are read for the first time."""
+        """Read some of an input, and hash it when it is read for the first time."""
         checkpoint, hashers = self._job.inputs[position], self._hashers[position]
-        for segment in segments:
+        offset = visit.piece.offsets[position]
+        for segment, first, last in parts:
             size = checkpoint.info(segment.name).dtype.itemsize
-            start = visit.piece.offsets[position] + segment.position * size
-            part = room[start : start + segment.elements * size]
-            checkpoint.read(segment.name, segment.start * size, part)
+            start = offset + (segment.position + first) * size
+            part = room[start : start + (last - first) * size]
+            checkpoint.read(segment.name, (segment.start + first) * size, part)
             if self._job.verify and visit.first:
                 hashers.setdefault(segment.name, hashlib.sha256()).update(part.data)
 
 
-def _shares(piece: Piece, checkpoint: checkpoints.Checkpoint) -> list[list[Segment]]:
-    """The segments of a piece, many small ones or a large one together for one task."""
-    shares: list[list[Segment]] = []
+def _shares(piece: Piece, checkpoint: checkpoints.Checkpoint, *, whole: bool) -> list[list[Part]]:
+    """What each task reads; `whole`: a segment is one task's, since its bytes are hashed in order.
+
+    Small segments are read by one task together.
+    """
+    shares: list[list[Part]] = []
     filled = READ
     for segment in piece.segments:
-        nbytes = segment.elements * checkpoint.info(segment.name).dtype.itemsize
-        if filled + nbytes > READ:
-            shares.append([])
-            filled = 0
-        shares[-1].append(segment)
-        filled += nbytes
+        size = checkpoint.info(segment.name).dtype.itemsize
+        step = segment.elements if whole else max(READ // size, 1)
+        for first in range(0, segment.elements, step):
+            last = min(first + step, segment.elements)
+            if filled + (last - first) * size > READ:
+                shares.append([])
+                filled = 0
+            shares[-1].append((segment, first, last))
+            filled += (last - first) * size
     return shares

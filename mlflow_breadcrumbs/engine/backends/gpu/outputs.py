@@ -16,7 +16,10 @@ from mlflow_breadcrumbs.engine.backends.gpu import inputs, layout
 from mlflow_breadcrumbs.engine.backends.gpu.layout import Piece, Segment
 
 AHEAD = 2
-"""Merged pieces that may wait on the device to be written."""
+"""Merged pieces that may wait on the device to be copied back."""
+
+ROOMS = 4
+"""Merged pieces that may be written and hashed at a time; a run's digest is one thread's work."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +80,7 @@ class Results:
         job: the merge.
         writer: of the output.
         device: where the pieces are.
+        pieces: how many there will be.
         elements: the most that a piece has room for.
         pool: its workers write and hash.
     """
@@ -86,6 +90,7 @@ class Results:
         job: Job,
         writer: writing.Writer,
         device: torch.device,
+        pieces: int,
         elements: int,
         pool: concurrent.futures.Executor,
     ) -> None:
@@ -96,8 +101,14 @@ class Results:
         self._cuda = device.type == "cuda"
         self._stream = inputs.stream(device)
         widest = max((dtype.itemsize for dtype in job.dtypes.values()), default=0)
-        self._room = torch.empty(elements * widest, dtype=torch.uint8, pin_memory=self._cuda)
+        self._rooms = [
+            torch.empty(elements * widest, dtype=torch.uint8, pin_memory=self._cuda)
+            for _ in range(min(ROOMS, pieces))
+        ]
+        self._writes: list[list[concurrent.futures.Future[None]]] = [[] for _ in self._rooms]
+        self._stored = 0
         self._hashers: dict[str, Any] = {}
+        self._before: dict[str, concurrent.futures.Future[None]] = {}
         self._worker = concurrent.futures.ThreadPoolExecutor(1)
         self._waiting: list[concurrent.futures.Future[None]] = []
 
@@ -116,15 +127,21 @@ class Results:
         """Wait until all is written."""
         while self._waiting:
             self._waiting.pop(0).result()
+        for writes in self._writes:
+            _wait(writes)
 
     def close(self) -> None:
         """Let what is under way end."""
         self._worker.shutdown(cancel_futures=True)
+        concurrent.futures.wait([write for writes in self._writes for write in writes])
 
     def _store(self, merged: Merged, done: "torch.cuda.Event | None") -> None:
         """Copy a piece back, write it, and add up what its programs saw."""
         content = merged.content.view(torch.uint8)
-        room = self._room[: content.numel()]
+        turn = self._stored % len(self._rooms)
+        self._stored += 1
+        _wait(self._writes[turn])
+        room = self._rooms[turn][: content.numel()]
         with torch.cuda.stream(self._stream):
             if self._stream is not None and done is not None:
                 self._stream.wait_event(done)
@@ -133,19 +150,25 @@ class Results:
                 tensor.cpu().numpy()
                 for tensor in (merged.seen, merged.energies, merged.base_energy, merged.bad)
             )
-        tasks = [
-            self._pool.submit(self._write, segment, room.numpy())
-            for segment in merged.piece.segments
-        ]
+        for segment in merged.piece.segments:
+            before = self._before.get(segment.name)
+            write = self._pool.submit(self._write, segment, room.numpy(), before)
+            self._before[segment.name] = write
+            self._writes[turn].append(write)
         self._add_up(merged.piece, seen.astype(np.int64), energies, base_energy, bad)
-        for task in tasks:
-            task.result()
 
-    def _write(self, segment: Segment, room: npt.NDArray[np.uint8]) -> None:
-        """Write a run of a tensor, whose digest grows with it."""
+    def _write(
+        self,
+        segment: Segment,
+        room: npt.NDArray[np.uint8],
+        before: "concurrent.futures.Future[None] | None",
+    ) -> None:
+        """Write a run of a tensor, whose digest grows with it, when the run before it is done."""
         name, size = segment.name, self._job.dtypes[segment.name].itemsize
         content = room[segment.position * size :][: segment.elements * size].data
         self._writer.write_part(name, segment.start * size, content)
+        if before is not None:
+            before.result()  # its worker started before this one
         hasher = self._hashers.setdefault(name, hashlib.sha256())
         hasher.update(content)
         if segment.stop == self._job.base.info(name).numel:
@@ -172,3 +195,9 @@ class Results:
             if wrong.size and tally.bad is None:
                 starts = piece.table[wrong, layout.POSITION] - segment.position
                 tally.bad = int((segment.start + starts + bad[wrong]).min())
+
+
+def _wait(writes: "list[concurrent.futures.Future[None]]") -> None:
+    """Wait for writes, and forget them; the first error is raised."""
+    while writes:
+        writes.pop(0).result()

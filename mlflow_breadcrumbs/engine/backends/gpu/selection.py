@@ -95,10 +95,17 @@ class Selection:
 
     def conclude(self, number: int) -> None:
         """What pass `number` has found, now that it is over."""
-        if number == 0:
-            self._histogram[..., 1, :] = self._histogram[..., 0, :]
         if number < len(DIGITS):
-            self._read_digit(DIGITS[number][1])
+            triton_kernels.launch(
+                triton_kernels.read_digits,
+                (self._ranks.numel() // 2,),
+                self._histogram,
+                self._ranks,
+                self._magnitudes,
+                CUTS=2 if number else 1,
+                WIDTH=DIGITS[number][1],
+                BINS=BINS,
+            )
         else:
             self._share_ties()
 
@@ -108,16 +115,6 @@ class Selection:
         arguments = (self._magnitudes, self._equal[position], self._ties[position], found)
         self._launch(triton_kernels.place_cuts, position, raw, *arguments, self._units)
         return found
-
-    def _read_digit(self, width: int) -> None:
-        """Go on to the digit that holds each rank, and to the rank among those that share it."""
-        counts = self._histogram[..., : 1 << width]
-        reached = counts.cumsum(-1)
-        digit = (reached <= self._ranks[..., None]).sum(-1, keepdim=True)
-        digit.clamp_(max=(1 << width) - 1)  # the rank n: the largest magnitude that there can be
-        self._ranks -= (reached.gather(-1, digit) - counts.gather(-1, digit))[..., 0]
-        self._magnitudes = self._magnitudes << width | digit[..., 0].to(torch.int32)
-        self._histogram.zero_()
 
     def _share_ties(self) -> None:
         """How many elements of a cut's magnitude lie before it, counted from each tile on."""

@@ -36,6 +36,8 @@ ROWS = tl.constexpr(layout.ROWS)
 UNIT = tl.constexpr(layout.UNIT)
 LOW = tl.constexpr(layout.LOW)
 UPPER = tl.constexpr(layout.UPPER)
+FEW = tl.constexpr(layout.TILE // 8)
+"""Elements of a tile that are faster counted one by one than by a histogram of the tile."""
 
 
 def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any) -> None:
@@ -144,10 +146,40 @@ def count_digits(
         prefix = tl.load(prefixes + unit * 2 + cut)
         inside = valid & (bits >> (SHIFT + WIDTH) == prefix)
         digit = tl.where(inside, (bits >> SHIFT) & ((1 << WIDTH) - 1), 0)
-        others = BLOCK - tl.sum(inside.to(tl.int32))  # counted as zeros, and taken off again
-        counts = tl.histogram(digit, 1 << WIDTH) - tl.where(bins == 0, others, 0)
-        target = histogram + (unit * 2 + cut) * BINS + bins
-        tl.atomic_add(target, counts.to(tl.int64), mask=counts > 0, sem="relaxed")
+        others = BLOCK - tl.sum(inside.to(tl.int32))
+        target = histogram + (unit * 2 + cut) * BINS
+        if others < BLOCK - FEW:
+            # The others are counted as zeros, and taken off again.
+            counts = tl.histogram(digit, 1 << WIDTH) - tl.where(bins == 0, others, 0)
+            tl.atomic_add(target + bins, counts.to(tl.int64), mask=counts > 0, sem="relaxed")
+        else:
+            ones = tl.full([BLOCK], 1, tl.int64)
+            tl.atomic_add(target + digit, ones, mask=inside, sem="relaxed")
+
+
+@triton.jit
+def read_digits(
+    histogram,  # int64 [sources, units, 2, BINS] set to zero again
+    ranks,  # int64 [sources, units, 2] what is left of each rank; updated
+    magnitudes,  # int32 [sources, units, 2] the upper bits found so far; updated
+    CUTS: tl.constexpr,  # 2, or 1 where only the first cut's counts are there, for both
+    WIDTH: tl.constexpr,
+    BINS: tl.constexpr,
+):
+    """Go on to the digit that holds each rank, and to the rank among those that share it."""
+    first = tl.program_id(0).to(tl.int64) * 2
+    bins = tl.arange(0, 1 << WIDTH)
+    for cut in tl.static_range(2):
+        place = first + cut
+        counts = tl.load(histogram + (first + cut * (CUTS - 1)) * BINS + bins)
+        rank = tl.load(ranks + place)
+        smaller = tl.sum((tl.cumsum(counts, 0) <= rank).to(tl.int32))
+        # The rank n, behind all elements, has the largest magnitude that there can be.
+        digit = tl.minimum(smaller, (1 << WIDTH) - 1)
+        tl.store(ranks + place, rank - tl.sum(tl.where(bins < digit, counts, 0)))
+        tl.store(magnitudes + place, tl.load(magnitudes + place) << WIDTH | digit)
+    for cut in tl.static_range(2):
+        tl.store(histogram + (first + cut) * BINS + bins, tl.zeros([1 << WIDTH], tl.int64))
 
 
 @triton.jit

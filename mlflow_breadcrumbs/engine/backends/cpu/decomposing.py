@@ -30,8 +30,8 @@ from mlflow_breadcrumbs.engine.backends.cpu import blocks, grid, kernels, row_ke
 from mlflow_breadcrumbs.engine.backends.cpu.masking import Masks, Rows
 from mlflow_breadcrumbs.support import devices, progress
 
-ON_DEVICE = 2
-"""Tensors at a time where the device is not the CPU: one is read while another is decomposed."""
+ON_DEVICE = 4
+"""Tensors at a time where the device is not the CPU: a decomposition leaves most of a GPU idle."""
 
 Updates = MutableMapping[str, torch.Tensor]
 """By matrix, what its sources were combined to, before alpha: float32, of the matrix's shape."""
@@ -71,17 +71,28 @@ class Decomposing:
             return reference.Reference().run(job, writer, advance)  # it alone masks float64
         point = (job.recipe.density, job.recipe.gamma)
         known = self._known or grid.thresholds(job, [point], threads=self._threads)[0]
-        at_a_time = self._threads if self._device.type == "cpu" else min(self._threads, ON_DEVICE)
+        at_a_time = self._threads
+        if self._device.type != "cpu":
+            at_a_time = min(self._threads, ON_DEVICE)
+            # The first use loads torch's library for the device, which threads can't do together.
+            torch.linalg.eigh(torch.eye(2, dtype=torch.float64, device=self._device))
         with (
             arithmetic.first_fault(job),
             singular.one_thread(),  # what new threads begin with; restored at the end
             concurrent.futures.ThreadPoolExecutor(
-                at_a_time, initializer=torch.set_num_threads, initargs=(1,)
+                at_a_time, initializer=_begin, initargs=(self._device,)
             ) as pool,
             giving_up(pool),
         ):
             run = _Decomposition(job, writer, advance, known, self._updates, self._device)
             return run.outcome(pool)
+
+
+def _begin(device: torch.device) -> None:
+    """Prepare a thread: one processor, and a stream of its own on a GPU."""
+    torch.set_num_threads(1)
+    if device.type == "cuda":
+        torch.cuda.set_stream(torch.cuda.Stream(device))  # type: ignore[no-untyped-call]
 
 
 class _Decomposition:

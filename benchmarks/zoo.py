@@ -1,11 +1,14 @@
 """Random checkpoints of the benchmarks: a base and sources that are a small step away from it."""
 
+import concurrent.futures
+import multiprocessing
 from pathlib import Path
 
 import open_clip
 import torch
 
 from mlflow_breadcrumbs.engine import checkpoints, writing
+from mlflow_breadcrumbs.support import processes
 
 
 def shapes(architecture: str) -> dict[str, tuple[int, ...]]:
@@ -37,13 +40,20 @@ def make(
     }
     paths = [folder / "base.safetensors"]
     paths += [folder / f"source{number:02}.safetensors" for number in range(sources)]
-    for number, path in enumerate(paths):
-        if path.exists():
-            continue
-        with writing.CheckpointWriter(path, infos) as writer:
-            for position, name in enumerate(infos):
-                writer.write(name, _tensor(position, name, infos, number))
+    missing = [(path, infos, number) for number, path in enumerate(paths) if not path.exists()]
+    if missing:
+        spawn = multiprocessing.get_context("spawn")
+        with concurrent.futures.ProcessPoolExecutor(processes.processors(), spawn) as pool:
+            list(pool.map(_write, *zip(*missing, strict=True)))
     return paths
+
+
+def _write(path: Path, infos: dict[str, checkpoints.TensorInfo], number: int) -> None:
+    """Write one checkpoint; 0 is the base."""
+    torch.set_num_threads(1)
+    with writing.CheckpointWriter(path, infos) as writer:
+        for position, name in enumerate(infos):
+            writer.write(name, _tensor(position, name, infos, number))
 
 
 def _tensor(

@@ -235,9 +235,12 @@ def load_model(model_uri: str, device: str = "cpu") -> serving.OpenClipModel:
 
 
 def load_config(folder: str | Path) -> architecture.ModelConfig:
-    """Read `open_clip_config.json` of a version's folder."""
-    path = Path(folder) / architecture.CONFIG_FILE
-    return architecture.parse_config(path.read_text(encoding="utf-8"), origin=str(path))
+    """Read `open_clip_config.json` of a version's folder.
+
+    Raises:
+        ArchitectureError: It is missing or damaged, or says what `config_rules` doesn't allow.
+    """
+    return architecture.read_config(Path(folder) / architecture.CONFIG_FILE)
 
 
 def default_signature() -> ModelSignature:

@@ -1,6 +1,7 @@
 """Models, tasks and images.
 
-`architecture` builds open_clip models from their configuration; `tasks` reads task files;
-`image_sets` are labelled images and `readers` get them from folders, Parquet files and torchvision;
-`features` encodes images; `task_heads` are the frozen classification heads.
+`architecture` builds open_clip models from their configuration; `config_rules` are what one from
+outside may say; `tasks` reads task files; `image_sets` are labelled images and `readers` get them
+from folders, Parquet files and torchvision; `features` encodes images; `task_heads` are the frozen
+classification heads.
 """

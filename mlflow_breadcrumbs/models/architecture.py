@@ -20,6 +20,7 @@ import difflib
 import json
 import logging
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ import torch
 from PIL import Image
 
 from mlflow_breadcrumbs import errors
+from mlflow_breadcrumbs.models import config_rules
 
 CONFIG_FILE = "open_clip_config.json"
 
@@ -94,7 +96,7 @@ def load_config(architecture: str, *, pretrained: str | None = None) -> ModelCon
         ArchitectureError: The name or tag is unknown, or the file is not such a configuration.
     """
     if architecture.endswith(".json") or Path(architecture).is_file():
-        return _from_file(Path(architecture))
+        return read_config(Path(architecture))
     import open_clip
 
     name = architecture.replace("/", "-")
@@ -118,14 +120,14 @@ def load_config(architecture: str, *, pretrained: str | None = None) -> ModelCon
 
 
 def parse_config(text: str, *, origin: str) -> ModelConfig:
-    """Read the text of a JSON configuration, ours or anyone's.
+    """Read the text of a JSON configuration, ours or anyone's, and hold it against `config_rules`.
 
     Args:
         text: The JSON text.
         origin: Where it came from: a path, for messages and for the architecture's name.
 
     Raises:
-        ArchitectureError: The text is not such a configuration.
+        ArchitectureError: The text is not such a configuration, or says what none may say.
     """
     try:
         content = json.loads(text)
@@ -142,12 +144,26 @@ def parse_config(text: str, *, origin: str) -> ModelConfig:
         raise errors.ArchitectureError(
             f"{origin}: 'model_cfg' and 'preprocess_cfg' must be JSON objects."
         )
-    config = _complete(
-        ours.get("architecture", Path(origin).stem), model_cfg, preprocess_cfg, origin=origin
-    )
+    name = ours.get("architecture", Path(origin).stem)
+    config = _complete(name, model_cfg, preprocess_cfg, origin=origin, ours=ours)
     return dataclasses.replace(
         config, has_text_tower=ours.get("has_text_tower", config.has_text_tower)
     )
+
+
+def read_config(path: Path) -> ModelConfig:
+    """Read a JSON configuration from a file; see `parse_config`.
+
+    Raises:
+        ArchitectureError: The file can't be read, or is refused.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise errors.ArchitectureError(
+            f"The architecture file '{path}' can't be read: {_one_line(error)}."
+        ) from error
+    return parse_config(text, origin=str(path))
 
 
 def build(config: ModelConfig) -> torch.nn.Module:
@@ -182,7 +198,7 @@ def outline(config: ModelConfig) -> torch.nn.Module:
 def _create(config: ModelConfig, device: str) -> torch.nn.Module:
     import open_clip
 
-    with _hub_folder(config) as folder, _without_open_clip_logs():
+    with _hub_folder(config) as folder, _without_open_clip_logs(), offline():
         model: torch.nn.Module = open_clip.create_model(
             f"local-dir:{folder}", device=device, load_weights=False, pretrained_text=False
         )
@@ -194,6 +210,13 @@ def _refusals_explained(config: ModelConfig) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # open_clip raises whatever its layers raise
+        if (name := config.model_cfg["text_cfg"].get("hf_model_name")) is not None:
+            raise errors.ArchitectureError(
+                f"open_clip can't build the architecture '{config.architecture}': its text tower "
+                f"needs the configuration of '{name}' in Hugging Face's cache on this machine, "
+                "since models are built without asking the network. "
+                f"`hf download {name} config.json` puts it there. ({_one_line(error)})"
+            ) from error
         raise errors.ArchitectureError(
             f"open_clip can't build the architecture '{config.architecture}': "
             f"{_one_line(error)}. Check its configuration: {json.dumps(config.model_cfg)}"
@@ -253,7 +276,7 @@ def tokenizer(config: ModelConfig) -> Tokenizer:
         )
     import open_clip
 
-    with _hub_folder(config) as folder, _without_open_clip_logs():
+    with _hub_folder(config) as folder, _without_open_clip_logs(), offline():
         try:
             result: Tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
         except Exception as error:  # transformers raises OSError, ValueError, RuntimeError, …
@@ -263,22 +286,13 @@ def tokenizer(config: ModelConfig) -> Tokenizer:
     return result
 
 
-def _from_file(path: Path) -> ModelConfig:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise errors.ArchitectureError(
-            f"The architecture file '{path}' can't be read: {_one_line(error)}."
-        ) from error
-    return parse_config(text, origin=str(path))
-
-
 def _complete(
     name: str,
     model_cfg: dict[str, Any],
     preprocess_cfg: dict[str, Any],
     *,
     origin: str | None = None,
+    ours: dict[str, Any] | None = None,
 ) -> ModelConfig:
     """Fill in the placeholder text tower and the preprocessing that open_clip would use."""
     vision_cfg = model_cfg.get("vision_cfg")
@@ -288,6 +302,8 @@ def _complete(
             f"{origin or name} is no model configuration: it needs 'embed_dim' (a positive "
             "integer) and 'vision_cfg' (an object), as in open_clip's model_configs/*.json."
         )
+    if origin is not None:  # what open_clip itself says by a name is not from outside
+        config_rules.check(model_cfg, preprocess_cfg, ours or {}, origin=origin)
     has_text_tower = "text_cfg" in model_cfg
     model_cfg = copy.deepcopy(model_cfg)
     model_cfg.setdefault("text_cfg", dict(PLACEHOLDER_TEXT_TOWER))
@@ -323,6 +339,35 @@ def _hub_folder(config: ModelConfig) -> Iterator[str]:
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / CONFIG_FILE).write_text(config.to_json(), encoding="utf-8")
         yield folder
+
+
+class _Offline:
+    """How many are at work without the hub, and what they put back when the last is done."""
+
+    lock = threading.Lock()
+    inside = 0
+    before = False
+
+
+@contextlib.contextmanager
+def offline() -> Iterator[None]:
+    """Keep huggingface_hub, and what is built on it, from the network, whatever is configured.
+
+    It holds for all threads of this process: one that asks the hub meanwhile is told so.
+    """
+    from huggingface_hub import constants
+
+    with _Offline.lock:
+        if _Offline.inside == 0:
+            _Offline.before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
+        _Offline.inside += 1
+    try:
+        yield
+    finally:
+        with _Offline.lock:
+            _Offline.inside -= 1
+            if _Offline.inside == 0:
+                constants.HF_HUB_OFFLINE = _Offline.before
 
 
 @contextlib.contextmanager

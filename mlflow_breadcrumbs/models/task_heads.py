@@ -208,13 +208,18 @@ def read(folder: str | Path) -> dict[str, Head]:
     heads = {}
     for path in sorted((Path(folder) / HEADS_FOLDER).glob("*.json")):
         content = _read_json(path)
+        if content.get("task") != path.stem:
+            raise errors.TaskError(
+                f"'{path}' is the head of task {content.get('task')!r}, which its file's name "
+                "must say. Register the version again."
+            )
         try:
             head = Head(
-                content["task"],
+                path.stem,
                 tuple(content["classes"]),
                 tuple(content["templates"]),
                 content["kind"],
-                _read_weight(path.with_name(f"{content['task']}.safetensors")),
+                _read_weight(path.with_suffix(".safetensors")),
             )
         except (KeyError, TypeError) as error:
             raise errors.TaskError(f"'{path}' doesn't describe a head: no {error}.") from error

@@ -99,8 +99,12 @@ def open_versions(
 
     Raises:
         RegistryError: files are gone or are no safetensors.
+        ArchitectureError: a version of our flavor has a configuration that is refused.
     """
     opened = tuple(versions.open_version(entry, folder) for entry in resolved)
+    for version in opened:
+        if version.flavor == flavor.FLAVOR_NAME:
+            flavor.load_config(version.folder)  # refused before work is done
     digests = tuple(
         version.resolved.recorded_digest or checkpoints.weights_digest(version.weights)
         for version in opened

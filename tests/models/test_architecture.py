@@ -77,9 +77,9 @@ def test_a_missing_file_is_explained(tmp_path):
 
 
 def test_what_open_clip_refuses_is_explained(tmp_path):
-    content = {**tiny.MODEL, "vision_cfg": {**tiny.VISION, "hight": 3}}
+    content = {**tiny.MODEL, "vision_cfg": {**tiny.VISION, "timm_model_name": "vit_of_nobody"}}
     config = tiny.config(tmp_path, content)
-    with pytest.raises(errors.ArchitectureError, match=r"can't build .*'tiny'.*'hight'"):
+    with pytest.raises(errors.ArchitectureError, match=r"can't build .*'tiny'.*vit_of_nobody"):
         architecture.build(config)
 
 
@@ -130,9 +130,10 @@ def test_an_image_only_backbone_loads_in_open_clip(tmp_path, custom_text):
 
 def test_the_placeholder_is_the_smallest(tmp_path):
     """With no layers at all, open_clip divides by zero; hold on to the reason for `layers: 1`."""
-    text = {**architecture.PLACEHOLDER_TEXT_TOWER, "layers": 0}
+    config = tiny.config(tmp_path, tiny.IMAGE_ONLY)
+    config.model_cfg["text_cfg"]["layers"] = 0
     with pytest.raises(errors.ArchitectureError, match="ZeroDivisionError"):
-        architecture.build(tiny.config(tmp_path, {**tiny.IMAGE_ONLY, "text_cfg": text}))
+        architecture.build(config)
 
 
 def test_the_tokenizer_is_open_clips(tmp_path):

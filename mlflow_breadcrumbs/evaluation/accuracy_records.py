@@ -1,7 +1,7 @@
 """Accuracies in MLflow's runs: metrics, tables, pictures, data sets."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import mlflow
@@ -12,7 +12,7 @@ from mlflow_breadcrumbs.evaluation import scorecard, scoring
 from mlflow_breadcrumbs.figures import results
 from mlflow_breadcrumbs.models import image_sets
 from mlflow_breadcrumbs.registry import run_files
-from mlflow_breadcrumbs.support import tables
+from mlflow_breadcrumbs.support import canonical, tables
 
 
 def log_image_set(image_set: image_sets.ImageSet, *, context: str) -> None:
@@ -39,6 +39,10 @@ def log_image_set(image_set: image_sets.ImageSet, *, context: str) -> None:
 
 EVALUATION = "evaluation.json"
 """The artifact of a run that measured accuracies: the split, and a row per task."""
+FILE_DIGEST = "evaluation_digest"
+"""In the details of an event `evaluate`: of the bytes of that artifact, `sha256:…`."""
+LINEAGE = "lineage_digest"
+"""In the details of an event `merge`: of the bytes of the version's `lineage.json`."""
 
 
 def log_evaluation(run_id: str, card: scorecard.Scorecard, split: str) -> None:
@@ -76,8 +80,11 @@ def log_accuracies(
         run_files.log_bytes(run_id, found.picture(), f"confusion/{found.task}.png")
 
 
-def read_evaluation(run_id: str) -> dict[str, Any] | None:
-    """The `evaluation.json` of a run; `None` without one."""
-    content = run_files.read_bytes(run_id, EVALUATION)
-    found: dict[str, Any] | None = None if content is None else json.loads(content)
-    return found
+def log_version(
+    run_id: str, weights_digest: str | None, split: str, rows: Sequence[Mapping[str, Any]]
+) -> str:
+    """Write the `evaluation.json` of one version's run; the digest of its bytes."""
+    content = {"weights_digest": weights_digest, "split": split, "tasks": list(rows)}
+    written = json.dumps(content, indent=2).encode()
+    run_files.log_bytes(run_id, written, EVALUATION)
+    return canonical.sha256(written)

@@ -93,8 +93,14 @@ def evaluate_version(
                 lambda: version.model, pairs, weights_digest=version.weights_digest
             )
             found = Evaluation(resolved.uri, run_id, accuracies)
-            _log(found, resolved, version.weights_digest, [images for _, images in pairs], split)
-            job.add(weights_digest=version.weights_digest, split=split, metrics=found.metrics())
+            looked_at = [images for _, images in pairs]
+            written = _log(found, resolved, version.weights_digest, looked_at, split)
+            job.add(
+                weights_digest=version.weights_digest,
+                split=split,
+                metrics=found.metrics(),
+                **{accuracy_records.FILE_DIGEST: written},
+            )
     return found
 
 
@@ -104,16 +110,14 @@ def _log(
     weights_digest: str | None,
     looked_at: Sequence[image_sets.ImageSet],
     split: str,
-) -> None:
+) -> str:
+    """All of it in the run; the digest of its `evaluation.json`."""
     accuracy_records.log_accuracies(found.run_id, found.accuracies, model_id=resolved.model_id)
     client = mlflow.MlflowClient()
-    client.log_dict(
-        found.run_id,
-        {"weights_digest": weights_digest, "split": split, "tasks": found.rows()},
-        accuracy_records.EVALUATION,
-    )
+    written = accuracy_records.log_version(found.run_id, weights_digest, split, found.rows())
     client.set_tag(found.run_id, "breadcrumbs.version", resolved.uri)
     if weights_digest is not None:  # last: by this tag the evaluation is found
         client.set_tag(found.run_id, tag_keys.WEIGHTS_DIGEST, weights_digest)
     for images in looked_at:
         accuracy_records.log_image_set(images, context=split)
+    return written

@@ -9,7 +9,8 @@
 5. `alias_moves` moves an alias, with the compare-and-set that MLflow lacks.
 6. `alias_state` keeps where each alias was last known to be; `alias_watch` holds that against the
    registry, or takes what a webhook tells; `alias_history` reads the events as moves of aliases.
-7. `audit` holds the ledger against MLflow.
+7. `audit` holds the ledger against MLflow; `proving` gives the events that decide something, out
+   of a chain that holds.
 
 ```python
 from mlflow_breadcrumbs import ledger
@@ -29,6 +30,7 @@ from mlflow_breadcrumbs.ledger.chain import ChainVerdict
 from mlflow_breadcrumbs.ledger.events import ChainHead, Event, now
 from mlflow_breadcrumbs.ledger.index import Synced
 from mlflow_breadcrumbs.ledger.journal import check, note, recording
+from mlflow_breadcrumbs.ledger.proving import proven
 from mlflow_breadcrumbs.ledger.queries import (
     alias_changes,
     ancestry,
@@ -63,6 +65,7 @@ __all__ = [
     "move",
     "note",
     "now",
+    "proven",
     "recording",
     "set_alias",
     "settle",

@@ -192,7 +192,7 @@ def _move(
         cause=_seen_cause(details) if seen else str(details.get("because") or "set"),
         earliest=changed or details.get("since") if seen else (intent or event).time,
         latest=changed or details.get("until") or details["noticed"] if seen else event.time,
-        actor=None if seen else event.actor,
+        actor=None if seen else (intent or event).actor,
         noticed_by=event.actor if seen else None,
         how=details.get("how") if seen else None,
         decision=details.get("decision"),

@@ -4,8 +4,10 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Literal
 
+import sqlalchemy as sql
+
 from mlflow_breadcrumbs.ledger import anchors, chain, events, stores
-from mlflow_breadcrumbs.registry import catalog, versions
+from mlflow_breadcrumbs.registry import catalog, uris, versions
 from mlflow_breadcrumbs.support import progress
 
 MAKING = ("import", "finetune", "merge")
@@ -77,7 +79,7 @@ def check_version(
     """
     tags = versions.resolve(uri).tags
     with stores.opened() as ledger, ledger.reading() as connection:
-        about = events.of_version(connection, uri)
+        about = _about(connection, uri)
         walked = verdict or chain.verify(connection)
         tag = tags.get(anchors.TAG_HEAD)
         against = chain.held(connection, {uri: tag}) if tag else None
@@ -99,6 +101,13 @@ def is_made(uri: str) -> bool:
     """Whether an event says that a version was made: imported, fine-tuned or merged."""
     with stores.opened() as ledger, ledger.reading() as connection:
         return bool(_making(events.of_version(connection, uri)))
+
+
+def _about(connection: sql.Connection, uri: str) -> list[events.Event]:
+    """A version's events, each with the actor who began the job."""
+    named = uris.registered(uri)
+    history = events.of_name(connection, named[0] if named else uri)
+    return [event for event in events.credited(history) if event.subject == uri]
 
 
 def _making(about: Sequence[events.Event]) -> list[events.Event]:

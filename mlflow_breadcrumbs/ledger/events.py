@@ -11,7 +11,7 @@ import datetime
 import json
 import re
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import sqlalchemy as sql
@@ -19,7 +19,7 @@ import sqlalchemy as sql
 from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.ledger import alias_state, schema
 from mlflow_breadcrumbs.registry import uris
-from mlflow_breadcrumbs.support import canonical, processes
+from mlflow_breadcrumbs.support import canonical, people, processes
 
 INTENT, DONE, FAILED, ABANDONED = "intent", "done", "failed", "abandoned"
 """The phases. `abandoned`: the process ended without saying how it went, and nothing came of it."""
@@ -217,6 +217,38 @@ def _parsed(connection: sql.Connection, where: sql.ColumnElement[bool]) -> list[
     return [Event.parse(body) for body in connection.scalars(statement)]
 
 
+def credited(history: Iterable[Event]) -> Iterator[Event]:
+    """The same events, each with the actor who began the job.
+
+    The outcome of a job that was killed is written by whoever settles it, and a version that a
+    stopped job left is recorded by whoever takes it up; neither did the job.
+
+    Args:
+        history: In order; an outcome is credited if its intent is there too.
+    """
+    began: dict[int | tuple[str, str, str], str] = {}
+    for event in history:
+        job = (event.kind, event.name, event.run_id or "")
+        if event.phase == INTENT:
+            began[event.sequence] = event.actor
+            if event.run_id:
+                began.setdefault(job, event.actor)
+        actor = began.get(event.intent) if event.intent else None
+        if actor is None and event.details.get("taken_up"):
+            actor = began.get(job)
+        yield event if actor is None else dataclasses.replace(event, actor=actor)
+
+
 def actor() -> str:
-    """Who does this: the user on this machine."""
-    return f"{processes.user()}@{socket.gethostname()}"
+    """Who does this: the user on this machine.
+
+    Raises:
+        LedgerError: The user's name is none that a history can have.
+    """
+    user = processes.user()
+    if fault := people.fault(user):
+        raise errors.LedgerError(
+            f"the user's name {user!r} can't be written into the history: {fault}; set LOGNAME to "
+            "a name without it"
+        )
+    return f"{user}@{socket.gethostname()}"

@@ -65,8 +65,9 @@ def check() -> None:
     """Make sure that the ledger can be written, before a long job begins.
 
     Raises:
-        LedgerError: It can't.
+        LedgerError: It can't, or the user has no name that it takes.
     """
+    events.actor()
     with stores.opened() as ledger, ledger.writing():
         pass
 

@@ -68,6 +68,11 @@ class Store:
     def __init__(self, engine: sql.Engine) -> None:
         self._engine = engine
 
+    @property
+    def place(self) -> str:
+        """Where it is, without a password."""
+        return self._engine.url.render_as_string(hide_password=True)
+
     @contextlib.contextmanager
     def reading(self) -> Iterator[sql.Connection]:
         """A transaction that reads."""
@@ -94,11 +99,10 @@ class Store:
         try:
             yield
         except exc.SQLAlchemyError as error:
-            where = self._engine.url.render_as_string(hide_password=True)
             cause = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
             raise errors.LedgerError(
-                f"the ledger {where} can't be used: {cause}. Check --ledger-uri or {VARIABLE}, and "
-                "that the database runs and this user may write to it"
+                f"the ledger {self.place} can't be used: {cause}. Check --ledger-uri or "
+                f"{VARIABLE}, and that the database runs and this user may write to it"
             ) from error
 
 

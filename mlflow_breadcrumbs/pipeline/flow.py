@@ -146,7 +146,12 @@ def merge(request: MergeRequest, show: progress.Progress = progress.silent) -> M
             lineage = _statement(run_id, started, request, taken, merged, card, device)
             version = _register(request, taken, merged, lineage, tags)
             metrics = card.metrics() if card else {}
-            job.done(version, recipe_digest=request.recipe.digest, metrics=metrics)
+            job.done(
+                version,
+                recipe_digest=request.recipe.digest,
+                metrics=metrics,
+                **{accuracy_records.LINEAGE: canonical.sha256(lineage)},
+            )
     # Another job may have registered the same merge meanwhile; then its version is the result.
     reused = version.run_id != run_id
     return MergedVersion(version, request.recipe.digest, reused=reused, metrics=metrics)

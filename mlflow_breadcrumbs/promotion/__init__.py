@@ -4,7 +4,8 @@
    records of what is known.
 2. `gates` holds the one against the other: a verdict (`verdicts`), with a sentence per rule;
    `thresholds` are the rules about MLflow's metrics, `windows` those about the time.
-3. `gathering` reads the facts from MLflow and the ledger; `measuring` measures what is lacking.
+3. `gathering` reads the facts from MLflow and the ledger, `witnesses` says which measurements
+   count; `measuring` measures what is lacking.
 4. `promote` is the flow: facts, verdict, decision, and the alias moved by compare-and-set;
    `decisions` keeps what was judged in its run.
 5. `approvals` are people's words for weights; `rollback` goes back to what `predecessors` names;

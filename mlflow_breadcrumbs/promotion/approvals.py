@@ -1,17 +1,17 @@
 """Who approved which weights: events of the ledger, bound to the digest of the bytes."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
-import sqlalchemy as sql
 from mlflow.utils.mlflow_tags import MLFLOW_USER
 
 from mlflow_breadcrumbs import errors, ledger
-from mlflow_breadcrumbs.ledger import events, journal, schema, stores
+from mlflow_breadcrumbs.ledger import events, journal
 from mlflow_breadcrumbs.lineage import contents
 from mlflow_breadcrumbs.promotion import facts
 from mlflow_breadcrumbs.registry import versions
-from mlflow_breadcrumbs.support import processes
+from mlflow_breadcrumbs.support import people, processes
 
 APPROVED, WITHDRAWN = "approval", "approval_withdrawn"
 MADE = ("import", "finetune", "merge")
@@ -47,17 +47,19 @@ def approve(uri: str, comment: str = "") -> Approved:
         IntegrityError: its bytes are not those that were registered.
         LedgerError: the ledger can't be written.
     """
+    ledger.check()
     resolved, digest, name = _version(uri)
-    person = processes.user()
-    made_by = makers(resolved, digest)
-    if person in made_by:
+    person = people.normal(processes.user())
+    history = ledger.proven(name, [digest])
+    if person in makers(resolved, digest, history):
         raise errors.PromotionError(
             f"{person} made the weights of {resolved.uri}, and can't approve them: somebody else "
             "must"
         )
-    given = [entry for entry in standing(name, digest) if entry.person == person]
+    given = [entry for entry in standing(name, digest, history) if entry.person == person]
     event = given[0].event if given else _note(APPROVED, resolved, digest, comment)
-    return Approved(resolved.uri, digest, person, False, event, standing(name, digest))
+    now = standing(name, digest, ledger.proven(name))
+    return Approved(resolved.uri, digest, person, False, event, now)
 
 
 def withdraw(uri: str, comment: str = "") -> Approved:
@@ -69,24 +71,35 @@ def withdraw(uri: str, comment: str = "") -> Approved:
         IntegrityError: its bytes are not those that were registered.
         LedgerError: the ledger can't be written.
     """
+    ledger.check()
     resolved, digest, name = _version(uri)
-    person = processes.user()
-    given = standing(name, digest)
+    person = people.normal(processes.user())
+    given = standing(name, digest, ledger.proven(name))
     if person not in {entry.person for entry in given}:
-        people = ", ".join(entry.person for entry in given) or "nobody"
+        others = ", ".join(entry.person for entry in given) or "nobody"
         raise errors.PromotionError(
             f"{person} has not approved the weights of {resolved.uri}, so there is nothing to "
-            f"withdraw; they are approved by {people}"
+            f"withdraw; they are approved by {others}"
         )
     event = _note(WITHDRAWN, resolved, digest, comment)
-    return Approved(resolved.uri, digest, person, True, event, standing(name, digest))
+    now = standing(name, digest, ledger.proven(name))
+    return Approved(resolved.uri, digest, person, True, event, now)
 
 
-def standing(name: str, weights_digest: str) -> tuple[facts.Approval, ...]:
-    """The approvals of these weights, under this name, that were not withdrawn, oldest first."""
+def standing(
+    name: str, weights_digest: str, history: Sequence[events.Event]
+) -> tuple[facts.Approval, ...]:
+    """The approvals of these weights that were not withdrawn, oldest first.
+
+    Args:
+        name: of the registered model; an approval under another does not count.
+        weights_digest: of the weights.
+        history: of `ledger.proven`.
+    """
     found: dict[str, facts.Approval] = {}
-    for event in ledger.history(name):
-        if event.details.get("weights_digest") != weights_digest or event.phase != events.DONE:
+    for event in history:
+        about = (event.name, event.details.get("weights_digest"), event.phase)
+        if about != (name, weights_digest, events.DONE):
             continue
         person = facts.person_of(event.actor)
         if event.kind == APPROVED:
@@ -97,19 +110,24 @@ def standing(name: str, weights_digest: str) -> tuple[facts.Approval, ...]:
     return tuple(found.values())
 
 
-def makers(resolved: versions.ResolvedVersion, weights_digest: str) -> tuple[str, ...]:
-    """Who made these weights: by the ledger's events, under any name, else by the version's run."""
-    # The digest is searched in the text, since the same weights may have another name.
-    holds = schema.EventRow.body.contains(weights_digest)
-    with stores.opened() as opened, opened.reading() as connection:
-        bodies = connection.scalars(sql.select(schema.EventRow.body).where(holds)).all()
+def makers(
+    resolved: versions.ResolvedVersion, weights_digest: str, history: Sequence[events.Event]
+) -> tuple[str, ...]:
+    """Who made these weights: by the ledger's events, under any name, else by the version's run.
+
+    Args:
+        resolved: the version.
+        weights_digest: of its weights.
+        history: of `ledger.proven` with this digest; who began a job made what came of it.
+    """
     found = {
         facts.person_of(event.actor)
-        for event in map(events.Event.parse, bodies)
+        for event in history
         if event.kind in MADE and event.details.get("weights_digest") == weights_digest
     }
     if not found and (run := contents.run_of(resolved)) is not None:
-        found = {user for user in (run.data.tags.get(MLFLOW_USER), run.info.user_id) if user}
+        users = (run.data.tags.get(MLFLOW_USER), run.info.user_id)
+        found = {people.normal(user) for user in users if user}
     return tuple(sorted(found))
 
 

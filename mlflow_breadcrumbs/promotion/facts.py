@@ -6,8 +6,11 @@
 import dataclasses
 import datetime
 import math
+import sys
 from collections.abc import Mapping
 from typing import Any
+
+from mlflow_breadcrumbs.support import people
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,8 +54,13 @@ class Metric:
     """A metric that a run carries, whatever it means."""
 
     value: float
-    """May be NaN."""
+    """May be NaN, or infinite."""
     run_id: str
+
+    @property
+    def is_number(self) -> bool:
+        """Whether it is finite: MLflow keeps an infinite value as the largest that there is."""
+        return abs(self.value) < sys.float_info.max  # which NaN isn't either
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +73,8 @@ class Champion:
     tasks: tuple[str, ...]
     measurements: tuple[Measurement, ...] = ()
     metrics: Mapping[str, Metric] = dataclasses.field(default_factory=dict)
+    set_aside: tuple[str, ...] = ()
+    """Measurements that were found and can't be relied on, and why."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,6 +104,7 @@ class Approval:
     """One person's word for these weights, which was not withdrawn."""
 
     person: str
+    """In the form of `people.normal`."""
     time: str
     comment: str
     event: int
@@ -139,5 +150,5 @@ class Facts:
 
 
 def person_of(actor: str) -> str:
-    """Who `user@host` is: the same user on another machine is the same person."""
-    return actor.rpartition("@")[0] or actor
+    """Who `user@host` is: the same user on another machine, or by another spelling, is the same."""
+    return people.normal(actor.rpartition("@")[0] or actor)

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from mlflow_breadcrumbs.promotion import facts, fields, policies, thresholds, verdicts
-from mlflow_breadcrumbs.support import intervals
+from mlflow_breadcrumbs.support import intervals, people
 
 CLOCKS = datetime.timedelta(minutes=5)
 """By how much the clocks of two machines may differ."""
@@ -174,7 +174,8 @@ def _regression(
         if entry.task == task and entry.dataset_digest == ours.dataset_digest
     ]
     if not same:
-        why = f"the champion {champion.uri} was not measured on the same images; {_HOW}"
+        why = f"the champion {champion.uri} was not measured on the same images"
+        why = "; ".join([why, *_about(task, champion.set_aside), _HOW])
         return verdicts.Rule(name, None, limit, "unknown", why)
     theirs = max(same, key=lambda entry: entry.measured)
     low, high = intervals.newcombe(
@@ -258,9 +259,9 @@ def examine_approvals(case: Case) -> Iterator[verdicts.Rule]:
     needed = case.rules.approvals
     if not needed:
         return
-    makers = set(case.known.makers)
-    people = {entry.person for entry in case.known.approvals}
-    counted, own = sorted(people - makers), sorted(people & makers)
+    makers = {people.normal(maker) for maker in case.known.makers}
+    approving = {people.normal(entry.person) for entry in case.known.approvals} - {""}
+    counted, own = sorted(approving - makers), sorted(approving & makers)
     said = f"approved by {', '.join(counted)}" if counted else "nobody has approved these weights"
     if own:
         said += f"; {', '.join(own)} made them, and doesn't count"
@@ -296,12 +297,12 @@ def examine_metrics(case: Case) -> Iterator[verdicts.Rule]:
             why = f"no run about these weights has the metric {name}"
             yield verdicts.Rule(key, None, limit, "unknown", why)
             continue
-        if not math.isfinite(found.value):
-            why = f"the run {found.run_id} has {found.value}, which is no number"
+        if not found.is_number:
+            why = f"the run {found.run_id} has {found.value}, which is no finite number"
             yield verdicts.Rule(key, str(found.value), limit, "unknown", why)
             continue
         theirs = champion.metrics.get(name) if champion else None
-        if champion and asked.compares and (theirs is None or not math.isfinite(theirs.value)):
+        if champion and asked.compares and (theirs is None or not theirs.is_number):
             why = f"the champion {champion.uri} has no such metric to be held against"
             yield verdicts.Rule(key, found.value, limit, "unknown", why)
             continue
@@ -339,13 +340,12 @@ def _why_not_measured(case: Case, task: str) -> str:
         why = f"{task} was measured on other images ({seen}) than {data.digest}"
     else:
         why = f"{task} was not measured on the {split} split"
-    # Those about another task's accuracy are that task's.
-    aside = [
-        text
-        for text in case.known.set_aside
-        if f"accuracy/{task} " in text or "accuracy/" not in text
-    ]
-    return "; ".join([why, *aside, _HOW])
+    return "; ".join([why, *_about(task, case.known.set_aside), _HOW])
+
+
+def _about(task: str, set_aside: Sequence[str]) -> list[str]:
+    """Why measurements were set aside; those about another task's accuracy are that task's."""
+    return [text for text in set_aside if f"accuracy/{task} " in text or "accuracy/" not in text]
 
 
 def _at_least(name: str, value: float, limit: float, what: str) -> verdicts.Rule:

@@ -94,6 +94,8 @@ class EvidenceRules(fields.Strict):
     """How many images of each task, at least."""
     split: Literal["train", "validation", "test"] = "test"
     """Of the images."""
+    in_ledger: Annotated[bool, pydantic.Field(strict=True)] = False
+    """Whether the ledger must have the event of each measurement, with the digest of its file."""
     data: dict[str, DataSet] = pydantic.Field(default_factory=dict)
     """By task."""
 
@@ -167,8 +169,14 @@ class Policy(fields.Strict):
         return canonical.digest(self.to_dict())
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields by name, those with their defaults too."""
-        return self.model_dump(mode="json")
+        """All fields by name, those with their defaults too.
+
+        `in_ledger` is left out while it is false: policies from before it keep their digest.
+        """
+        content = self.model_dump(mode="json")
+        if not self.evidence.in_ledger:
+            del content["evidence"]["in_ledger"]
+        return content
 
     def to_yaml(self) -> str:
         """The policy as a file that has the same digest."""

@@ -11,7 +11,6 @@ from typing import Any
 
 from mlflow_breadcrumbs import errors, ledger
 from mlflow_breadcrumbs.figures import studies
-from mlflow_breadcrumbs.lineage import contents
 from mlflow_breadcrumbs.promotion import (
     decisions,
     drift,
@@ -170,9 +169,7 @@ def _measure(
     }
     known = gathering.gather(resolved, rules, number)
     if not rules.looks_at_accuracy:  # the drift is shown all the same
-        measured = gathering.measurements(
-            resolved, known.weights_digest, contents.lineage_of(resolved)
-        )
+        measured = gathering.measured(resolved, rules, known.weights_digest)
         known = dataclasses.replace(
             known, measurements=measured.found, set_aside=measured.set_aside
         )

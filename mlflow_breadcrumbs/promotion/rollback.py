@@ -50,9 +50,10 @@ def rollback(name: str, alias: str, to: str | None = None) -> Rollback:
     Raises:
         PromotionError: nothing says which version had the alias before, or `to` never had it.
         RegistryError: the registry can't be read, or refused.
-        LedgerError: the ledger can't be used; nothing was moved.
+        LedgerError: the ledger can't be used, or its chain does not hold; nothing was moved.
     """
     aliases.check_alias(alias)
+    ledger.proven(name)  # what a chain says that does not hold is no reason to move anything
     stopped = _stopped(name, alias)
     if stopped is not None and to in (None, stopped.after):
         return stopped

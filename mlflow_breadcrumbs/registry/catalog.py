@@ -11,7 +11,7 @@ import requests
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 
-from mlflow_breadcrumbs.registry import database, failures, graph, tag_keys, uris
+from mlflow_breadcrumbs.registry import database, failures, graph, tag_keys, uris, versions
 
 PAGE = 1000
 """Versions per request."""
@@ -45,13 +45,16 @@ def pages(since: int | None = None) -> Iterator[list[Entry]]:
             return
 
 
-def tags() -> Iterator[list[tuple[str, Mapping[str, str]]]]:
+def tags(name: str | None = None) -> Iterator[list[tuple[str, Mapping[str, str]]]]:
     """Every version's URI and tags, a page at a time.
+
+    Args:
+        name: Only the versions of this registered model.
 
     Raises:
         RegistryError: The registry can't be reached.
     """
-    for found in _search():
+    for found in _search(None if name is None else f"name = {versions.quoted(name)}"):
         yield [(uris.of_version(version.name, version.version), version.tags) for version in found]
 
 
@@ -130,12 +133,13 @@ def live_aliases(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
     return {uri: tuple(aliases) for uri, aliases in found.items()}
 
 
-def _search() -> Iterator[Sequence[Any]]:
-    """Pages of model versions, the last updated ones first."""
+def _search(where: str | None = None) -> Iterator[Sequence[Any]]:
+    """Pages of model versions, the last updated ones first; all, or those of a condition."""
     token = None
     while True:
         found = _ask(
             _client().search_model_versions,
+            where,
             max_results=PAGE,
             order_by=["last_updated_timestamp DESC"],
             page_token=token,

@@ -1,9 +1,9 @@
 """Plain helpers that know neither models nor MLflow.
 
 `canonical` writes JSON whose bytes are fixed, and hashes it; `devices` chooses a torch device;
-`processes` tells processes apart, and who runs this one; `progress` is how long work is reported;
-`scratch` makes temporary folders; `copies` copies large files, `descriptors` reads and writes files
-at an offset; `outputs` checks and writes the files that a user asked for; `tables` writes CSV;
-`documents` reads YAML; `defaults` are taken where nobody says otherwise; `intervals` says how sure
-a share is; `extras` asks for optional packages.
+`processes` tells processes apart, and who runs this one; `people` tells users apart; `progress` is
+how long work is reported; `scratch` makes temporary folders; `copies` copies large files,
+`descriptors` reads and writes files at an offset; `outputs` checks and writes the files that a user
+asked for; `tables` writes CSV; `documents` reads YAML; `defaults` are taken where nobody says
+otherwise; `intervals` says how sure a share is; `extras` asks for optional packages.
 """

@@ -250,7 +250,9 @@ def test_a_run_that_was_rewritten_contradicts_the_ledger(measured):
     client.log_dict(run_id, kept, "evaluation.json")
     client.log_metric(run_id, "accuracy/colours", row["correct"] / row["total"])
     (event,) = [event for event in events("evaluate") if event.phase == "done"]
-    assert f"but event {event.sequence} says" in refusal(uri)
+    said = refusal(uri)
+    assert f"the evaluation.json of run {run_id} is sha256:" in said
+    assert f"when event {event.sequence} was written" in said
 
 
 def test_an_evaluation_that_cannot_be_read_is_set_aside(measured):
@@ -396,9 +398,11 @@ def test_approvals_are_counted_withdrawn_and_bound_to_the_weights(family, person
 
 def test_makers_are_found_by_the_run_where_the_ledger_knows_nothing(family, tmp_path):
     resolved = versions.resolve(family.merged)
-    by_ledger = approvals.makers(resolved, resolved.recorded_digest)
+    digest = resolved.recorded_digest
+    by_ledger = approvals.makers(resolved, digest, ledger.proven("merged", [digest]))
     with ledger.using(f"sqlite:///{tmp_path}/empty.db"):
-        assert approvals.makers(resolved, resolved.recorded_digest) == by_ledger
+        assert ledger.proven("merged", [digest]) == []
+        assert approvals.makers(resolved, digest, []) == by_ledger
     mlflow.delete_run(resolved.run_id)
 
 

@@ -91,6 +91,7 @@ def merge_files(
             "energy_kept": "energy kept",
         },
     )
+    printing.print_notes(result.notes)
     click.echo(
         f"{result.output}: {result.merged_tensors} tensors, "
         f"{result.parameters / 1e6:.1f} M parameters merged in {result.seconds:.1f} s"
@@ -172,6 +173,7 @@ def merge_command(
         return
     if rows := result.rows():
         terminal.print_table(printing.with_intervals(rows), TASK_COLUMNS)
+    printing.print_notes(result.notes)
     state = "exists already, nothing was merged" if result.reused else "registered"
     click.echo(f"{result.version.uri} {state}" + (f", alias {alias}" if alias else ""))
     click.echo(result.version.weights_digest)

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import click
@@ -49,6 +49,12 @@ def with_intervals(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         else dict(row)
         for row in rows
     ]
+
+
+def print_notes(notes: Iterable[str]) -> None:
+    """Print what a user should know beside the result, a line each."""
+    for note in notes:
+        click.echo(f"Note: {note}.")
 
 
 def print_version(version: records.RegisteredVersion, as_json: bool) -> None:

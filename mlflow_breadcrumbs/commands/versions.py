@@ -50,6 +50,7 @@ def import_command(
         --registered-model clip --tasks tasks.yaml
     """
     from mlflow_breadcrumbs.commands import terminal
+    from mlflow_breadcrumbs.models import assumptions
     from mlflow_breadcrumbs.registry import task_files
     from mlflow_breadcrumbs.sources import importing
 
@@ -63,6 +64,8 @@ def import_command(
         device=device,
         show=terminal.show,
     )
+    if importing.tag_of(checkpoint) is None and (taken := assumptions.of(architecture)):
+        click.echo(f"Note: {taken}", err=True)
     printing.print_version(version, as_json)
 
 

@@ -27,6 +27,8 @@ class Candidate:
     heads: Mapping[str, task_heads.Head]
     weights_digest: str | None = None
     """Of the weights, where their bytes were held against it."""
+    config: architecture.ModelConfig | None = None
+    """Its own, where it preprocesses images otherwise than the base."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,7 +156,7 @@ def measure(
     """Evaluate the base, each source on its own tasks, and the merged model on all tasks.
 
     Args:
-        config: the architecture that all of them share.
+        config: the base's; a candidate that has its own is measured with that.
         base: the base's checkpoint file.
         candidates: the sources.
         merged: the merged checkpoint file.
@@ -180,21 +182,25 @@ def measure(
     build = functools.cache(lambda: architecture.build(config))  # one model takes all weights
 
     def accuracies(
-        weights: Path, digest: str | None, names: Sequence[str]
+        weights: Path,
+        digest: str | None,
+        names: Sequence[str],
+        own: architecture.ModelConfig | None = None,
     ) -> dict[str, scoring.Accuracy]:
         def load() -> torch.nn.Module:
             flavor.load_weights(build(), weights)
             return build()
 
         pairs = [(owned[name], sets[name]) for name in names]
-        found = meter.accuracies(load, pairs, weights_digest=digest)
+        with_own = meter if own is None else dataclasses.replace(meter, config=own)
+        found = with_own.accuracies(load, pairs, weights_digest=digest)
         return dict(zip(names, found, strict=True))
 
     zero_shot = accuracies(base, base_digest, list(sets))
     finetuned: dict[str, scoring.Accuracy] = {}
     for number, candidate in enumerate(candidates):
         own = [task.name for owner, task in pairs if owner == number]
-        finetuned |= accuracies(candidate.weights, candidate.weights_digest, own)
+        finetuned |= accuracies(candidate.weights, candidate.weights_digest, own, candidate.config)
     after = accuracies(merged, merged_digest, list(sets))
     for accuracy in finetuned.values():
         if accuracy.correct == 0:

@@ -45,6 +45,11 @@ class Input:
     weight: float | None = None
     licence: str | None = None
     """What the version's or its registered model's licence tag says."""
+    preprocessing: Mapping[str, Any] | None = None
+    """The source's own, where it is not the base's: its accuracy was measured with it."""
+    rounding: float | None = None
+    """The share of the task vector's norm that rounding explains, 0…1, where the source is stored
+    in fewer bits than the base."""
 
     def descriptor(self) -> dict[str, Any]:
         """The in-toto ResourceDescriptor."""
@@ -60,6 +65,10 @@ class Input:
             annotations["weight"] = self.weight
         if self.licence is not None:
             annotations["licence"] = self.licence
+        if self.preprocessing is not None:
+            annotations["preprocessing"] = dict(self.preprocessing)
+        if self.rounding is not None:
+            annotations["roundingShare"] = self.rounding
         return {
             "uri": self.uri,
             "name": self.role,
@@ -90,6 +99,7 @@ def build(
     invocation: Invocation,
     evaluation: Sequence[Mapping[str, Any]] = (),
     tolerances: Mapping[str, float] | None = None,
+    running: Sequence[str] = (),
 ) -> bytes:
     """The statement in canonical JSON.
 
@@ -103,6 +113,7 @@ def build(
         invocation: the run.
         evaluation: one mapping per task, with the data set's digest.
         tolerances: what `tolerance.tolerances` gave for the merge.
+        running: names of the running statistics and counters that are the base's.
     """
     return canonical.dumps(
         {
@@ -122,6 +133,7 @@ def build(
                         "recipe": settings.to_dict(),
                         "recipeDigest": settings.digest,
                         **({"tolerance": _tolerance(tolerances)} if tolerances else {}),
+                        **({"running": _running(running)} if running else {}),
                     },
                     "resolvedDependencies": [
                         *(entry.descriptor() for entry in inputs),
@@ -183,6 +195,9 @@ class Statement:
     tolerances: Mapping[str, float]
     """By dtype, how far decomposed matrices may be off when the merge is done again; empty where
     it must give the same bits."""
+    running: tuple[str, ...] = ()
+    """Running statistics and counters that are the base's; a merge by a release that summed them
+    has none."""
 
     def tolerance_text(self, key: str) -> dict[str, str]:
         """The tolerances as canonical JSON under a key; nothing where there are none."""
@@ -231,6 +246,7 @@ def parse(content: bytes) -> Statement:
             entry["annotations"] for entry in products if entry["name"].startswith("evaluation/")
         ),
         tolerances=definition["internalParameters"].get("tolerance", {}).get("relativeNorm", {}),
+        running=tuple(definition["internalParameters"].get("running", {}).get("tensors", ())),
     )
 
 
@@ -301,6 +317,15 @@ def _tolerance(tolerances: Mapping[str, float]) -> dict[str, Any]:
     }
 
 
+def _running(names: Sequence[str]) -> dict[str, Any]:
+    """Which tensors were not summed, and why."""
+    return {
+        "from": "base",
+        "tensors": list(names),
+        "reason": "running statistics and counters are measured on images and don't add up",
+    }
+
+
 def _input(entry: Mapping[str, Any]) -> Input:
     annotations = entry["annotations"]
     return Input(
@@ -313,6 +338,8 @@ def _input(entry: Mapping[str, Any]) -> Input:
         tasks=tuple(annotations["tasks"]),
         weight=annotations.get("weight"),
         licence=annotations.get("licence"),
+        preprocessing=annotations.get("preprocessing"),
+        rounding=annotations.get("roundingShare"),
     )
 
 

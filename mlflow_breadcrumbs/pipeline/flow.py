@@ -14,7 +14,7 @@ from typing import Any
 from mlflow_breadcrumbs import flavor, ledger
 from mlflow_breadcrumbs.engine import backends, checkpoints, merging, recipe
 from mlflow_breadcrumbs.engine.backends import choosing
-from mlflow_breadcrumbs.evaluation import accuracy_records, caches, scorecard
+from mlflow_breadcrumbs.evaluation import accuracy_records, caches, scorecard, trial
 from mlflow_breadcrumbs.flavor import foreign
 from mlflow_breadcrumbs.lineage import ancestry_tags, statement
 from mlflow_breadcrumbs.models.tasks import Split, Task
@@ -71,6 +71,8 @@ class MergedVersion:
     reused: bool
     """The version existed already; nothing was merged."""
     metrics: Mapping[str, float]
+    notes: tuple[str, ...] = ()
+    """What the sources or the merge have that a user should know; empty for a reused version."""
 
     def rows(self) -> list[dict[str, Any]]:
         """The metrics as a table: one row per task, then the averages; empty without tasks."""
@@ -104,6 +106,7 @@ class MergedVersion:
             "weights_digest": self.version.weights_digest,
             "reused": self.reused,
             "metrics": dict(self.metrics),
+            **({"notes": list(self.notes)} if self.notes else {}),
         }
 
 
@@ -139,6 +142,8 @@ def merge(request: MergeRequest, show: progress.Progress = progress.silent) -> M
             started = _now()
             recording.log_inputs(run_id, request.recipe, taken)
             merged = _merge_weights(request, taken, backend, folder, show)
+            if taken.is_ours:
+                trial.check(flavor.load_config(taken.base.folder), merged.output, device)
             recording.log_merge(run_id, taken, merged)
             card = _evaluate(request, taken, merged, pairs, device, show)
             if card:
@@ -154,7 +159,13 @@ def merge(request: MergeRequest, show: progress.Progress = progress.silent) -> M
             )
     # Another job may have registered the same merge meanwhile; then its version is the result.
     reused = version.run_id != run_id
-    return MergedVersion(version, request.recipe.digest, reused=reused, metrics=metrics)
+    return MergedVersion(
+        version,
+        request.recipe.digest,
+        reused=reused,
+        metrics=metrics,
+        notes=(*taken.notes, *merged.notes),
+    )
 
 
 def _check(request: MergeRequest) -> tuple[str, backends.Backend]:
@@ -278,6 +289,8 @@ def _statement(
 ) -> bytes:
     """The lineage of the merged weights."""
     weights = (None, *request.recipe.weight_of(len(taken.sources)))
+    shares = {noise.label: float(f"{noise.share:.3g}") for noise in merged.noises}
+    own_configs = (None, *(fit.own for fit in taken.fits))
     entries = [
         statement.Input(
             role="base" if weight is None else "source",
@@ -289,8 +302,12 @@ def _statement(
             tasks=version.resolved.tasks,
             weight=weight,
             licence=versions.licence_of(version.resolved),
+            preprocessing=own.preprocess_cfg if own else None,
+            rounding=shares.get(version.resolved.uri),
         )
-        for version, digest, weight in zip(taken.everything, taken.digests, weights, strict=True)
+        for version, digest, weight, own in zip(
+            taken.everything, taken.digests, weights, own_configs, strict=True
+        )
     ]
     return statement.build(
         file_name=flavor.WEIGHTS_FILE if taken.is_ours else foreign.weights_file(taken.base),
@@ -307,6 +324,7 @@ def _statement(
         invocation=statement.Invocation(run_id, started, _now(), device, merged.backend),
         evaluation=[row | {"split": request.split} for row in card.rows()] if card else (),
         tolerances=merged.tolerances,
+        running=merged.running,
     )
 
 

@@ -8,6 +8,7 @@ from mlflow_breadcrumbs import errors, flavor
 from mlflow_breadcrumbs.engine import checkpoints
 from mlflow_breadcrumbs.evaluation import scorecard
 from mlflow_breadcrumbs.models import task_heads, tasks
+from mlflow_breadcrumbs.pipeline import configurations
 from mlflow_breadcrumbs.registry import task_files, versions
 
 
@@ -21,6 +22,8 @@ class Inputs:
     """Weights digests, of the base, then of each source: as recorded, else as found."""
     heads: tuple[dict[str, task_heads.Head], ...]
     """Per source, the heads of its tasks."""
+    fits: tuple[configurations.Fit, ...]
+    """Per source, how its configuration compares with the base's."""
 
     @property
     def everything(self) -> tuple[versions.OpenedVersion, ...]:
@@ -36,9 +39,16 @@ class Inputs:
     def candidates(self) -> tuple[scorecard.Candidate, ...]:
         """The sources as they are measured."""
         return tuple(
-            scorecard.Candidate(source.resolved.uri, source.weights, own, digest)
-            for source, own, digest in zip(self.sources, self.heads, self.digests[1:], strict=True)
+            scorecard.Candidate(source.resolved.uri, source.weights, own, digest, fit.own)
+            for source, own, digest, fit in zip(
+                self.sources, self.heads, self.digests[1:], self.fits, strict=True
+            )
         )
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know of the sources' configurations."""
+        return tuple(fit.note for fit in self.fits if fit.note)
 
     @property
     def all_heads(self) -> dict[str, task_heads.Head]:
@@ -83,13 +93,16 @@ def open_all(resolved: Sequence[versions.ResolvedVersion], folder: Path) -> Inpu
 
     Raises:
         RegistryError: files are gone or are no safetensors.
-        MergeError: two inputs have the same weights, or two sources different heads for one task.
+        MergeError: two inputs have the same weights, two sources different heads for one task, or a
+            source computes otherwise than the base.
+        ArchitectureError: a configuration is damaged.
     """
     opened, digests = open_versions(resolved, folder)
     for number, digest in enumerate(digests):
         if (first := digests.index(digest)) < number:
             raise _same_weights(resolved[number], resolved[first], digest, opened)
-    return Inputs(opened[0], opened[1:], digests, collect_heads(opened[1:]))
+    fits = configurations.check(opened)
+    return Inputs(opened[0], opened[1:], digests, collect_heads(opened[1:]), fits)
 
 
 def open_versions(

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from mlflow_breadcrumbs.engine import recipe
+from mlflow_breadcrumbs.engine import recipe, rounding, running
 from mlflow_breadcrumbs.engine.backends.cpu import geometry
+from mlflow_breadcrumbs.pipeline import configurations
 
 FAR = 10.0
 """So many times the median norm of the others, and a source is taken for another base's."""
@@ -34,8 +35,8 @@ class Finding:
     """Something to know before these sources are merged."""
 
     kind: str
-    """`refused`, `another base`, `norms`, `alike`, `opposed`, `sign conflict`, `energy`, `heads`,
-    or `none`."""
+    """`refused`, `heads`, `configuration`, `preprocessing`, `running`, `rounding`, `another base`,
+    `norms`, `alike`, `opposed`, `sign conflict`, `energy`, or `none`."""
     sources: tuple[str, ...]
     """Whom it is about."""
     advice: str
@@ -61,6 +62,12 @@ class Comparand:
     """Weights digests of the sources."""
     head_clash: str | None = None
     """Why the sources' heads can't go into one version."""
+    fits: tuple[configurations.Fit, ...] = ()
+    """Per source, how its configuration compares with the base's."""
+    running: tuple[str, ...] = ()
+    """Running statistics and counters that the merge leaves the base's."""
+    noises: tuple[rounding.Noise, ...] = ()
+    """Of the sources that are stored in fewer bits than the base."""
 
 
 def findings(evidence: Comparand) -> tuple[Finding, ...]:
@@ -99,6 +106,25 @@ def _heads(evidence: Comparand) -> Iterator[Finding]:
     """Two heads for one task: `merge` refuses them."""
     if evidence.head_clash is not None:
         yield Finding("heads", (), f"Merge refuses these heads: {evidence.head_clash}.")
+
+
+def _configurations(evidence: Comparand) -> Iterator[Finding]:
+    """Sources that compute, or preprocess images, otherwise than the base."""
+    for fit in evidence.fits:
+        if fit.refusal:
+            yield Finding("configuration", (fit.uri,), f"Merge refuses a source: {fit.refusal}.")
+        elif fit.note:
+            yield Finding("preprocessing", (fit.uri,), f"{fit.note}.")
+
+
+def _engine(evidence: Comparand) -> Iterator[Finding]:
+    """What a merge says of running statistics and of rounding."""
+    if evidence.running:
+        said = running.note(evidence.running)
+        yield Finding("running", (), f"{said[0].upper()}{said[1:]}.")
+    for noise in evidence.noises:
+        if note := noise.note():
+            yield Finding("rounding", (noise.label,), f"{note}.")
 
 
 def _another_base(evidence: Comparand) -> Iterator[Finding]:
@@ -222,6 +248,8 @@ def _energy(evidence: Comparand) -> Iterator[Finding]:
 _FINDERS: Sequence[Callable[[Comparand], Iterator[Finding]]] = (
     _refused,
     _heads,
+    _configurations,
+    _engine,
     _another_base,
     _norms,
     _alike,

@@ -12,10 +12,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mlflow_breadcrumbs import errors
-from mlflow_breadcrumbs.engine import checkpoints, layer_groups, merging, recipe
+from mlflow_breadcrumbs.engine import checkpoints, layer_groups, merging, recipe, rounding
 from mlflow_breadcrumbs.engine.backends.cpu import geometry
 from mlflow_breadcrumbs.figures import results
-from mlflow_breadcrumbs.pipeline import inputs
+from mlflow_breadcrumbs.pipeline import configurations, inputs
 from mlflow_breadcrumbs.registry import versions
 from mlflow_breadcrumbs.search import advice
 from mlflow_breadcrumbs.support import defaults, processes, progress
@@ -148,8 +148,28 @@ def compare(
         stored = tuple(checkpoint.nbytes for checkpoint in others)
         parameters = sum(first.info(name).numel for name in first.names)
         clash = _head_clash(opened[1:])
+        fits = configurations.compare(opened)
+        noises = rounding.of_sources(
+            job,
+            {name: layer.base_energy for name, layer in measured.items()},
+            (
+                (number, float(energy))
+                for layer in measured.values()
+                for number, energy in enumerate(layer.products.diagonal())
+            ),
+        )
     total = geometry.total(measured.values(), len(sources))
-    evidence = advice.Comparand(labels, total, settings, max_norm_ratio, digests[1:], clash)
+    evidence = advice.Comparand(
+        labels=labels,
+        measured=total,
+        recipe=settings,
+        max_norm_ratio=max_norm_ratio,
+        digests=digests[1:],
+        head_clash=clash,
+        fits=fits,
+        running=tuple(job.running),
+        noises=noises,
+    )
     return Comparison(
         base=resolved[0].uri,
         sources=labels,

@@ -12,6 +12,7 @@ sources are measured once. A measurement gives the numbers that `merge --tasks` 
 
 import contextlib
 import dataclasses
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
@@ -25,6 +26,8 @@ from mlflow_breadcrumbs.models import image_sets, task_heads, tasks
 from mlflow_breadcrumbs.pipeline import inputs
 from mlflow_breadcrumbs.registry import versions
 from mlflow_breadcrumbs.support import canonical, defaults, devices, processes, progress
+
+_logger = logging.getLogger(__name__)
 
 KEPT_UPDATES = 1 << 30
 """Bytes of decomposed matrices that are kept, so that another alpha need not decompose again."""
@@ -70,6 +73,8 @@ def opened(materials: Materials, show: progress.Progress = progress.silent) -> I
     resolved = inputs.resolve(materials.base, materials.sources)
     with versions.workspace() as folder, contextlib.ExitStack() as stack:
         taken = inputs.open_all(resolved, folder)
+        for note in taken.notes:
+            _logger.warning("%s", note)
         pairs = inputs.plan_evaluation(taken, materials.tasks)
         files = [
             stack.enter_context(checkpoints.Checkpoint.open(version.weights))
@@ -298,13 +303,29 @@ class Study:
             zero_shot = images.accuracies(self.taken.base.weights, new)
         for number, source in enumerate(self.taken.candidates):
             own = [name for name in self.tasks_of([number]) if name in new]
-            finetuned = images.accuracies(source.weights, own) if own else {}
+            finetuned = self._measure_source(source, own, split) if own else {}
             for name, accuracy in finetuned.items():
                 if accuracy.correct == 0:
                     raise scorecard.no_denominator(accuracy)
                 found = _Before(source.label, zero_shot[name], accuracy)
                 self._before[split, name] = found
         return {name: self._before[split, name] for name in names}
+
+    def _measure_source(
+        self, source: scorecard.Candidate, names: Sequence[str], split: tasks.Split
+    ) -> dict[str, scoring.Accuracy]:
+        """A source on its own tasks; with its own preprocessing, where that is not the base's."""
+        images = self.bench(split)
+        if source.config is not None:
+            images = bench.Bench(
+                source.config,
+                {name: self.images(split)[name] for name in names},
+                {name: self.owned[name] for name in names},
+                device=self._device,
+                batch_size=self._materials.batch_size,
+                show=self._show,
+            )
+        return images.accuracies(source.weights, names)
 
 
 @dataclasses.dataclass(frozen=True)

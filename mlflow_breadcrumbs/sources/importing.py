@@ -58,8 +58,7 @@ def import_checkpoint(
     if task is not None:
         tasks.check_name(task)
         task_list = (tasks.find(task_list, task),) if task_list else ()
-    path = Path(checkpoint)
-    tag = None if path.exists() or _names_a_file(path) else checkpoint
+    path, tag = Path(checkpoint), tag_of(checkpoint)
     config = architecture.load_config(architecture_name, pretrained=tag)
     _check_head(head, config, task_list)
 
@@ -250,6 +249,12 @@ def _check_head(
             raise errors.TaskError(
                 f"'{head}' is no head: give {', '.join(HEADS)} or an existing safetensors file."
             )
+
+
+def tag_of(checkpoint: str) -> str | None:
+    """The tag of open_clip's weights that `checkpoint` is; `None` where it is meant as a file."""
+    path = Path(checkpoint)
+    return None if path.exists() or _names_a_file(path) else checkpoint
 
 
 def _names_a_file(path: Path) -> bool:

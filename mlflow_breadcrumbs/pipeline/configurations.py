@@ -1,0 +1,121 @@
+"""Whether the sources compute as the base does: what weights can't say, configurations do."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mlflow_breadcrumbs import errors, flavor
+from mlflow_breadcrumbs.models import agreement, architecture
+from mlflow_breadcrumbs.registry import versions
+from mlflow_breadcrumbs.support import documents
+
+FOREIGN_FILE = "config.json"
+"""Where transformers and its kin keep a model's configuration."""
+
+FOREIGN_HARMLESS = frozenset(
+    {
+        "_commit_hash",
+        "_name_or_path",
+        "architectures",
+        "attention_dropout",
+        "attention_probs_dropout_prob",
+        "dropout",
+        "dtype",
+        "finetuning_task",
+        "gradient_checkpointing",
+        "hidden_dropout_prob",
+        "initializer_range",
+        "problem_type",
+        "torch_dtype",
+        "transformers_version",
+        "use_cache",
+    }
+)
+"""Of its fields: where a model came from, what it was saved with, what only training reads."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Fit:
+    """How a source's configuration compares with the base's."""
+
+    uri: str
+    base: str
+    found: agreement.Disagreement
+    own: architecture.ModelConfig | None = None
+    """The source's own configuration, where its preprocessing alone is another."""
+
+    @property
+    def refusal(self) -> str | None:
+        """Why the source can't be merged into this base, if it can't."""
+        if not self.found.model:
+            return None
+        return (
+            f"{self.uri} does not compute as the base {self.base} does, though its tensors fit: "
+            f"{'; '.join(self.found.model)}. Merged, its weights would be run with the base's "
+            "settings, which they were not trained with. Give the base that it was fine-tuned "
+            "from; or, if its configuration was recorded wrongly, import it again with the base's "
+            "(`--architecture FILE`, a JSON configuration)"
+        )
+
+    @property
+    def note(self) -> str | None:
+        """What a user should know of a source that is merged all the same."""
+        if self.own is None:
+            return None
+        return (
+            f"{self.uri} preprocesses images otherwise than the base {self.base}: "
+            f"{'; '.join(self.found.preprocessing)}. Its own accuracy, the denominator, is "
+            "measured with its own preprocessing, the merged model with the base's. Fine-tune with "
+            "the base's preprocessing where accuracy is lost by it"
+        )
+
+
+def compare(opened: Sequence[versions.OpenedVersion]) -> tuple[Fit, ...]:
+    """Hold each source's configuration against the base's.
+
+    Args:
+        opened: the base, then the sources.
+
+    Raises:
+        ArchitectureError: a configuration is damaged.
+    """
+    base, *sources = opened
+    return tuple(_judge(base, source) for source in sources)
+
+
+def check(opened: Sequence[versions.OpenedVersion]) -> tuple[Fit, ...]:
+    """The same, for a merge.
+
+    Raises:
+        MergeError: a source's features would be others under the base's configuration.
+        ArchitectureError: a configuration is damaged.
+    """
+    fits = compare(opened)
+    if refusals := [fit.refusal for fit in fits if fit.refusal]:
+        raise errors.MergeError("\n".join(refusals))
+    return fits
+
+
+def _judge(base: versions.OpenedVersion, source: versions.OpenedVersion) -> Fit:
+    uris = source.resolved.uri, base.resolved.uri
+    if base.flavor == source.flavor == flavor.FLAVOR_NAME:
+        ours, theirs = (flavor.load_config(version.folder) for version in (base, source))
+        found = agreement.between(ours, theirs)
+        own = theirs if found.preprocessing and not found.model else None
+        return Fit(*uris, found, own)
+    ours_foreign, theirs_foreign = (_foreign(version) for version in (base, source))
+    if base.flavor != source.flavor or ours_foreign is None or theirs_foreign is None:
+        return Fit(*uris, agreement.Disagreement())  # the tensors alone can tell
+    differing = agreement.of_mappings(ours_foreign, theirs_foreign, FOREIGN_HARMLESS)
+    return Fit(*uris, agreement.Disagreement(model=differing))
+
+
+def _foreign(version: versions.OpenedVersion) -> dict[str, Any] | None:
+    """The configuration beside the weights of a model of another flavor; `None` without one."""
+    path = Path(version.weights).with_name(FOREIGN_FILE)
+    if not path.is_file():
+        return None
+    origin = f"{FOREIGN_FILE} of {version.resolved.uri}"
+    content = documents.read(path, origin, errors.ArchitectureError).content
+    return content if isinstance(content, dict) else None

@@ -94,6 +94,7 @@ def reproduce(
             backend=backend,
             expected=[entry.weights_digest for entry in stated.inputs],
             max_norm_ratio=None,
+            keep_running=bool(stated.running),
             show=show,
         )
         registered, differences = _compare(resolved, again, folder, stated.tolerances)

@@ -5,5 +5,6 @@
    `writing` writes the one output.
 3. `backends` compute: the reference, the CPU's, the GPU's, with the same bits.
 4. `merging` streams base and sources through a backend into the output; `files` is the same from
-   paths, for `merge-files`; `tolerance` says when two results of one merge are the same.
+   paths, for `merge-files`; `tolerance` says when two results of one merge are the same;
+   `running` names what is never summed, `rounding` how much of a change is none.
 """

@@ -13,7 +13,15 @@ from typing import Any
 import torch
 
 from mlflow_breadcrumbs import errors
-from mlflow_breadcrumbs.engine import backends, checkpoints, recipe, tolerance, writing
+from mlflow_breadcrumbs.engine import (
+    backends,
+    checkpoints,
+    recipe,
+    rounding,
+    running,
+    tolerance,
+    writing,
+)
 from mlflow_breadcrumbs.engine.backends import choosing, copying
 from mlflow_breadcrumbs.support import defaults, processes, progress
 
@@ -48,6 +56,16 @@ class MergeResult:
     tolerances: Mapping[str, float] = dataclasses.field(default_factory=dict)
     """By output dtype, how far decomposed matrices may be off when this is done again; see
     `tolerance`. Empty where the bits are fixed."""
+    running: tuple[str, ...] = ()
+    """Running statistics and counters, which are the base's; see `running`."""
+    noises: tuple[rounding.Noise, ...] = ()
+    """What rounding did to the sources that are stored in fewer bits than the base."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know of the merge, sentences without their full stop."""
+        found = [running.note(self.running)] if self.running else []
+        return (*found, *(said for noise in self.noises if (said := noise.note())))
 
     def source_rows(self, labels: Sequence[str]) -> list[dict[str, Any]]:
         """What the masks did to each source, all tensors together; one row per label.
@@ -84,6 +102,7 @@ class MergeResult:
             "seconds": round(self.seconds, 3),
             "backend": self.backend,
             **({"tolerance": dict(self.tolerances)} if self.tolerances else {}),
+            **({"notes": list(self.notes)} if self.notes else {}),
             **{key: value for key, value in inputs.items() if value is not None},
         }
 
@@ -109,6 +128,7 @@ def merge(
     max_norm_ratio: float | None = defaults.MAX_NORM_RATIO,
     max_shard_size: int | None = None,
     overwrite: bool = False,
+    keep_running: bool = True,
     show: progress.Progress = progress.silent,
 ) -> MergeResult:
     """Merge `sources` into `base` by the recipe and write the result to `output`.
@@ -127,6 +147,7 @@ def merge(
             merged tensors; `None` takes any.
         max_shard_size: bytes of tensor data per output file at most; `None` writes one file.
         overwrite: replace an output that exists.
+        keep_running: see `plan`.
         show: is told the bytes read.
 
     Raises:
@@ -139,7 +160,7 @@ def merge(
     started = time.perf_counter()
     check_norm_ratio(max_norm_ratio)
     backend = backend or choosing.choose()
-    job = plan(base, sources, settings, labels)
+    job = plan(base, sources, settings, labels, keep_running=keep_running)
     job = dataclasses.replace(job, verify=verify or expected is not None)
     with writing.CheckpointWriter(
         output, output_infos(job), max_shard_size=max_shard_size, overwrite=overwrite
@@ -170,6 +191,12 @@ def merge(
         base_digest=digests[0] if digests else None,
         source_digests=tuple(digests[1:]) if digests else None,
         tolerances=tolerance.tolerances(job),
+        running=tuple(job.running),
+        noises=rounding.of_sources(
+            job,
+            dict(zip(job.merged, outcome.base_energies, strict=True)),
+            ((entry.source, entry.energy) for entry in outcome.statistics),
+        ),
     )
 
 
@@ -210,8 +237,18 @@ def plan(
     sources: Sequence[checkpoints.Checkpoint],
     settings: recipe.MergeRecipe,
     labels: Sequence[str] | None = None,
+    *,
+    keep_running: bool = True,
 ) -> backends.Job:
     """Hold the checkpoints against each other and the recipe; nothing is read but headers.
+
+    Args:
+        base: the checkpoint that every source was fine-tuned from.
+        sources: in the order that the sum takes.
+        settings: the recipe.
+        labels: how messages name each source; the files' paths when not given.
+        keep_running: running statistics and counters are the base's, see `running`. Only a merge
+            by a release that summed them is done again without.
 
     Raises:
         RecipeError: the recipe has another number of weights than there are sources.
@@ -231,10 +268,13 @@ def plan(
             + "\n  ".join(problems)
             + "\nGive the base that they come from"
         )
+    unsummed = frozenset(running.kept(base, settings) if keep_running else ())
     merged = [
         name
         for name in base.names
-        if settings.merges(name) and base.info(name).dtype.is_floating_point
+        if settings.merges(name)
+        and base.info(name).dtype.is_floating_point
+        and name not in unsummed
     ]
     if not merged:
         raise errors.MergeError(
@@ -255,6 +295,7 @@ def plan(
         weights=weights,
         recipe=settings,
         merged=merged,
+        running=sorted(unsummed),
         dtypes={
             name: base.info(name).dtype
             if settings.dtype == "base"

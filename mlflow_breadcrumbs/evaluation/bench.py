@@ -93,7 +93,8 @@ class Bench:
             limit: images per task at most, see `ImageSet.subset`.
 
         Raises:
-            CheckpointError: the file is damaged, or its tensors aren't the model's.
+            CheckpointError: the file is damaged, its tensors aren't the model's, or a feature is
+                not finite.
             DeviceError: not even one image fits into the device's memory.
         """
         if isinstance(weights, Path):
@@ -114,6 +115,7 @@ class Bench:
         with features.inference(self._model):
             for pixels in pictures.batches(limit, batch_size):
                 encoded, batch_size = features.encode(self._model, pixels, batch_size, self._device)
+                features.check_finite(encoded, images.name)
                 values.append(encoded)
         self._batch_size = batch_size
         labels = torch.tensor([example.label for example in images.examples])

@@ -54,6 +54,7 @@ def extract(
 
     Raises:
         TaskError: There are no images, or one can't be read.
+        CheckpointError: A feature is not finite.
         DeviceError: Not even one image fits into the device's memory.
     """
     if not len(image_set):
@@ -72,6 +73,7 @@ def extract(
             rows = range(done, min(done + batch_size, len(image_set)))
             pixels = torch.stack(list(pool.map(lambda i: preprocess(image_set[i][0]), rows)))
             encoded, batch_size = encode(model, pixels, batch_size, device)
+            check_finite(encoded, f"{image_set.name}, image {done} and after")
             values.append(encoded)
             done += len(rows)
             advance(len(rows))
@@ -119,6 +121,17 @@ def encode(
         )
         batch_size //= 2
         devices.free_cache(device)
+
+
+def check_finite(values: torch.Tensor, where: str) -> None:
+    """Raise `CheckpointError` for features [images, embed_dim] of which one is NaN or infinite."""
+    bad = ~torch.isfinite(values).all(dim=1)
+    if bool(bad.any()):
+        raise errors.CheckpointError(
+            f"The weights give features that are not finite numbers for {int(bad.sum())} of "
+            f"{len(values)} images ({where}), so nothing can be measured or served with them. "
+            "Look for a negative running_var, or for weights that overflow; take other weights."
+        )
 
 
 def _normalized(model: torch.nn.Module, pixels: torch.Tensor) -> torch.Tensor:

@@ -33,6 +33,8 @@ class Job:
     """The tensors to merge, sorted by name."""
     dtypes: dict[str, torch.dtype]
     """The output dtype of each merged tensor."""
+    running: Sequence[str] = ()
+    """Running statistics and counters, which are the base's whatever a source has; sorted."""
     verify: bool = False
     """Whether to compute the digests of the inputs."""
 
@@ -74,10 +76,16 @@ class Outcome:
     touched: list[int]
     """[sources + 1] merged elements that 0, 1, … sources changed: their contribution there, after
     mask and consensus, is not zero."""
-    base_energy: float
-    """Σ θ² over the merged tensors of the base, in float64; backends differ in its last bits."""
+    base_energies: list[float]
+    """Σ θ² of each merged tensor of the base, in the job's order, in float64; backends differ in
+    their last bits."""
     hexdigests: list[dict[str, str]]
     """Per input, base first: the SHA-256 of each merged tensor's bytes; empty if not verified."""
+
+    @property
+    def base_energy(self) -> float:
+        """Σ θ² over all merged tensors of the base."""
+        return sum(self.base_energies)
 
     @classmethod
     def of(cls, merged: Sequence[MergedTensor], hexdigests: list[dict[str, str]]) -> "Outcome":
@@ -85,7 +93,7 @@ class Outcome:
         return cls(
             statistics=[entry for statistics, _, _ in merged for entry in statistics],
             touched=[sum(counts) for counts in zip(*(t for _, t, _ in merged), strict=True)],
-            base_energy=sum(energy for _, _, energy in merged),
+            base_energies=[energy for _, _, energy in merged],
             hexdigests=hexdigests,
         )
 

@@ -19,16 +19,21 @@ def copy_unmerged(
         Per input, base first: the SHA-256 of each of these tensors; empty if not verified.
 
     Raises:
-        MergeError: a value is not finite, or a source's integer or bool tensor differs.
+        MergeError: a value is not finite, or a source's integer or bool tensor differs, which is
+            neither a counter nor excluded by the recipe.
     """
     names = sorted(set(job.base.names) - set(job.merged))
     hexdigests: list[dict[str, str]] = [{} for _ in job.inputs]
+    running = frozenset(job.running)
+
+    def may_differ(name: str) -> bool:
+        return name in running or not job.recipe.merges(name)
 
     def copy(name: str) -> int:
         tensor = job.base.tensor(name)
         arithmetic.check_finite(tensor, "the base", name)
         for label, source in zip(job.labels, job.sources, strict=True):
-            _check_copy(tensor, source.tensor(name), label, name)
+            _check_copy(tensor, source.tensor(name), label, name, may_differ=may_differ(name))
         writer.write(name, tensor)
         for checkpoint, found in zip(job.inputs, hexdigests, strict=True):
             if job.verify:
@@ -46,14 +51,17 @@ def copy_unmerged(
     return hexdigests
 
 
-def _check_copy(tensor: torch.Tensor, copy: torch.Tensor, label: str, name: str) -> None:
+def _check_copy(
+    tensor: torch.Tensor, copy: torch.Tensor, label: str, name: str, *, may_differ: bool
+) -> None:
     arithmetic.check_finite(copy, label, name)
-    if tensor.dtype.is_floating_point or torch.equal(copy, tensor):
+    if may_differ or tensor.dtype.is_floating_point or torch.equal(copy, tensor):
         return
     index = int((copy != tensor).reshape(-1).to(torch.uint8).argmax())
     raise errors.MergeError(
         f"{label} has {copy.reshape(-1)[index].item()} in the "
         f"{str(tensor.dtype).removeprefix('torch.')} tensor {name!r} at flat index {index}, "
         f"the base has {tensor.reshape(-1)[index].item()}; integer and bool tensors can't be "
-        "merged: the source is not fine-tuned from this base"
+        "merged: the source is not fine-tuned from this base, or --exclude the tensor, and the "
+        "base's is kept"
     )

@@ -35,7 +35,7 @@ class Reference:
 
     def run(self, job: Job, writer: writing.Writer, advance: progress.Advance) -> Outcome:
         """See `backends.Backend.run`."""
-        outcome = Outcome([], [0] * (len(job.sources) + 1), 0.0, [{} for _ in job.inputs])
+        outcome = Outcome([], [0] * (len(job.sources) + 1), [], [{} for _ in job.inputs])
         keep = keep_of(job)
         with contextlib.nullcontext() if job.recipe.bit_exact else singular.one_thread():
             for name in job.merged:
@@ -43,7 +43,7 @@ class Reference:
                     job, name, keep, writer, outcome.hexdigests, advance
                 )
                 outcome.statistics += statistics
-                outcome.base_energy += squares
+                outcome.base_energies.append(squares)
                 outcome.touched = [a + b for a, b in zip(outcome.touched, touched, strict=True)]
         return outcome
 

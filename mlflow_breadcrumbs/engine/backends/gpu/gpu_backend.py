@@ -155,7 +155,7 @@ class _GpuRun:
         self._writer = writer
         self._advance = advance
         self._device = device
-        self._outcome = Outcome([], [0] * (len(job.sources) + 1), 0.0, [{} for _ in job.inputs])
+        self._outcome = Outcome([], [0] * (len(job.sources) + 1), [], [{} for _ in job.inputs])
         self._scales = scales(job, device)
         self._touches = touch_counts(job, device)
 
@@ -244,7 +244,7 @@ class _GpuRun:
                     raise arithmetic.overflow(name, tally.bad, job.dtypes[name])
                 statistics, squares = tally.statistics(name, elements), tally.base_energy
             outcome.statistics += statistics
-            outcome.base_energy += squares
+            outcome.base_energies.append(squares)
         parameters = sum(job.base.info(name).numel for name in job.merged)
         touched[0] = parameters - touched[1:].sum()
         outcome.touched = [int(count) for count in touched]

@@ -1,5 +1,5 @@
 """Making fine-tuned versions.
 
-`importing` registers a checkpoint; `finetuning` trains a registered base on a task and registers
-the result, `training` does the training.
+`importing` registers a checkpoint, whose tensors `state_dicts` reads and names; `finetuning` trains
+a registered base on a task and registers the result, `training` does the training.
 """

@@ -1,7 +1,6 @@
 """From an open_clip checkpoint, or a pretrained tag, to a registered version."""
 
-import dataclasses
-import re
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -10,15 +9,14 @@ import torch
 
 from mlflow_breadcrumbs import errors, flavor, ledger
 from mlflow_breadcrumbs.engine import checkpoints
-from mlflow_breadcrumbs.models import architecture, task_heads, tasks
+from mlflow_breadcrumbs.models import architecture, bounds, task_heads, tasks
 from mlflow_breadcrumbs.registry import records, registering, runs, tag_keys, versions
+from mlflow_breadcrumbs.sources import state_dicts
 from mlflow_breadcrumbs.support import devices, progress
 
 HEADS = ("auto", "zero-shot", "probe")
 
-_PICKLE_SUFFIXES = frozenset({".bin", ".ckpt", ".pt", ".pth"})
-_PREFIXES = ("module.", "model.")
-"""What DistributedDataParallel, and a class around the model, put before every name."""
+_logger = logging.getLogger(__name__)
 
 
 def import_checkpoint(
@@ -70,13 +68,15 @@ def import_checkpoint(
         if tag is not None:
             model = architecture.build_pretrained(config, tag)
             weights = _write(model.state_dict(), space)
-        elif task_list and head in HEADS:
-            model = architecture.build(config)
-            weights = _fitting(path, model, config, space)
-            flavor.load_weights(model, weights)
-        else:  # nothing is computed with it
-            model = architecture.outline(config)
-            weights = _fitting(path, model, config, space)
+        else:
+            found = state_dicts.read(path)
+            size = sum(tensor.numel() for tensor in found.values())
+            bounds.check_size(config.model_cfg, size, config.architecture)
+            computes = bool(task_list) and head in HEADS
+            model = architecture.build(config) if computes else architecture.outline(config)
+            weights = _weights_of(path, found, model, config, space)
+            if computes:
+                flavor.load_weights(model, weights)
         made = [_make_head(head, model, config, each, device, show) for each in task_list]
         mlflow.log_params(
             {
@@ -101,113 +101,38 @@ def import_checkpoint(
         return version
 
 
-def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
-    """Read the tensors of a checkpoint file, without running anything that is in it.
-
-    A pickle is read with torch's `weights_only`, which knows tensors and plain containers and
-    nothing else. `state_dict` around the tensors, and `module.` or `model.` before every name, are
-    taken away.
-
-    Raises:
-        CheckpointError: The file is damaged, or holds more than tensors.
-    """
-    path = Path(path)
-    if path.suffix not in _PICKLE_SUFFIXES:
-        with checkpoints.Checkpoint.open(path) as checkpoint:
-            return _without_prefix({name: checkpoint.tensor(name) for name in checkpoint.names})
-    if not path.is_file():
-        raise errors.CheckpointError(f"There is no checkpoint '{path}'.")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # the unpickler raises whatever the bytes make it do
-        raise errors.CheckpointError(_refusal(path, error)) from error
-    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        content = content["state_dict"]
-    if not isinstance(content, dict) or not content:
-        raise errors.CheckpointError(
-            f"'{path}' holds {type(content).__name__}, not a mapping of names to tensors. "
-            f"{_how_to_convert(path)}"
-        )
-    others = sorted(str(name) for name, v in content.items() if not isinstance(v, torch.Tensor))
-    if others:
-        raise errors.CheckpointError(
-            f"'{path}' holds more than tensors: {_abridged(others)}. Save only the model's "
-            "state_dict()."
-        )
-    return _without_prefix(content)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Difference:
-    """How a checkpoint's tensors differ from an architecture's, each list sorted."""
-
-    missing: list[str]
-    extra: list[str]
-    mismatching: list[str]
-
-    @classmethod
-    def between(
-        cls, found: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]
-    ) -> "_Difference":
-        return cls(
-            missing=sorted(set(expected) - set(found)),
-            extra=sorted(set(found) - set(expected)),
-            mismatching=[
-                f"{name} ({_form(found[name])}, not {_form(expected[name])})"
-                for name in sorted(set(found) & set(expected))
-                if found[name].shape != expected[name].shape
-                or found[name].is_floating_point() != expected[name].is_floating_point()
-            ],
-        )
-
-    def check(self, path: Path, config: architecture.ModelConfig) -> None:
-        """Raise `CheckpointError` unless there is no difference."""
-        parts = [
-            f"{what}: {_abridged(names)}"
-            for what, names in dataclasses.asdict(self).items()
-            if names
-        ]
-        if parts:
-            raise errors.CheckpointError(
-                f"'{path}' is not a checkpoint of the architecture '{config.architecture}'. "
-                f"{'; '.join(parts)}. Give the architecture that it was trained with."
-            )
-
-
-def _fitting(
-    path: Path, model: torch.nn.Module, config: architecture.ModelConfig, space: Path
+def _weights_of(
+    path: Path,
+    found: Mapping[str, torch.Tensor],
+    model: torch.nn.Module,
+    config: architecture.ModelConfig,
+    space: Path,
 ) -> Path:
     """Give a safetensors file with exactly the architecture's tensors.
 
     It is the checkpoint itself where that is such a file, else a new one in the workspace.
     """
-    found = read_state_dict(path)
     expected = model.state_dict()
-    if not config.has_text_tower:
-        found = _with_placeholder(found, expected)
-    _Difference.between(found, expected).check(path, config)
+    fitted = state_dicts.fit(
+        found,
+        expected,
+        path=path,
+        architecture=config.architecture,
+        has_text_tower=config.has_text_tower,
+    )
+    if fitted.dropped:
+        listed = ", ".join(fitted.dropped[:5]) + (", …" if len(fitted.dropped) > 5 else "")
+        _logger.warning(
+            "%s: left out %s, which the architecture '%s' has no use for",
+            path,
+            listed,
+            config.architecture,
+        )
     if path.suffix == ".safetensors":
         with checkpoints.Checkpoint.open(path) as checkpoint:
             if set(checkpoint.names) == set(expected):
                 return path
-    return _write(found, space)
-
-
-def _with_placeholder(
-    found: dict[str, torch.Tensor], expected: Mapping[str, torch.Tensor]
-) -> dict[str, torch.Tensor]:
-    """Add the placeholder of the text tower, and its prefix to a bare image tower.
-
-    It is zeros, the same in every version, so that a merge leaves it alone.
-    """
-    if not any(name.startswith("visual.") for name in found):
-        found = {f"visual.{name}": tensor for name, tensor in found.items()}
-    placeholder = {
-        name: torch.zeros(tensor.shape, dtype=tensor.dtype)
-        for name, tensor in expected.items()
-        if not name.startswith("visual.")
-    }
-    return {**placeholder, **found}
+    return _write(fitted.tensors, space)
 
 
 def _make_head(
@@ -262,7 +187,7 @@ def _names_a_file(path: Path) -> bool:
     import open_clip
 
     known = {tag for _, tag in open_clip.list_pretrained()}
-    suffixes = _PICKLE_SUFFIXES | {".safetensors", ".json"}
+    suffixes = state_dicts.PICKLE_SUFFIXES | {".safetensors", ".json"}
     return str(path) not in known and (path.suffix in suffixes or len(path.parts) > 1)
 
 
@@ -270,41 +195,3 @@ def _write(tensors: Mapping[str, torch.Tensor], space: Path) -> Path:
     path = space / flavor.WEIGHTS_FILE
     flavor.write_weights(tensors, path)
     return path
-
-
-def _without_prefix(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    for prefix in _PREFIXES:
-        if all(name.startswith(prefix) for name in tensors):
-            tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
-    return tensors
-
-
-def _refusal(path: Path, error: Exception) -> str:
-    text = str(error)
-    if match := re.search(r"GLOBAL (\S+)", text):
-        return (
-            f"'{path}' is refused: it is a pickle that would run code when loaded ({match[1]}). "
-            f"{_how_to_convert(path)}"
-        )
-    if "TorchScript" in text:
-        return f"'{path}' is refused: it is a TorchScript archive. {_how_to_convert(path)}"
-    return (
-        f"'{path}' can't be read as a checkpoint: it is damaged, or was not made by torch.save "
-        f"({type(error).__name__}). Save the model's state_dict() with torch.save or safetensors."
-    )
-
-
-def _how_to_convert(path: Path) -> str:
-    return (
-        "If you trust it, convert it where it was made: "
-        f"`torch.save(torch.load('{path.name}', weights_only=False).state_dict(), 'weights.pt')`, "
-        "and import weights.pt."
-    )
-
-
-def _form(tensor: torch.Tensor) -> str:
-    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
-
-
-def _abridged(names: list[str], most: int = 20) -> str:
-    return ", ".join(names[:most]) + (f", … ({len(names)} in all)" if len(names) > most else "")

@@ -2,6 +2,9 @@
 
 import os
 import pickle
+import re
+import subprocess
+import sys
 
 import mlflow
 import open_clip
@@ -49,6 +52,13 @@ def imported(checkpoint, tmp_path, content=tiny.MODEL, name="imported", **option
         device="cpu",
         **options,
     )
+
+
+def convert(error, folder):
+    """Run the code that a message suggests, as a user would: in the checkpoint's folder."""
+    (code,) = re.findall(r"`([^`]*weights\.pt'\))`, and import weights\.pt", str(error))
+    code = f"import torch; {code}"
+    subprocess.run([sys.executable, "-c", code], cwd=folder, check=True)
 
 
 def never_registered(name="imported"):
@@ -191,12 +201,7 @@ def test_a_whole_pickled_module_is_refused_with_the_way_out(store, tmp_path, mod
     with pytest.raises(errors.CheckpointError) as caught:
         imported(tmp_path / "module.pt", tmp_path)
     assert "would run code when loaded (open_clip.model.CLIP)" in str(caught.value)
-    assert "torch.load('module.pt', weights_only=False).state_dict(), 'weights.pt')" in str(
-        caught.value
-    )
-    torch.save(
-        torch.load(tmp_path / "module.pt", weights_only=False).state_dict(), tmp_path / "weights.pt"
-    )
+    convert(caught.value, tmp_path)
     assert imported(tmp_path / "weights.pt", tmp_path, name="converted").version == "1"
 
 

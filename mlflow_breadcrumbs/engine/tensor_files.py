@@ -8,7 +8,6 @@ whether bytes are those that were registered imports this and waits for no torch
 
 import concurrent.futures
 import hashlib
-import json
 import math
 import mmap
 import os
@@ -22,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 import safetensors
 
 from mlflow_breadcrumbs import errors
-from mlflow_breadcrumbs.support import canonical, descriptors
+from mlflow_breadcrumbs.support import canonical, descriptors, json_documents
 
 if TYPE_CHECKING:
     import numpy as np
@@ -51,6 +50,17 @@ ITEM_SIZES: Mapping[str, int] = MappingProxyType(
     }
 )
 """Bytes per element, by the safetensors names of the dtypes that can be read."""
+
+TENSORS = 100_000
+"""Of a checkpoint at most; the largest language models have some ten thousand."""
+SHARDS = 500
+"""Of a checkpoint at most; each is a file that is open."""
+DIMENSIONS = 32
+"""Of a tensor at most."""
+NAME = 255
+"""Characters of a tensor's name at most, and bytes of a file's name."""
+HEADER = 100_000_000
+"""Bytes of a header at most, which the library holds it to."""
 
 
 class TensorEntry(NamedTuple):
@@ -124,7 +134,13 @@ class TensorFiles:
                 places[name] = _Position(number, start + entry["data_offsets"][0])
         if not entries:
             raise errors.CheckpointError(f"{path} holds no tensors; nothing can be merged")
-        return cls(path, list(files), entries, places)
+        _check_count(path, len(entries))
+        try:
+            return cls(path, list(files), entries, places)
+        except OSError as error:  # too many files are open, or one went meanwhile
+            raise errors.CheckpointError(
+                f"cannot read the checkpoint {path}: {error.strerror or error}"
+            ) from error
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -138,6 +154,11 @@ class TensorFiles:
     def entry(self, name: str) -> TensorEntry:
         """The dtype and shape of the tensor `name`."""
         return self._entries[name]
+
+    @property
+    def parameters(self) -> int:
+        """The number of all tensors' elements."""
+        return sum(math.prod(entry.shape) for entry in self._entries.values())
 
     @property
     def nbytes(self) -> int:
@@ -274,19 +295,24 @@ def _locate(path: Path) -> Path:
 
 def _shards(index: Path) -> dict[Path, set[str] | None]:
     """The shard files of an index and the tensors that each must hold."""
-    try:
-        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        items = list(weight_map.items())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    content = json_documents.read(index, str(index), errors.CheckpointError)
+    weight_map = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(weight_map, dict):
         raise errors.CheckpointError(
-            f"{index} is not a safetensors index (a JSON object with `weight_map`): {error!r}"
-        ) from error
+            f"{index} is not a safetensors index: a JSON object with `weight_map`"
+        )
+    _check_count(index, len(weight_map))
     shards: dict[Path, set[str] | None] = {}
-    for name, file in items:
+    for name, file in weight_map.items():
         if not isinstance(file, str) or file != os.path.basename(file) or file in ("", ".", ".."):
             raise errors.CheckpointError(
                 f"{index} puts the tensor {name!r} into {file!r}; "
                 "a shard must be a file name beside the index"
+            )
+        if len(os.fsencode(file)) > NAME:
+            raise errors.CheckpointError(
+                f"{index} names a shard of {len(file):,} characters ({file[:40]}…), which no file "
+                "system holds; make the shards and the index again"
             )
         path = index.with_name(file)
         if path.is_symlink():
@@ -301,6 +327,10 @@ def _shards(index: Path) -> dict[Path, set[str] | None]:
         names = shards.setdefault(path, set())
         assert names is not None
         names.add(name)
+    if len(shards) > SHARDS:
+        raise errors.CheckpointError(
+            f"{index} names {len(shards):,} shards, {SHARDS} is the most; make larger shards"
+        )
     return shards
 
 
@@ -320,6 +350,9 @@ def _read_header(path: Path) -> tuple[dict[str, dict[str, Any]], int]:
             f"{path} is a PyTorch pickle, not safetensors; a pickle can run code when it is read. "
             "Use `mlflow-breadcrumbs import`, which reads plain tensors out of a .pt safely"
         )
+    with path.open("rb") as file:  # some hundred thousand tensors take minutes
+        count = file.read(8 + HEADER).count(b'"data_offsets"')
+    _check_count(path, count)
     try:
         # The library holds lengths, offsets, shapes and dtypes against the file's size.
         with safetensors.safe_open(path, framework="np"):
@@ -332,10 +365,13 @@ def _read_header(path: Path) -> tuple[dict[str, dict[str, Any]], int]:
         ) from error
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(length))
+        header = json_documents.parse(
+            file.read(length), f"the header of {path}", errors.CheckpointError
+        )
     header.pop("__metadata__", None)
     for name, entry in header.items():
         _check_name(path, name)
+        _check_shape(path, name, entry["shape"])
         if entry["dtype"] not in ITEM_SIZES:
             raise errors.CheckpointError(
                 f"{path}: the tensor {name!r} has the dtype {entry['dtype']}, which can't be read; "
@@ -344,7 +380,33 @@ def _read_header(path: Path) -> tuple[dict[str, dict[str, Any]], int]:
     return header, 8 + length
 
 
+def _check_count(path: Path, tensors: int) -> None:
+    if tensors > TENSORS:
+        raise errors.CheckpointError(
+            f"{path} holds {tensors:,} tensors, {TENSORS:,} is the most: no model has so many"
+        )
+
+
+def _check_shape(path: Path, name: str, shape: list[int]) -> None:
+    """An empty tensor may have any other dimensions; libraries multiply them all the same."""
+    if (
+        len(shape) > DIMENSIONS
+        or math.prod(side for side in shape if side) > json_documents.LARGEST
+    ):
+        text = str(shape)
+        text = text if len(text) <= 60 else f"{text[:57]}…"
+        raise errors.CheckpointError(
+            f"{path}: the tensor {name!r} has the shape {text}, "
+            f"which no library holds: at most {DIMENSIONS} dimensions, of less than 2⁵³ elements"
+        )
+
+
 def _check_name(path: Path, name: str) -> None:
+    if len(name) > NAME:
+        raise errors.CheckpointError(
+            f"{path} has a tensor name of {len(name):,} characters ({name[:40]!r}…); {NAME} is the "
+            "most. Rename the tensor"
+        )
     if not name or "\0" in name or ".." in name.replace("\\", "/").split("/"):
         raise errors.CheckpointError(
             f"{path} has a tensor named {name!r}; "

@@ -43,11 +43,11 @@ from mlflow.utils.model_utils import (
 
 import mlflow_breadcrumbs
 from mlflow_breadcrumbs import errors
-from mlflow_breadcrumbs.engine import checkpoints
+from mlflow_breadcrumbs.engine import checkpoints, tensor_files
 from mlflow_breadcrumbs.flavor import requirements, serving, storing
-from mlflow_breadcrumbs.models import architecture, task_heads
+from mlflow_breadcrumbs.models import architecture, bounds, task_heads
 from mlflow_breadcrumbs.registry import uris, versions
-from mlflow_breadcrumbs.support import copies, defaults, devices
+from mlflow_breadcrumbs.support import copies, defaults, devices, documents
 
 FLAVOR_NAME = "breadcrumbs"
 WEIGHTS_FILE = "open_clip_model.safetensors"
@@ -238,9 +238,16 @@ def load_config(folder: str | Path) -> architecture.ModelConfig:
     """Read `open_clip_config.json` of a version's folder.
 
     Raises:
-        ArchitectureError: It is missing or damaged, or says what `config_rules` doesn't allow.
+        ArchitectureError: There is none, it is damaged, it says what `config_rules` doesn't allow,
+            or it asks for a far larger model than the weights beside it are.
+        CheckpointError: The weights beside it are damaged.
     """
-    return architecture.read_config(Path(folder) / architecture.CONFIG_FILE)
+    path = Path(folder) / architecture.CONFIG_FILE
+    config = architecture.read_config(path)
+    if (weights := path.with_name(WEIGHTS_FILE)).exists():
+        with tensor_files.TensorFiles.open(weights) as files:
+            bounds.check_size(config.model_cfg, files.parameters, str(path))
+    return config
 
 
 def default_signature() -> ModelSignature:
@@ -268,6 +275,9 @@ def load_folder(folder: Path, device: str, *, origin: str) -> serving.OpenClipMo
         device: What `devices.choose_device` gave.
         origin: What to call it in messages.
     """
+    place = f"the MLmodel file of '{origin}'"
+    if (file := folder / MLMODEL_FILE_NAME).exists():  # MLflow's reader has no limits
+        documents.read(file, place, errors.RegistryError)
     try:
         flavors = Model.load(str(folder)).flavors
     except (MlflowException, OSError) as error:

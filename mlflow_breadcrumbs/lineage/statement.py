@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.engine import recipe
 from mlflow_breadcrumbs.lineage import builder
-from mlflow_breadcrumbs.support import canonical, processes
+from mlflow_breadcrumbs.support import canonical, json_documents, processes
 
 if TYPE_CHECKING:
     import jsonschema
@@ -221,7 +221,7 @@ def parse(content: bytes) -> Statement:
         StatementError: it is not one; the message lists every fault.
     """
     validate(content)
-    whole = json.loads(content)
+    whole = _read(content)
     (subject,) = whole["subject"]
     definition = whole["predicate"]["buildDefinition"]
     details = whole["predicate"]["runDetails"]
@@ -256,10 +256,7 @@ def validate(content: bytes) -> None:
     Raises:
         StatementError: the message lists every fault with its place.
     """
-    try:
-        whole = json.loads(content)
-    except ValueError as error:
-        raise errors.StatementError(f"{FILE} is not JSON: {error}") from error
+    whole = _read(content)
     # Numbers and strings sort differently, and a path mixes them.
     found = sorted(_validator().iter_errors(whole), key=lambda fault: fault.json_path)
     faults = [f"{fault.json_path}: {_short(fault.message)}" for fault in found]
@@ -276,6 +273,10 @@ def schema() -> dict[str, Any]:
     file = importlib.resources.files("mlflow_breadcrumbs.lineage") / SCHEMA
     content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     return content
+
+
+def _read(content: bytes) -> Any:
+    return json_documents.parse(content, FILE, errors.StatementError)
 
 
 @functools.cache

@@ -1,8 +1,8 @@
 """Models, tasks and images.
 
 `architecture` builds open_clip models from their configuration; `config_rules` are what one from
-outside may say; `agreement` holds two of those side by side, `assumptions` says what a bare name
-leaves open; `tasks` reads task files; `image_sets` are labelled images and `readers` get them from
-folders, Parquet files and torchvision; `features` encodes images; `task_heads` are the frozen
-classification heads.
+outside may say, `bounds` how large one may be; `agreement` holds two of those side by side,
+`assumptions` says what a bare name leaves open; `tasks` reads task files; `image_sets` are labelled
+images and `readers` get them from folders, Parquet files and torchvision; `features` encodes
+images; `task_heads` are the frozen classification heads.
 """

@@ -29,9 +29,13 @@ import torch
 from PIL import Image
 
 from mlflow_breadcrumbs import errors
-from mlflow_breadcrumbs.models import config_rules
+from mlflow_breadcrumbs.models import bounds, config_rules
+from mlflow_breadcrumbs.support import intake, json_documents
 
 CONFIG_FILE = "open_clip_config.json"
+
+CONFIG_BYTES = 1 << 20
+"""Of a configuration file at most; open_clip's are 2 kB."""
 
 PLACEHOLDER_TEXT_TOWER = {
     "context_length": 1,
@@ -129,10 +133,7 @@ def parse_config(text: str, *, origin: str) -> ModelConfig:
     Raises:
         ArchitectureError: The text is not such a configuration, or says what none may say.
     """
-    try:
-        content = json.loads(text)
-    except ValueError as error:
-        raise errors.ArchitectureError(f"{origin} is not JSON: {error}.") from error
+    content = json_documents.parse(text, origin, errors.ArchitectureError)
     if not isinstance(content, dict):
         raise errors.ArchitectureError(
             f"{origin} is not a JSON object but {type(content).__name__}."
@@ -157,12 +158,8 @@ def read_config(path: Path) -> ModelConfig:
     Raises:
         ArchitectureError: The file can't be read, or is refused.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise errors.ArchitectureError(
-            f"The architecture file '{path}' can't be read: {_one_line(error)}."
-        ) from error
+    origin = f"The architecture file '{path}'"
+    text = intake.text(path, origin, errors.ArchitectureError, CONFIG_BYTES)
     return parse_config(text, origin=str(path))
 
 
@@ -302,6 +299,7 @@ def _complete(
             f"{origin or name} is no model configuration: it needs 'embed_dim' (a positive "
             "integer) and 'vision_cfg' (an object), as in open_clip's model_configs/*.json."
         )
+    bounds.check(model_cfg, origin or name)
     if origin is not None:  # what open_clip itself says by a name is not from outside
         config_rules.check(model_cfg, preprocess_cfg, ours or {}, origin=origin)
     has_text_tower = "text_cfg" in model_cfg

@@ -10,6 +10,8 @@ A head comes from the text tower (`zero_shot_head`), from a linear probe on trai
 import dataclasses
 import json
 import logging
+import stat
+import typing
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -21,9 +23,12 @@ import torch
 
 from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.models import architecture, features, image_sets, tasks
-from mlflow_breadcrumbs.support import canonical, defaults, progress
+from mlflow_breadcrumbs.support import canonical, defaults, json_documents, progress
 
 HEADS_FOLDER = "tasks"
+
+HEAD_BYTES = 4 << 20
+"""Of a head's description at most; 21,841 class names are 0.5 MB."""
 
 Kind = Literal["zero-shot", "probe", "file"]
 
@@ -167,7 +172,7 @@ def read_head_file(path: str | Path, task: tasks.Task, *, embed_dim: int | None 
     weight = _read_weight(path)
     beside = path.with_suffix(".json")
     if beside.is_file():
-        classes = tuple(_read_json(beside).get("classes", ()))
+        classes = _texts(beside, _read_json(beside), "classes")
         if classes != task.classes:
             raise errors.TaskError(
                 f"The head '{path}' has the classes {', '.join(classes)}, but task '{task.name}' "
@@ -210,21 +215,24 @@ def read(folder: str | Path) -> dict[str, Head]:
         content = _read_json(path)
         if content.get("task") != path.stem:
             raise errors.TaskError(
-                f"'{path}' is the head of task {content.get('task')!r}, which its file's name "
-                "must say. Register the version again."
+                f"'{path}' doesn't describe a head: its 'task' must be {path.stem!r}, as the file."
             )
-        try:
-            head = Head(
-                path.stem,
-                tuple(content["classes"]),
-                tuple(content["templates"]),
-                content["kind"],
-                _read_weight(path.with_suffix(".safetensors")),
+        if content.get("kind") not in typing.get_args(Kind):
+            raise errors.TaskError(
+                f"'{path}' doesn't describe a head: 'kind' must be one of "
+                f"{', '.join(typing.get_args(Kind))}."
             )
-        except (KeyError, TypeError) as error:
-            raise errors.TaskError(f"'{path}' doesn't describe a head: no {error}.") from error
-        heads[head.task] = head
+        classes, templates = (_texts(path, content, key) for key in ("classes", "templates"))
+        weight = _read_weight(path.with_suffix(".safetensors"))
+        heads[path.stem] = Head(path.stem, classes, templates, content["kind"], weight)
     return heads
+
+
+def _texts(path: Path, content: dict[str, Any], key: str) -> tuple[str, ...]:
+    found = content.get(key)
+    if not isinstance(found, list) or not all(isinstance(text, str) for text in found):
+        raise errors.TaskError(f"'{path}' doesn't describe a head: {key!r} must be texts.")
+    return tuple(found)
 
 
 def select(heads: Sequence[Head] | dict[str, Head], task: str | None, *, whose: str) -> Head:
@@ -257,10 +265,7 @@ def _check_every_class(task: tasks.Task, train: image_sets.ImageSet) -> None:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise errors.TaskError(f"'{path}' can't be read as JSON: {error}.") from error
+    content = json_documents.read(path, f"'{path}'", errors.TaskError, most=HEAD_BYTES)
     if not isinstance(content, dict):
         raise errors.TaskError(f"'{path}' is not a JSON object.")
     return content
@@ -268,6 +273,8 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _read_weight(path: Path) -> torch.Tensor:
     try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise errors.TaskError(f"The head '{path}' is not a file.")
         tensors = safetensors.torch.load_file(path)
     except (OSError, safetensors.SafetensorError) as error:
         raise errors.TaskError(f"The head '{path}' is not a safetensors file: {error}.") from error

@@ -20,7 +20,7 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.engine import tensor_files
 from mlflow_breadcrumbs.registry import artifacts, database, failures, records, tag_keys, uris
-from mlflow_breadcrumbs.support import documents, scratch
+from mlflow_breadcrumbs.support import documents, intake, json_documents, scratch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -202,7 +202,7 @@ def open_version(resolved: ResolvedVersion, folder: Path, *, whole: bool = False
             f"{resolved.uri} has no MLmodel file at {resolved.location}: its artifacts were "
             "deleted or moved. Restore them or register the model again"
         )
-    flavors = _flavors(resolved, fetch.file("MLmodel").read_bytes())
+    flavors = _flavors(resolved, fetch.file("MLmodel"))
     flavor = next((name for name in flavors if name != "python_function"), "python_function")
     candidates = [
         path
@@ -228,20 +228,25 @@ def open_version(resolved: ResolvedVersion, folder: Path, *, whole: bool = False
         for path in candidates:
             fetch.file(path)
     weights = fetch.file(chosen[0])
-    return OpenedVersion(resolved, weights, flavor, fetch.root(), flavors[flavor] or {})
+    return OpenedVersion(resolved, weights, flavor, fetch.root(), flavors.get(flavor, {}))
 
 
-def _flavors(resolved: ResolvedVersion, content: bytes) -> dict[str, Any]:
+def _flavors(resolved: ResolvedVersion, file: Path) -> dict[str, dict[str, Any]]:
     """The flavors of an MLmodel file, by name."""
     origin = f"the MLmodel file of {resolved.uri} at {resolved.location}"
+    remedy = "Restore it, or register the model again"
     try:
-        text = content.decode()
-        return dict(documents.parse(text, origin, errors.IntegrityError).content["flavors"])
-    except (errors.IntegrityError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
+        content = documents.read(file, origin, errors.IntegrityError).content
+    except errors.IntegrityError as error:
+        raise errors.IntegrityError(f"{error}: the version is damaged. {remedy}") from error
+    flavors = content.get("flavors") if isinstance(content, dict) else None
+    if not isinstance(flavors, dict) or not all(
+        isinstance(name, str) and isinstance(said, dict | None) for name, said in flavors.items()
+    ):
         raise errors.IntegrityError(
-            f"{origin} is damaged: it does not say which flavors the version has. Restore it, or "
-            "register the model again"
-        ) from error
+            f"{origin} is damaged: it does not say which flavors the version has. {remedy}"
+        )
+    return {name: said or {} for name, said in flavors.items()}
 
 
 def read_file(resolved: ResolvedVersion, path: str) -> bytes:
@@ -254,7 +259,8 @@ def read_file(resolved: ResolvedVersion, path: str) -> bytes:
         fetch = _artifacts(resolved, folder)
         if path not in fetch.list():
             raise errors.RegistryError(f"{resolved.uri} has no {path} at {resolved.location}")
-        return fetch.file(path).read_bytes()
+        origin = f"{path} of {resolved.uri}"
+        return intake.content(fetch.file(path), origin, errors.RegistryError, json_documents.BYTES)
 
 
 def add_file(resolved: ResolvedVersion, file: Path) -> None:

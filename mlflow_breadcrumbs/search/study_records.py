@@ -1,16 +1,16 @@
 """Comparisons and studies in MLflow's runs, written and found again."""
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import mlflow
 from mlflow.entities import Param
 
+from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.pipeline import inputs, recording
 from mlflow_breadcrumbs.registry import run_files, runs, tag_keys, versions
 from mlflow_breadcrumbs.search import compare
-from mlflow_breadcrumbs.support import tables
+from mlflow_breadcrumbs.support import json_documents, tables
 
 
 def log_materials(run_id: str, taken: inputs.Inputs, settings: Mapping[str, Any]) -> None:
@@ -68,5 +68,6 @@ def read_comparison(run_id: str) -> tuple[dict[str, Any], bytes] | None:
         kept = run_files.files_of(run_id, folder)
         if "comparison.json" not in kept.list():
             return None
-        found: dict[str, Any] = json.loads(kept.file("comparison.json").read_bytes())
+        origin = f"comparison.json of the run {run_id}"
+        found = json_documents.read(kept.file("comparison.json"), origin, errors.RegistryError)
         return found, kept.file("comparison.png").read_bytes()

@@ -1,7 +1,7 @@
 """The registry read as a graph: what each version says, in its tags, that it was made from."""
 
+import contextlib
 import dataclasses
-import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -9,9 +9,15 @@ from typing import Any, NamedTuple
 import mlflow
 import requests
 from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
+from mlflow.protos.databricks_pb2 import (
+    INVALID_PARAMETER_VALUE,
+    RESOURCE_DOES_NOT_EXIST,
+    ErrorCode,
+)
 
+from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.registry import database, failures, graph, tag_keys, uris, versions
+from mlflow_breadcrumbs.support import json_documents
 
 PAGE = 1000
 """Versions per request."""
@@ -200,7 +206,10 @@ def _edges(uri: str, tags: Mapping[str, str], copy_of: str | None) -> tuple[grap
     """The original of a copy, the base, the sources: a copy carries its original's tags."""
     named = [(graph.COPY, copy_of)] if copy_of else []
     if base := tags.get(tag_keys.BASE):
-        named.append((graph.BASE, base))
+        if _is_plain(base):
+            named.append((graph.BASE, base))
+        else:
+            _logger.warning("%s: the tag %s is damaged", uri, tag_keys.BASE)
     named += [(graph.SOURCE, source) for source in _sources(uri, tags)]
     return tuple(
         graph.Edge(uri, parent, role, position, uris.logged_model(parent))
@@ -209,16 +218,23 @@ def _edges(uri: str, tags: Mapping[str, str], copy_of: str | None) -> tuple[grap
 
 
 def _sources(uri: str, tags: Mapping[str, str]) -> Sequence[str]:
-    try:
-        listed = json.loads(tags.get(tag_keys.SOURCES, "[]"))
-        if isinstance(listed, list) and all(isinstance(source, str) for source in listed):
+    with contextlib.suppress(errors.RegistryError):
+        listed = json_documents.parse(
+            tags.get(tag_keys.SOURCES, "[]"), tag_keys.SOURCES, errors.RegistryError
+        )
+        if isinstance(listed, list) and all(map(_is_plain, listed)):
             return listed
-    except json.JSONDecodeError:
-        pass
     # One damaged tag must not hide a whole registry; the same sources have a tag each.
     _logger.warning("%s: the tag %s is damaged", uri, tag_keys.SOURCES)
     prefix = tag_keys.of_source("")
-    return sorted(value for key, value in tags.items() if key.startswith(prefix))
+    return sorted(
+        value for key, value in tags.items() if key.startswith(prefix) and _is_plain(value)
+    )
+
+
+def _is_plain(text: object) -> bool:
+    """Whether it is text without control characters: no URI has them, nor do all databases."""
+    return isinstance(text, str) and text.isprintable()
 
 
 def _is_copy(entry: Entry) -> bool:
@@ -242,8 +258,9 @@ def _ask(call: Any, *arguments: Any, **named: Any) -> Any:
     try:
         return call(*arguments, **named)
     except (MlflowException, requests.RequestException) as error:
-        missing = ErrorCode.Name(RESOURCE_DOES_NOT_EXIST)
-        if getattr(error, "error_code", None) == missing:
+        # A name that no model can have is in a damaged tag; there is no such model.
+        none = {ErrorCode.Name(code) for code in (RESOURCE_DOES_NOT_EXIST, INVALID_PARAMETER_VALUE)}
+        if getattr(error, "error_code", None) in none:
             return None
         what = f"cannot read the registry {mlflow.get_registry_uri()}"
         raise failures.explain(error, what) from error

@@ -10,7 +10,7 @@ FORMS = "models:/NAME/VERSION, models:/NAME@ALIAS or models:/m-…"
 
 _FORM = re.compile(
     r"models:/(?:(?P<model_id>m-[0-9a-zA-Z]+)"
-    r"|(?P<name>[^/]+?)(?:/(?P<version>\d+)|@(?P<alias>[^/@]+)|/(?P<stage>[^/]+)))"
+    r"|(?P<name>[^/]+?)(?:/(?P<version>[0-9]{1,9})|@(?P<alias>[^/@]+)|/(?P<stage>[^/]+)))"
 )
 
 

@@ -4,11 +4,15 @@ Results go to stdout (`--json` for machines), progress and messages to stderr. E
 1 bad input or a failed job, 2 usage, 3 a gate or a verification said no.
 """
 
+import contextlib
 import gc
 import logging
+import os
 import signal
 import sys
 import threading
+import traceback
+from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -23,6 +27,7 @@ from mlflow_breadcrumbs.commands import (
     history,
     lineage,
     merging,
+    printing,
     promoting,
     searching,
     versions,
@@ -63,6 +68,7 @@ READERS = frozenset({"lineage", "impact", "history", "ledger", "approve", "rollb
 """Commands that load no model: what they leave for the garbage collector is little."""
 
 
+NO_LINKS = "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"
 VARIABLES = """Environment variables, beside those that the commands' options name:
 
 BREADCRUMBS_CACHE: folder of the accuracies that were measured before.
@@ -90,10 +96,13 @@ class _Group(rich_click.RichGroup):
         try:
             return super().invoke(ctx)
         except errors.BreadcrumbsError as error:
-            click.echo(f"Error: {error}", err=True)
+            printing.echo(f"Error: {error}", err=True)
             ctx.exit(1)
+        except click.ClickException as error:
+            vars(error)["message"] = printing.shown(error.message)
+            raise
         except KeyboardInterrupt:
-            click.echo("Interrupted. The same command again takes up what is done.", err=True)
+            printing.echo("Interrupted. The same command again takes up what is done.", err=True)
             ctx.exit(1)
 
 
@@ -106,12 +115,14 @@ def main(ctx: click.Context, verbose: bool) -> None:
 
     MLflow is found as usual: MLFLOW_TRACKING_URI, or sqlite:///mlflow.db in this folder.
     """
-    logging.basicConfig(
-        stream=sys.stderr,
-        level=logging.INFO if verbose else logging.WARNING,
-        format="%(levelname)s %(name)s: %(message)s",
-    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Shown("%(levelname)s %(name)s: %(message)s"))
+    level = logging.INFO if verbose else logging.WARNING
+    logging.basicConfig(handlers=[handler], level=level)
+    ctx.with_resource(_quiet())
     if main.owns_process:
+        sys.excepthook = _show
+        logging.setLogRecordFactory(_Record)  # for the handlers of others, as MLflow's
         # Importing MLflow or torch makes half a million objects that stay. To look through them
         # again and again for garbage, and once more at the end, is a quarter of a short command.
         gc.set_threshold(1_000_000 if ctx.invoked_subcommand in READERS else 50_000)
@@ -119,6 +130,43 @@ def main(ctx: click.Context, verbose: bool) -> None:
     # Schedulers send SIGTERM before they kill: the run ends and temporary files go, as on Ctrl-C.
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+class _Shown(logging.Formatter):
+    """Records as `printing.echo` would print them, tracebacks too."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as text."""
+        return printing.shown(super().format(record))
+
+
+class _Record(logging.LogRecord):
+    """A record whose message is as `printing.echo` would print it."""
+
+    def getMessage(self) -> str:  # noqa: N802 - the name is logging's
+        """The message with its values."""
+        return printing.shown(super().getMessage())
+
+
+def _show(*error: Any) -> None:
+    """Print an error that nobody foresaw, as Python does, without passwords."""
+    printing.echo("".join(traceback.format_exception(*error)), err=True, nl=False)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep MLflow's links to runs off stdout: results alone go there, and a link has the password.
+
+    Whoever has set MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT gets what it says.
+    """
+    if NO_LINKS in os.environ:
+        yield
+        return
+    os.environ[NO_LINKS] = "true"
+    try:
+        yield
+    finally:
+        os.environ.pop(NO_LINKS, None)
 
 
 def _leave() -> None:

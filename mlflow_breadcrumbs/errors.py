@@ -28,9 +28,14 @@ BreadcrumbsError
 The command line turns each into one line on stderr and exit code 1.
 """
 
+from mlflow_breadcrumbs.support import credentials
+
 
 class BreadcrumbsError(Exception):
-    """A job stopped, and the message says why and what to do."""
+    """A job stopped, and the message says why and what to do; passwords in it are masked."""
+
+    def __init__(self, *arguments: object) -> None:
+        super().__init__(*(credentials.cleaned(argument) for argument in arguments))
 
 
 class RecipeError(BreadcrumbsError, ValueError):

@@ -156,7 +156,7 @@ def export_command(
         try:
             done |= {"uri": export.seal(uri, key), "signature": "model.sig"}
         except errors.IntegrityError as error:
-            click.echo(f"Error: {error}", err=True)
+            printing.echo(f"Error: {error}", err=True)
             context.exit(REFUSED)
     if form is not None:
         text = export.export(uri, form)
@@ -166,12 +166,13 @@ def export_command(
         else:
             done["output"] = output or "-"
             with click.open_file(output or "-", "w", encoding="utf-8", lazy=True) as file:
-                file.write(text)
+                # A terminal obeys control characters; a file and a pipe get every byte.
+                file.write(printing.shown(text) if file.isatty() else text)
         trail.exported(uri, form, text)
     if as_json:
         printing.print_json(done)
     elif key is not None:
-        click.echo(f"{done['uri']} signed", err=form is not None)
+        printing.echo(f"{done['uri']} signed", err=form is not None)
 
 
 def _print_reproduction(found: "reproduce.Reproduction") -> None:
@@ -179,17 +180,17 @@ def _print_reproduction(found: "reproduce.Reproduction") -> None:
     from mlflow_breadcrumbs.commands import terminal
 
     if found.identical:
-        click.echo(f"{found.uri}: bit-identical, {found.tensors} tensors merged again")
-        click.echo(found.reproduced_digest)
+        printing.echo(f"{found.uri}: bit-identical, {found.tensors} tensors merged again")
+        printing.echo(found.reproduced_digest)
         return
     if found.reproduced:
         largest = max(found.differences, key=lambda entry: entry.relative or 0.0)
-        click.echo(
+        printing.echo(
             f"{found.uri}: reproduced within tolerance, {found.tensors} tensors merged again; "
             f"{len(found.differences)} differ, most {largest.tensor} by {largest.relative:.2g} of "
             f"its norm ({largest.tolerance:g} is allowed)"
         )
-        click.echo(found.registered_digest)
+        printing.echo(str(found.registered_digest))
         return
     if found.differences:
         terminal.print_table(
@@ -211,10 +212,10 @@ def _print_reproduction(found: "reproduce.Reproduction") -> None:
                 "tolerance": "allowed",
             },
         )
-    click.echo(f"{found.uri}: NOT reproduced")
-    click.echo(f"recorded in lineage.json: {found.recorded_digest}")
-    click.echo(f"merged again:             {found.reproduced_digest}")
-    click.echo(f"in the registry:          {found.registered_digest or 'can not be read'}")
+    printing.echo(f"{found.uri}: NOT reproduced")
+    printing.echo(f"recorded in lineage.json: {found.recorded_digest}")
+    printing.echo(f"merged again:             {found.reproduced_digest}")
+    printing.echo(f"in the registry:          {found.registered_digest or 'can not be read'}")
 
 
 def _short(value: float | None) -> str:
@@ -230,7 +231,7 @@ def _print_checks(report: "verify.VersionReport") -> None:
         {"name": "check", "status": "status", "detail": "detail"},
     )
     counts = ", ".join(f"{count} {status}" for status, count in report.counts.items() if count)
-    click.echo(f"{report.uri} ({report.kind}): {counts or 'nothing to check'}")
+    printing.echo(f"{report.uri} ({report.kind}): {counts or 'nothing to check'}")
 
 
 def _abridged(detail: str) -> str:
@@ -249,6 +250,6 @@ def _print_summary(reports: "Sequence[verify.VersionReport]") -> None:
     )
     for report in reports:
         for check in report.failures:
-            click.echo(f"{report.uri}: {check.name}: {check.status}: {_abridged(check.detail)}")
+            printing.echo(f"{report.uri}: {check.name}: {check.status}: {_abridged(check.detail)}")
     failed = sum(not report.ok for report in reports)
-    click.echo(f"{len(reports)} versions, {failed} failed")
+    printing.echo(f"{len(reports)} versions, {failed} failed")

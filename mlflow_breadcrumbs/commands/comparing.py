@@ -65,11 +65,11 @@ def compare_command(
         return
     terminal.print_table(found.rows(), COLUMNS)
     for finding in found.findings:
-        click.echo(f"- {finding.advice}")
+        printing.echo(f"- {finding.advice}")
     if output:
-        click.echo(f"{output}: the heat map")
+        printing.echo(f"{output}: the heat map")
     if run_id:
-        click.echo(f"logged to the run {run_id}")
+        printing.echo(f"logged to the run {run_id}")
 
 
 COLUMNS = {

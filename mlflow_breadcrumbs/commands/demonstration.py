@@ -35,15 +35,17 @@ def quickstart_command(folder: str, seed: int, as_json: bool) -> None:
         printing.print_json(shown.to_dict())
         return
     tasks = {name: name for name in shown.entries[0].accuracies}
-    click.echo(f"\nAccuracy on {shown.images} test images; alpha was chosen on validation images.")
+    printing.echo(
+        f"\nAccuracy on {shown.images} test images; alpha was chosen on validation images."
+    )
     terminal.print_table(
         shown.rows(), {"model": "model", "alpha": "alpha"} | tasks | {"average": "average"}
     )
-    click.echo("\nWhere the merged version comes from:")
+    printing.echo("\nWhere the merged version comes from:")
     terminal.print_tree(shown.lineage)
-    click.echo("\nTry next:")
+    printing.echo("\nTry next:")
     for command in shown.commands:
-        click.echo(f"  {command}")
-    click.echo("\nWhat came out:")
+        printing.echo(f"  {command}")
+    printing.echo("\nWhat came out:")
     for sentence in shown.conclusion:
-        click.echo(f"  {sentence}")
+        printing.echo(f"  {sentence}")

@@ -76,7 +76,7 @@ def history_command(
     alias = alias.removeprefix("@") if alias else None
     if picture:
         aliases.write(name, ledger.alias_changes(name, alias), picture)
-        click.echo(f"drawn in {picture}", err=True)
+        printing.echo(f"drawn in {picture}", err=True)
     if at is not None:
         _print_standings(name, ledger.standings(name, at, alias), as_json)
     elif moves or alias:
@@ -117,7 +117,7 @@ def watch_command(names: tuple[str, ...], interval: float, once: bool, as_json: 
             if noticed:
                 options.notify(click.get_current_context())
     except KeyboardInterrupt:
-        click.echo("the watch ends", err=True)
+        printing.echo("the watch ends", err=True)
 
 
 def print_noticed(move: "ledger.Change", as_json: bool) -> None:
@@ -127,7 +127,7 @@ def print_noticed(move: "ledger.Change", as_json: bool) -> None:
     if as_json:
         printing.print_json_line(move.to_dict())
     else:
-        click.echo(f"{move.name}@{move.alias} {alias_history.described(move)}")
+        printing.echo(f"{move.name}@{move.alias} {alias_history.described(move)}")
 
 
 def _print_events(name: str, found: "Sequence[ledger.Event]", as_json: bool) -> None:
@@ -136,7 +136,7 @@ def _print_events(name: str, found: "Sequence[ledger.Event]", as_json: bool) -> 
     if as_json:
         printing.print_json([event.to_dict() for event in found])
     elif not found:
-        click.echo(f"the ledger has no events of {name}")
+        printing.echo(f"the ledger has no events of {name}")
     else:
         terminal.print_table(
             [event.to_dict() | {"details": printing.details(event.details)} for event in found],
@@ -160,7 +160,7 @@ def _print_moves(name: str, found: "Sequence[ledger.Change]", as_json: bool) -> 
         printing.print_json([move.to_dict() for move in found])
         return
     if not found:
-        click.echo(f"the ledger has no moves of aliases of {name}")
+        printing.echo(f"the ledger has no moves of aliases of {name}")
         return
     terminal.print_table(
         [
@@ -190,7 +190,7 @@ def _print_moves(name: str, found: "Sequence[ledger.Change]", as_json: bool) -> 
         },
     )
     direct = sum(move.is_direct for move in found)
-    click.echo(f"{len(found)} moves, {direct} of them directly in MLflow, past this package")
+    printing.echo(f"{len(found)} moves, {direct} of them directly in MLflow, past this package")
 
 
 def _print_standings(name: str, found: "Sequence[ledger.Standing]", as_json: bool) -> None:
@@ -198,11 +198,11 @@ def _print_standings(name: str, found: "Sequence[ledger.Standing]", as_json: boo
         printing.print_json([standing.to_dict() for standing in found])
         return
     if not found:
-        click.echo(f"the ledger has no moves of aliases of {name}")
+        printing.echo(f"the ledger has no moves of aliases of {name}")
     for standing in found:
-        click.echo(f"{name}@{standing.alias}: {_version(standing)} ({standing.because})")
+        printing.echo(f"{name}@{standing.alias}: {_version(standing)} ({standing.because})")
         if standing.decision:
-            click.echo(f"  decision: run {standing.decision}, policy {standing.policy_digest}")
+            printing.echo(f"  decision: run {standing.decision}, policy {standing.policy_digest}")
 
 
 def _version(standing: "ledger.Standing") -> str:

@@ -42,7 +42,7 @@ def lineage_command(uri: str, form: str, where: Any, as_json: bool) -> None:
 
     if form in ("mermaid", "dot") and not as_json:
         known, _ = relatives.ancestry(uri, where)
-        click.echo(drawing.mermaid(known) if form == "mermaid" else drawing.dot(known), nl=False)
+        printing.echo(drawing.mermaid(known) if form == "mermaid" else drawing.dot(known), nl=False)
         return
     root = relatives.tree(uri, where)
     if as_json or form == "json":
@@ -82,7 +82,7 @@ def impact_command(uri: str, where: Any, as_json: bool) -> None:
             {"uri": "version", "kind": "kind", "how": "made from it", "aliases": "aliases now"},
         )
     live = sum(bool(affected.aliases) for affected in found)
-    click.echo(f"{len(found)} versions descend from {uri}; aliases point at {live} of them")
+    printing.echo(f"{len(found)} versions descend from {uri}; aliases point at {live} of them")
 
 
 @click.command("diff")
@@ -110,9 +110,9 @@ def diff_command(uri: str, other: str, as_json: bool) -> None:
     ):
         last = {"change": "change"} if title == "Metrics" else {}
         if rows:
-            click.echo(title)
+            printing.echo(title)
             terminal.print_table(rows, columns | sides | last)
-    click.echo("Weights, ‖difference‖ per layer")
+    printing.echo("Weights, ‖difference‖ per layer")
     terminal.print_table(
         [distance.to_dict() for distance in found.groups],
         {
@@ -126,7 +126,7 @@ def diff_command(uri: str, other: str, as_json: bool) -> None:
     )
     for uri_of, names in zip(found.uris, found.only, strict=True):
         if names:
-            click.echo(f"only in {uri_of}, or of another shape: {', '.join(names)}")
+            printing.echo(f"only in {uri_of}, or of another shape: {', '.join(names)}")
 
 
 @click.group("ledger")
@@ -152,7 +152,7 @@ def sync_command(full: bool, as_json: bool) -> None:
     if as_json:
         printing.print_json(done.to_dict())
     else:
-        click.echo(
+        printing.echo(
             f"{done.read} versions read: {done.added} added, {done.changed} changed, "
             f"{done.removed} removed"
         )
@@ -171,7 +171,7 @@ def head_command(as_json: bool) -> None:
     if as_json:
         printing.print_json({"sequence": head.sequence, "hash": head.hash, "ledger": head.ledger})
     else:
-        click.echo(str(head))
+        printing.echo(str(head))
 
 
 @ledger_group.command("verify")
@@ -196,16 +196,16 @@ def verify_command(
         printing.print_json(verdict.to_dict())
     else:
         for number in verdict.clock:
-            click.echo(f"note: at event {number} the writer's clock was behind the event before")
+            printing.echo(f"note: at event {number} the writer's clock was behind the event before")
         if verdict.foreign:
-            click.echo(f"note: {verdict.foreign} versions carry heads of other ledgers")
+            printing.echo(f"note: {verdict.foreign} versions carry heads of other ledgers")
         checked = f"{verdict.heads} heads kept elsewhere"
-        click.echo(
+        printing.echo(
             f"broken: {verdict.problem}"
             if verdict.problem
             else f"{verdict.head.sequence} events, each follows the one before; {checked} hold"
         )
-        click.echo(f"head {verdict.head}")
+        printing.echo(f"head {verdict.head}")
     if not verdict.holds:
         ctx.exit(3)
 
@@ -242,4 +242,4 @@ def report_command(uri: str, output: str | None, no_log: bool, as_json: bool) ->
         )
         return
     for place in filter(None, (output, logged)):
-        click.echo(place)
+        printing.echo(place)

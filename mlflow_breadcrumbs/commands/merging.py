@@ -92,15 +92,15 @@ def merge_files(
         },
     )
     printing.print_notes(result.notes)
-    click.echo(
+    printing.echo(
         f"{result.output}: {result.merged_tensors} tensors, "
         f"{result.parameters / 1e6:.1f} M parameters merged in {result.seconds:.1f} s"
     )
     if digests:
-        click.echo(f"{result.base_digest}  {base}")
+        printing.echo(f"{result.base_digest}  {base}")
         for digest, (path, _) in zip(result.source_digests or (), sources, strict=True):
-            click.echo(f"{digest}  {path}")
-    click.echo(f"{result.weights_digest}  {result.output}")
+            printing.echo(f"{digest}  {path}")
+    printing.echo(f"{result.weights_digest}  {result.output}")
 
 
 @click.command("merge")
@@ -175,8 +175,8 @@ def merge_command(
         terminal.print_table(printing.with_intervals(rows), TASK_COLUMNS)
     printing.print_notes(result.notes)
     state = "exists already, nothing was merged" if result.reused else "registered"
-    click.echo(f"{result.version.uri} {state}" + (f", alias {alias}" if alias else ""))
-    click.echo(result.version.weights_digest)
+    printing.echo(f"{result.version.uri} {state}" + (f", alias {alias}" if alias else ""))
+    printing.echo(result.version.weights_digest)
 
 
 TASK_COLUMNS = {

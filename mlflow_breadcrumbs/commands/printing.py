@@ -8,18 +8,40 @@ from typing import Any
 import click
 
 from mlflow_breadcrumbs.registry import records
+from mlflow_breadcrumbs.support import credentials, escaping
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
+def echo(text: str, *, err: bool = False, nl: bool = True) -> None:
+    """Print a text as it is fit for a terminal: passwords masked, control characters visible.
+
+    Args:
+        text: One line or several.
+        err: To stderr.
+        nl: End with a line break.
+    """
+    click.echo(shown(text), err=err, nl=nl)
+
+
+def shown(text: str) -> str:
+    """A text as `echo` prints it."""
+    return escaping.lines(credentials.hidden(text))
+
+
+def cell(text: str) -> str:
+    """A text for a table's cell or a tree's branch: on one line."""
+    return escaping.line(credentials.hidden(text))
+
+
 def print_json(value: Any) -> None:
     """Print a value as JSON."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    click.echo(escaping.json(json.dumps(credentials.cleaned(value), indent=2, ensure_ascii=False)))
 
 
 def print_json_line(value: Any) -> None:
     """Print a value as JSON on one line, for results that come one by one."""
-    click.echo(json.dumps(value, ensure_ascii=False))
+    click.echo(escaping.json(json.dumps(credentials.cleaned(value), ensure_ascii=False)))
 
 
 def details(values: Mapping[str, Any]) -> str:
@@ -54,7 +76,7 @@ def with_intervals(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def print_notes(notes: Iterable[str]) -> None:
     """Print what a user should know beside the result, a line each."""
     for note in notes:
-        click.echo(f"Note: {note}.")
+        echo(f"Note: {note}.")
 
 
 def print_version(version: records.RegisteredVersion, as_json: bool) -> None:
@@ -62,4 +84,4 @@ def print_version(version: records.RegisteredVersion, as_json: bool) -> None:
     if as_json:
         print_json(version.to_dict())
     else:
-        click.echo(f"{version.uri} registered\n{version.weights_digest}")
+        echo(f"{version.uri} registered\n{version.weights_digest}")

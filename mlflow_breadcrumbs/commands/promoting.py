@@ -102,9 +102,9 @@ def promote_command(
         terminal.print_table(
             [printing.short_digests(row) for row in decision.verdict.rows()], COLUMNS
         )
-        click.echo(decision.sentence)
+        printing.echo(decision.sentence)
         if decision.run_id:
-            click.echo(f"decision: run {decision.run_id} of {request.experiment}")
+            printing.echo(f"decision: run {decision.run_id} of {request.experiment}")
     if decision.result != "promoted":
         ctx.exit(REFUSED)
 
@@ -142,8 +142,8 @@ def approve_command(
         return
     people = ", ".join(entry.person for entry in done.standing) or "nobody"
     what = "withdrawn" if withdraw else "given"
-    click.echo(f"approval of {done.uri} {what} by {done.person} (event {done.event})")
-    click.echo(f"approved by {people} now; weights {done.weights_digest}")
+    printing.echo(f"approval of {done.uri} {what} by {done.person} (event {done.event})")
+    printing.echo(f"approved by {people} now; weights {done.weights_digest}")
 
 
 @click.command("rollback")
@@ -177,8 +177,8 @@ def rollback_command(
         printing.print_json(done.to_dict())
     else:
         for note in done.skipped:
-            click.echo(note)
-        click.echo(done.sentence)
+            printing.echo(note)
+        printing.echo(done.sentence)
     if not done.moved:
         ctx.exit(REFUSED)
 
@@ -249,8 +249,8 @@ def recheck_command(
         rows = [printing.short_digests(row) for row in done.verdict.rows()]
         terminal.print_table(rows, COLUMNS)
         terminal.print_table([entry.to_dict() for entry in done.drifts], DRIFT_COLUMNS)
-        click.echo(done.sentence)
-        click.echo(f"run {done.run_id}: drift.png")
+        printing.echo(done.sentence)
+        printing.echo(f"run {done.run_id}: drift.png")
     if not done.held:
         ctx.exit(REFUSED)
 

@@ -178,14 +178,14 @@ def sweep_command(
         printing.print_json(result.to_dict())
         return
     terminal.print_table(result.best(10), SWEEP_COLUMNS)
-    click.echo(
+    printing.echo(
         f"{len(result.trials)} recipes, {result.measured_now} of them measured now. Of the best, "
         f"average normalized accuracy {result.validation['average_normalized_accuracy']:.3f} in "
         f"validation, {result.test['average_normalized_accuracy']:.3f} in the test."
     )
-    click.echo(f"run {result.run_id}: pictures and {sweep.RECIPE_FILE} under sweep/")
+    printing.echo(f"run {result.run_id}: pictures and {sweep.RECIPE_FILE} under sweep/")
     if result.version is not None:
-        click.echo(f"{result.version.uri} registered" + (f", alias {alias}" if alias else ""))
+        printing.echo(f"{result.version.uri} registered" + (f", alias {alias}" if alias else ""))
 
 
 SWEEP_COLUMNS = {
@@ -291,7 +291,7 @@ def scaling_command(
             "highest": "highest",
         },
     )
-    click.echo(f"run {result.run_id}: scaling/scaling.png")
+    printing.echo(f"run {result.run_id}: scaling/scaling.png")
 
 
 @click.command("blame")
@@ -365,5 +365,5 @@ def blame_command(
             "clear": "clear",
         },
     )
-    click.echo(found.sentence)
-    click.echo(f"run {found.run_id}: blame/{task}.png")
+    printing.echo(found.sentence)
+    printing.echo(f"run {found.run_id}: blame/{task}.png")

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.tree import Tree
 
+from mlflow_breadcrumbs.commands import printing
 from mlflow_breadcrumbs.support.progress import Advance
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class _Amount(bars.ProgressColumn):
 def show(description: str, *, total: float | None, unit: str = "") -> Iterator[Advance]:
     """A `progress.Progress` that draws one bar at a time on stderr, if that is a terminal."""
     columns = (
-        bars.TextColumn("{task.description:<24}"),
+        bars.TextColumn("{task.description:<24}", markup=False),
         bars.BarColumn(),
         _Amount(),
         bars.TimeRemainingColumn(elapsed_when_finished=True),
@@ -43,7 +44,7 @@ def show(description: str, *, total: float | None, unit: str = "") -> Iterator[A
     with bars.Progress(
         *columns, console=errors_console, disable=not sys.stderr.isatty()
     ) as drawing:
-        stage = drawing.add_task(description, total=total, unit=unit)
+        stage = drawing.add_task(printing.cell(description), total=total, unit=unit)
 
         def advance(amount: float) -> None:
             drawing.advance(stage, amount)
@@ -87,14 +88,14 @@ def _label(node: "relatives.Ancestor") -> str:
         parts.append(node.weights_digest[: len("sha256:") + 12])
     if node.shown_above:
         parts.append("(see above)")
-    return "  ".join(parts)
+    return printing.cell("  ".join(parts))
 
 
 def _cell(value: Any) -> str:
     if value is None:
         return ""
     if not isinstance(value, float):
-        return str(value)
+        return printing.cell(str(value))
     return f"{value:.3f}" if value == 0 or abs(value) >= 0.01 else f"{value:.2g}"
 
 

@@ -64,12 +64,12 @@ def serve_command(host: str, port: int, tolerance: int, secret_file: str | None)
     )
     ledger.check()
     listening = receiver.listen(host, port)
-    click.echo(f"receiving at http://{host}:{listening.getsockname()[1]}/", err=True)
+    printing.echo(f"receiving at http://{host}:{listening.getsockname()[1]}/", err=True)
     try:
         with failures.without_retries():  # a server that is down must not hold up the answers
             receiver.serve(settings, listening)
     except KeyboardInterrupt:
-        click.echo("the receiver ends", err=True)
+        printing.echo("the receiver ends", err=True)
 
 
 @hooks_group.command("register")
@@ -98,9 +98,9 @@ def register_command(
         printing.print_json(made.to_dict())
     else:
         state = "renewed" if made.renewed else "registered"
-        click.echo(f"webhook {made.id} for {made.url} {state}")
+        printing.echo(f"webhook {made.id} for {made.url} {state}")
     if made.problem:
-        click.echo(f"Error: the test delivery was not taken: {made.problem}", err=True)
+        printing.echo(f"Error: the test delivery was not taken: {made.problem}", err=True)
         context.exit(auditing.REFUSED)
 
 
@@ -148,7 +148,7 @@ def deliver_command(
                 _print_delivered(more, as_json)
             problem = more.problem
     except KeyboardInterrupt:
-        click.echo("the delivery ends", err=True)
+        printing.echo("the delivery ends", err=True)
 
 
 def _print_delivered(done: "outbox.Delivered", as_json: bool) -> None:
@@ -157,7 +157,7 @@ def _print_delivered(done: "outbox.Delivered", as_json: bool) -> None:
         printing.print_json_line(done.to_dict())
         return
     if done.sent or not done.waiting:
-        click.echo(f"{done.sent} events delivered")
+        printing.echo(f"{done.sent} events delivered")
     if done.waiting:
         due = f", next attempt at {done.due[:19]}" if done.due else ""
-        click.echo(f"{done.waiting} events wait: {done.problem}{due}", err=True)
+        printing.echo(f"{done.waiting} events wait: {done.problem}{due}", err=True)

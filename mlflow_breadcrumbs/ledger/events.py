@@ -19,7 +19,7 @@ import sqlalchemy as sql
 from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.ledger import alias_state, schema
 from mlflow_breadcrumbs.registry import uris
-from mlflow_breadcrumbs.support import canonical, people, processes
+from mlflow_breadcrumbs.support import canonical, credentials, people, processes
 
 INTENT, DONE, FAILED, ABANDONED = "intent", "done", "failed", "abandoned"
 """The phases. `abandoned`: the process ended without saying how it went, and nothing came of it."""
@@ -155,7 +155,10 @@ def observed(actor: str, name: str, details: Mapping[str, Any]) -> Draft:
 def _append(connection: sql.Connection, draft: Draft) -> ChainHead:
     last = head(connection)
     event = Event(
-        **{field.name: getattr(draft, field.name) for field in dataclasses.fields(Draft)},
+        **{
+            field.name: credentials.cleaned(getattr(draft, field.name))
+            for field in dataclasses.fields(Draft)
+        },
         sequence=last.sequence + 1,
         previous=last.hash,
         time=now(),

@@ -130,8 +130,9 @@ def _engine(uri: str) -> sql.Engine:
     try:
         url = sql.make_url(uri)
     except exc.ArgumentError as error:
+        shown = f"***@{uri.rpartition('@')[2]}" if "@" in uri else uri
         raise errors.LedgerError(
-            f"{uri!r} is no ledger's URI; write sqlite:///FILE or postgresql://USER@HOST/DATABASE"
+            f"{shown!r} is no ledger's URI; write sqlite:///FILE or postgresql://USER@HOST/DATABASE"
         ) from error
     if url.get_backend_name() == "sqlite":
         return _sqlite(url)

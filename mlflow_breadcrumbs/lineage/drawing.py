@@ -5,6 +5,7 @@ has a dashed border, so that the picture reads without colour.
 """
 
 from mlflow_breadcrumbs.registry import graph
+from mlflow_breadcrumbs.support import escaping
 
 
 def mermaid(known: graph.Graph) -> str:
@@ -45,8 +46,9 @@ def _ids(known: graph.Graph) -> dict[str, str]:
 def _label(known: graph.Graph, uri: str) -> list[str]:
     version = known.versions.get(uri)
     if version is None:
-        return [uri, "missing"]
-    return [uri, version.kind, *([", ".join(version.tasks)] if version.tasks else [])]
+        return [escaping.line(uri), "missing"]
+    said = [uri, version.kind, *([", ".join(version.tasks)] if version.tasks else [])]
+    return [escaping.line(text) for text in said]
 
 
 def _escaped(text: str) -> str:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.engine import recipe
 from mlflow_breadcrumbs.lineage import builder
-from mlflow_breadcrumbs.support import canonical, json_documents, processes
+from mlflow_breadcrumbs.support import canonical, credentials, json_documents, processes
 
 if TYPE_CHECKING:
     import jsonschema
@@ -101,7 +101,7 @@ def build(
     tolerances: Mapping[str, float] | None = None,
     running: Sequence[str] = (),
 ) -> bytes:
-    """The statement in canonical JSON.
+    """The statement in canonical JSON, without the passwords and tokens of URIs that were given.
 
     Args:
         file_name: of the weights inside the version.
@@ -116,55 +116,60 @@ def build(
         running: names of the running statistics and counters that are the base's.
     """
     return canonical.dumps(
-        {
-            "_type": STATEMENT_TYPE,
-            "subject": [
-                {
-                    "name": file_name,
-                    "digest": {"sha256": _hex(file_digest), "weightsSha256": _hex(weights_digest)},
-                }
-            ],
-            "predicateType": PREDICATE_TYPE,
-            "predicate": {
-                "buildDefinition": {
-                    "buildType": BUILD_TYPE,
-                    "externalParameters": dict(given),
-                    "internalParameters": {
-                        "recipe": settings.to_dict(),
-                        "recipeDigest": settings.digest,
-                        **({"tolerance": _tolerance(tolerances)} if tolerances else {}),
-                        **({"running": _running(running)} if running else {}),
-                    },
-                    "resolvedDependencies": [
-                        *(entry.descriptor() for entry in inputs),
-                        builder.code(),
-                    ],
-                },
-                "runDetails": {
-                    "builder": {"id": BUILDER, "version": builder.versions()},
-                    "metadata": {
-                        "invocationId": invocation.run_id,
-                        "startedOn": _timestamp(invocation.started),
-                        "finishedOn": _timestamp(invocation.finished),
-                    },
-                    "byproducts": [
-                        {
-                            "name": "environment",
-                            "annotations": {
-                                "user": processes.user(),
-                                "device": invocation.device,
-                                "backend": invocation.backend,
-                                **builder.host(invocation.device),
-                            },
+        credentials.cleaned(
+            {
+                "_type": STATEMENT_TYPE,
+                "subject": [
+                    {
+                        "name": file_name,
+                        "digest": {
+                            "sha256": _hex(file_digest),
+                            "weightsSha256": _hex(weights_digest),
                         },
-                        *(
-                            {"name": f"evaluation/{row['task']}", "annotations": dict(row)}
-                            for row in evaluation
-                        ),
-                    ],
+                    }
+                ],
+                "predicateType": PREDICATE_TYPE,
+                "predicate": {
+                    "buildDefinition": {
+                        "buildType": BUILD_TYPE,
+                        "externalParameters": dict(given),
+                        "internalParameters": {
+                            "recipe": settings.to_dict(),
+                            "recipeDigest": settings.digest,
+                            **({"tolerance": _tolerance(tolerances)} if tolerances else {}),
+                            **({"running": _running(running)} if running else {}),
+                        },
+                        "resolvedDependencies": [
+                            *(entry.descriptor() for entry in inputs),
+                            builder.code(),
+                        ],
+                    },
+                    "runDetails": {
+                        "builder": {"id": BUILDER, "version": builder.versions()},
+                        "metadata": {
+                            "invocationId": invocation.run_id,
+                            "startedOn": _timestamp(invocation.started),
+                            "finishedOn": _timestamp(invocation.finished),
+                        },
+                        "byproducts": [
+                            {
+                                "name": "environment",
+                                "annotations": {
+                                    "user": processes.user(),
+                                    "device": invocation.device,
+                                    "backend": invocation.backend,
+                                    **builder.host(invocation.device),
+                                },
+                            },
+                            *(
+                                {"name": f"evaluation/{row['task']}", "annotations": dict(row)}
+                                for row in evaluation
+                            ),
+                        ],
+                    },
                 },
-            },
-        }
+            }
+        )
     )
 
 

@@ -3,6 +3,8 @@
 import dataclasses
 from typing import Any, Literal
 
+from mlflow_breadcrumbs.support import escaping
+
 Outcome = Literal["passed", "failed", "unknown"]
 
 RENEWED = ("evidence", "images")
@@ -79,7 +81,7 @@ class Verdict:
         lines = ["| rule | value | limit | verdict | why |", "|---|---|---|---|---|"]
         for rule in self.rules:
             cells = (rule.name, rule.value, rule.limit, rule.verdict, rule.sentence)
-            texts = ("" if cell is None else _number(cell) for cell in cells)
+            texts = ("" if cell is None else escaping.markdown(_number(cell)) for cell in cells)
             lines.append("| " + " | ".join(text.replace("|", "\\|") for text in texts) + " |")
         return "\n".join(lines) + "\n"
 

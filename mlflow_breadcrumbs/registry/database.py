@@ -45,7 +45,7 @@ def _open(databases: tuple[str, ...], process: int) -> None:
             client.search_experiments(max_results=1)
             client.search_registered_models(max_results=1)
         except (sqlalchemy.exc.SQLAlchemyError, MlflowException) as error:
-            shown = " and ".join(_without_password(uri) for uri in databases)
+            shown = " and ".join(databases)
             reason = str(getattr(error, "orig", error)).strip().rstrip(".")
             raise errors.RegistryError(
                 f"MLflow can't open its database {shown}: {reason}. If it is new, several programs "
@@ -72,10 +72,3 @@ def _turn(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def _without_password(uri: str) -> str:
-    try:
-        return sqlalchemy.make_url(uri).render_as_string(hide_password=True)
-    except sqlalchemy.exc.ArgumentError:
-        return uri

@@ -6,5 +6,6 @@ how long work is reported; `scratch` makes temporary folders; `copies` copies la
 `descriptors` reads and writes files at an offset; `outputs` checks and writes the files that a user
 asked for; `tables` writes CSV; `documents` reads YAML, `json_documents` JSON, both within limits;
 `intake` takes small files in; `defaults` are taken where nobody says otherwise; `intervals` says
-how sure a share is; `extras` asks for optional packages.
+how sure a share is; `extras` asks for optional packages; `credentials` masks passwords, and
+`escaping` makes foreign text fit to be shown.
 """

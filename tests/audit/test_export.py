@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import uuid
+from html import unescape
 
 import huggingface_hub
 import mlflow
@@ -14,6 +15,7 @@ from click.testing import CliRunner
 from cyclonedx.model.bom import Bom
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
+from markdown_it import MarkdownIt
 from openlineage.client import event_v2
 from prov import model as prov_model
 
@@ -23,6 +25,7 @@ from mlflow_breadcrumbs.audit.export import subjects
 from mlflow_breadcrumbs.commands import auditing
 from mlflow_breadcrumbs.lineage import statement
 from mlflow_breadcrumbs.registry import versions
+from mlflow_breadcrumbs.support import canonical
 
 
 def run(*arguments):
@@ -304,3 +307,34 @@ def test_keys_that_are_none(family, keys, tmp_path):
         result = run("verify", versions.resolve(family.merged).uri, "--key", key)
         assert result.exit_code == 1
         assert f"cannot verify with the key {key}" in result.stderr
+
+
+NASTY = "<img src=x onerror=alert(1)>[click](https://evil.example)\x1b[2J`|\n\n# owned"
+
+
+def test_the_model_card_shows_names_and_licences_as_they_are(family):
+    """Task names, data-set names and licences are others' text: no Markdown, HTML or escapes."""
+    path = family.file(family.merged, "lineage.json")
+    whole = json.loads(path.read_text())
+    predicate = whole["predicate"]
+    for entry in predicate["buildDefinition"]["resolvedDependencies"][:3]:
+        entry["annotations"]["licence"] = NASTY
+        if "tasks" in entry["annotations"]:
+            entry["annotations"]["tasks"] = [NASTY]
+    for entry in predicate["runDetails"]["byproducts"][1:]:
+        entry["name"] = f"evaluation/{NASTY}"
+        entry["annotations"] |= {"task": NASTY, "dataset": NASTY}
+    content = canonical.dumps(whole)
+    path.write_bytes(content)
+    client = mlflow.MlflowClient()
+    digest = canonical.sha256(content)
+    client.set_model_version_tag("merged", "1", "breadcrumbs.lineage_digest", digest)
+    card = export.export(family.merged, "model-card")
+    text = card.partition("\n---\n")[2]
+    assert "onerror=alert" in text
+    assert "\x1b" not in card
+    html = MarkdownIt("commonmark").enable("table").render(text)
+    assert "<img" not in html
+    assert 'evil.example"' not in html
+    assert html.count("<h1>") == 1
+    assert NASTY.replace("\x1b", "\\x1b").replace("\n", "\\n") in unescape(html)

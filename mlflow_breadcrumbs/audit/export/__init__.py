@@ -21,7 +21,7 @@ from mlflow_breadcrumbs import errors, ledger
 from mlflow_breadcrumbs.audit import signing, verify
 from mlflow_breadcrumbs.audit.export import card, cyclonedx, openlineage, prov, subjects
 from mlflow_breadcrumbs.registry import versions
-from mlflow_breadcrumbs.support import canonical
+from mlflow_breadcrumbs.support import canonical, credentials, escaping
 
 FORMATS: dict[str, Callable[[subjects.Subject], str]] = {
     "slsa": lambda known: known.content.decode(),
@@ -44,7 +44,10 @@ def export(uri: str, form: str) -> str:
     """
     if form not in FORMATS:
         raise ValueError(f"there is no format {form!r}; choose one of {', '.join(FORMATS)}")
-    return FORMATS[form](subjects.gather(uri))
+    text = FORMATS[form](subjects.gather(uri))
+    if form == "slsa":  # the file itself, byte for byte
+        return text
+    return escaping.json(credentials.hidden(text))
 
 
 def seal(uri: str, key: str) -> str:

@@ -8,6 +8,7 @@ import yaml
 from mlflow_breadcrumbs import flavor
 from mlflow_breadcrumbs.audit.export import subjects
 from mlflow_breadcrumbs.lineage import relatives, statement
+from mlflow_breadcrumbs.support import escaping
 
 COLUMNS = {
     "task": "task",
@@ -37,10 +38,11 @@ METHODS = {
 
 
 def write(known: subjects.Subject) -> str:
-    """The card as text."""
+    """The card as text; what others wrote into it shows as it is, and is no Markdown or HTML."""
     front = yaml.safe_dump(_front_matter(known), sort_keys=False, allow_unicode=True)
+    title = f"{known.title}, version {known.resolved.version or known.resolved.uri}"
     sections = [
-        f"# {known.title}, version {known.resolved.version or known.resolved.uri}",
+        f"# {escaping.markdown(title)}",
         _summary(known.stated),
         *_origin(known),
         *_recipe(known.stated),
@@ -95,10 +97,11 @@ def _result(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def _summary(stated: statement.Statement) -> str:
     tasks = list(dict.fromkeys(task for entry in stated.sources for task in entry.tasks))
-    subject = f"One model for {len(tasks)} tasks ({', '.join(tasks)})" if tasks else "One model"
+    listed = ", ".join(escaping.markdown(task) for task in tasks)
+    subject = f"One model for {len(tasks)} tasks ({listed})" if tasks else "One model"
     return (
         f"{subject}, merged without training from {len(stated.sources)} fine-tuned versions of "
-        f"`{stated.base.uri}`: {METHODS[stated.settings.combine]}."
+        f"{escaping.code(stated.base.uri)}: {METHODS[stated.settings.combine]}."
     )
 
 
@@ -109,17 +112,22 @@ def _origin(known: subjects.Subject) -> Iterable[str]:
         [
             (
                 entry.role,
-                f"`{entry.uri}`",
-                f"`{entry.weights_digest}`",
+                escaping.code(entry.uri),
+                escaping.code(entry.weights_digest),
                 "" if entry.weight is None else f"{entry.weight:g}",
-                ", ".join(entry.tasks),
-                entry.licence or "not recorded",
+                escaping.markdown(", ".join(entry.tasks)),
+                escaping.markdown(entry.licence or "not recorded"),
             )
             for entry in known.stated.inputs
         ],
     )
     further = [
-        (f"`{node.uri}`", f"`{parent.uri}`", parent.role, parent.kind)
+        (
+            escaping.code(node.uri),
+            escaping.code(parent.uri),
+            escaping.markdown(parent.role or ""),
+            escaping.markdown(parent.kind),
+        )
         for _, root in known.parents()
         for node in _walk(root)
         for parent in node.parents
@@ -138,9 +146,13 @@ def _walk(node: relatives.Ancestor) -> Iterable[relatives.Ancestor]:
 def _recipe(stated: statement.Statement) -> Iterable[str]:
     yield "## How it was merged"
     fields = stated.settings.to_dict()
-    yield _table(("field", "value"), [(key, f"`{value}`") for key, value in fields.items()])
+    yield _table(
+        ("field", "value"), [(key, escaping.code(str(value))) for key, value in fields.items()]
+    )
     if stated.tolerances:
-        allowed = ", ".join(f"{value:g} ({dtype})" for dtype, value in stated.tolerances.items())
+        allowed = ", ".join(
+            f"{value:g} ({escaping.markdown(dtype)})" for dtype, value in stated.tolerances.items()
+        )
         yield (
             "Singular value decompositions are not bit-identical across devices: merged again, a "
             f"matrix may differ by a relative Frobenius norm of {allowed}."
@@ -160,7 +172,9 @@ def _accuracy(stated: statement.Statement) -> Iterable[str]:
         "measured in one run, on the same images with the same settings. The image sets:"
     )
     yield "\n".join(
-        f"- {row['task']}: {row.get('dataset', row['task'])}, `{row['dataset_digest']}`"
+        f"- {escaping.markdown(row['task'])}: "
+        f"{escaping.markdown(row.get('dataset', row['task']))}, "
+        f"{escaping.code(row['dataset_digest'])}"
         for row in stated.evaluation
     )
 
@@ -172,8 +186,8 @@ def _limits(stated: statement.Statement) -> Iterable[str]:
     if scored:
         worst = min(scored, key=lambda row: row["normalized_accuracy"])
         limits.append(
-            f"It keeps least on {worst['task']}: {worst['normalized_accuracy']:.1%} of its "
-            "source's accuracy."
+            f"It keeps least on {escaping.markdown(worst['task'])}: "
+            f"{worst['normalized_accuracy']:.1%} of its source's accuracy."
         )
         limits.append(
             "Accuracy says nothing about images unlike those above. Other tasks than these, and "
@@ -187,29 +201,38 @@ def _limits(stated: statement.Statement) -> Iterable[str]:
 
 
 def _check(known: subjects.Subject) -> Iterable[str]:
-    stated, uri = known.stated, known.resolved.uri
+    stated, uri = known.stated, _quoted(escaping.line(known.resolved.uri))
     commit = stated.code.get("digest", {}).get("gitCommit")
     dirty = " with uncommitted changes" if stated.code.get("annotations", {}).get("dirty") else ""
     measure = "within the tolerance" if stated.tolerances else "every bit"
     yield "## How to check this"
     yield (
         "```sh\n"
-        f"mlflow-breadcrumbs verify '{uri}'      # is it still what was registered?\n"
-        f"mlflow-breadcrumbs reproduce '{uri}'   # merge it again, compare {measure}\n"
+        f"mlflow-breadcrumbs verify {uri}      # is it still what was registered?\n"
+        f"mlflow-breadcrumbs reproduce {uri}   # merge it again, compare {measure}\n"
         "```"
     )
     yield _table(
         ("record", "value"),
         [
-            ("weights digest", f"`{stated.weights_digest}`"),
-            (f"SHA-256 of `{stated.file_name}`", f"`{stated.file_digest}`"),
+            ("weights digest", escaping.code(stated.weights_digest)),
+            (f"SHA-256 of {escaping.code(stated.file_name)}", escaping.code(stated.file_digest)),
             ("SHA-256 of `lineage.json`", f"`{known.lineage_digest}`"),
-            ("MLflow run", f"`{stated.run_id}`"),
-            ("merged", f"{stated.started} to {stated.finished}"),
-            ("code", f"commit `{commit}`{dirty}" if commit else "no git commit recorded"),
-            ("libraries", ", ".join(f"{name} {v}" for name, v in stated.versions.items())),
+            ("MLflow run", escaping.code(stated.run_id)),
+            ("merged", escaping.markdown(f"{stated.started} to {stated.finished}")),
+            ("code", f"commit {escaping.code(commit)}{dirty}" if commit else _NO_COMMIT),
+            ("libraries", escaping.markdown(", ".join(map(" ".join, stated.versions.items())))),
         ],
     )
+
+
+def _quoted(text: str) -> str:
+    """A word of a shell's command."""
+    inner = text.replace("'", "'\\''")
+    return f"'{inner}'"
+
+
+_NO_COMMIT = "no git commit recorded"
 
 
 def _table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -223,4 +246,4 @@ def _table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def _cell(key: str, value: Any) -> str:
     if value is None:
         return ""
-    return f"{value:.4f}" if key.endswith("accuracy") else str(value)
+    return f"{value:.4f}" if key.endswith("accuracy") else escaping.markdown(str(value))

@@ -14,11 +14,7 @@ from typing import Any
 from PIL import Image
 
 from mlflow_breadcrumbs import errors
-from mlflow_breadcrumbs.models import image_sets
-
-IMAGE_SUFFIXES = frozenset(
-    {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-)
+from mlflow_breadcrumbs.models import decoding, image_folders, image_sets, parquet_images
 
 TORCHVISION_SPLITS: Mapping[str, Mapping[str, str]] = {
     "Country211": {"validation": "valid"},
@@ -36,21 +32,20 @@ TORCHVISION_SPLITS: Mapping[str, Mapping[str, str]] = {
 def read_folders(roots: Mapping[str, Path]) -> dict[str, image_sets.Pool]:
     """Read class-per-folder trees, `ROOT/<class>/…/*.png`, one per split.
 
-    The labels number the folders' names, sorted, of all splits together, empty ones too.
+    The labels number the folders' names, sorted, of all splits together, empty ones too. What else
+    is in the trees is skipped as `image_folders` says, and counted in a log message.
+
+    Raises:
+        TaskError: A folder is missing, can't be read, or has no images.
     """
     found: dict[str, list[tuple[str, Path]]] = {}
     folders: set[str] = set()
     for split, root in roots.items():
         if not root.is_dir():
             raise errors.TaskError(f"There is no folder '{root}' for the images of '{split}'.")
-        classes = sorted(f for f in root.iterdir() if f.is_dir() and not f.name.startswith("."))
-        folders.update(folder.name for folder in classes)
-        found[split] = [
-            (folder.name, path)
-            for folder in classes
-            for path in sorted(folder.rglob("*"))
-            if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
-        ]
+        classes = image_folders.by_class(root)
+        folders.update(classes)
+        found[split] = [(name, path) for name, paths in classes.items() for path in paths]
         if not found[split]:
             raise errors.TaskError(
                 f"There are no images in '{root}'. Expected a folder per class, as in "
@@ -60,7 +55,9 @@ def read_folders(roots: Mapping[str, Path]) -> dict[str, image_sets.Pool]:
     return {
         split: image_sets.Pool(
             tuple(
-                image_sets.Example(path.read_bytes, names.index(name), str(path))
+                image_sets.Example(
+                    functools.partial(decoding.read, path), names.index(name), str(path)
+                )
                 for name, path in items
             ),
             names,
@@ -77,39 +74,47 @@ def read_parquet(
     Args:
         paths: The files of one split, in order.
         image_column: Column of structs `{bytes, path}`, or of the encoded bytes themselves. A
-            struct without bytes names a file relative to the Parquet file.
+            struct without bytes names a file in the Parquet file's folder, relative to it.
         label_column: Column of integers; class names come from the Hugging Face metadata.
+
+    The labels are read now, each image when it is looked at; see `parquet_images`.
+
+    Raises:
+        TaskError: A file is no such Parquet file.
     """
     import pyarrow as pa
     from pyarrow import parquet
 
     examples: list[image_sets.Example] = []
     names: tuple[str, ...] | None = None
+    spool = parquet_images.Spool()
     for path in paths:
         try:
-            table = parquet.read_table(path)
+            with parquet.ParquetFile(path) as file:
+                schema, rows = file.schema_arrow, parquet_images.row_groups(file)
+                missing = sorted({image_column, label_column} - set(schema.names))
+                labels = [] if missing else file.read([label_column]).column(0).to_pylist()
         except (OSError, pa.ArrowException) as error:
             raise errors.TaskError(f"'{path}' is not a Parquet file: {error}.") from error
-        missing = sorted({image_column, label_column} - set(table.column_names))
         if missing:
             raise errors.TaskError(
                 f"'{path}' has no column {', '.join(map(repr, missing))}; it has "
-                f"{', '.join(table.column_names)}. Set image_column or label_column."
+                f"{', '.join(schema.names)}. Set image_column or label_column."
             )
-        of_file = _parquet_names(table.schema, label_column)
+        of_file = _parquet_names(schema, label_column)
         if examples and of_file != names:
             raise errors.TaskError(
                 f"'{path}' names the classes {of_file}, but '{paths[0]}' names them {names}."
             )
         names = of_file
-        pictures = table.column(image_column)
-        for row, label in enumerate(table.column(label_column).to_pylist()):
+        pictures = parquet_images.ParquetImages(path, image_column, rows, spool)
+        for row, label in enumerate(labels):
             origin = f"in row {row} of '{path}'"
             if not isinstance(label, int) or label < 0:
                 raise errors.TaskError(
                     f"The label {label!r} {origin} is not a class number (0, 1, …)."
                 )
-            read = functools.partial(_parquet_image, pictures, row, path, origin)
+            read = functools.partial(pictures.read, row, origin)
             examples.append(image_sets.Example(read, label, origin))
     if not examples:
         raise errors.TaskError(
@@ -208,13 +213,3 @@ def _parquet_names(schema: Any, label_column: str) -> tuple[str, ...] | None:
     features = json.loads(metadata).get("info", {}).get("features", {})
     names = features.get(label_column, {}).get("names")
     return tuple(map(str, names)) if names else None
-
-
-def _parquet_image(pictures: Any, row: int, path: Path, origin: str) -> bytes:
-    value: object = pictures[row].as_py()
-    content = value.get("bytes") if isinstance(value, dict) else value
-    if isinstance(content, bytes):
-        return content
-    if isinstance(value, dict) and value.get("path"):
-        return (path.parent / str(value["path"])).read_bytes()
-    raise errors.TaskError(f"The image {origin} has neither bytes nor a path.")

@@ -32,7 +32,7 @@ from typing import Annotated, Any, Literal, Self
 import pydantic
 
 from mlflow_breadcrumbs import errors
-from mlflow_breadcrumbs.models import image_sets, readers
+from mlflow_breadcrumbs.models import image_folders, image_sets, readers
 from mlflow_breadcrumbs.support import documents
 
 Split = Literal["train", "validation", "test"]
@@ -44,14 +44,6 @@ VALIDATION_FRACTION = 0.1
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
-_SPLIT_WORDS = {
-    "train": "train",
-    "validation": "validation",
-    "valid": "validation",
-    "val": "validation",
-    "test": "test",
-}
-
 Fetch = Callable[[str], Path]
 """Brings the file or folder behind a URI here, or raises `TaskError`."""
 
@@ -353,17 +345,8 @@ class _File(_Strict):
 def _folder_splits(paths: _Paths, place: _Place) -> dict[str, Path]:
     if isinstance(paths, dict):
         return {split: place.local(path) for split, path in paths.items()}
-    root = place.local(paths)
-    if not root.is_dir():
-        raise errors.TaskError(f"There is no image folder '{root}'.")
-    splits = {
-        _SPLIT_WORDS[folder.name]: folder
-        for folder in root.iterdir()
-        if folder.name in _SPLIT_WORDS
-        and folder.is_dir()
-        and any(child.is_dir() for child in folder.iterdir())  # else it is a class of that name
-    }
-    return {split: splits[split] for split in SPLITS if split in splits} or {"all": root}
+    found = image_folders.splits(place.local(paths))
+    return {split: found[split] for split in (*SPLITS, "all") if split in found}
 
 
 def _parquet_splits(paths: _Paths, place: _Place) -> dict[str, list[Path]]:
@@ -373,7 +356,7 @@ def _parquet_splits(paths: _Paths, place: _Place) -> dict[str, list[Path]]:
     by_word: dict[str, list[Path]] = {}
     for file in files:
         word = re.split(r"[-_.]", file.name)[0]  # train-00000-of-00003.parquet
-        by_word.setdefault(_SPLIT_WORDS.get(word, "all"), []).append(file)
+        by_word.setdefault(image_folders.SPLIT_WORDS.get(word.lower(), "all"), []).append(file)
     if len(files) == 1 or set(by_word) == {"all"}:
         return {"all": files}
     if "all" in by_word:
@@ -387,7 +370,11 @@ def _parquet_splits(paths: _Paths, place: _Place) -> dict[str, list[Path]]:
 
 def _parquet_files(path: Path) -> list[Path]:
     if path.is_dir():
-        files = sorted(path.rglob("*.parquet"))
+        files = sorted(
+            file
+            for file in path.rglob("*.parquet")
+            if not any(map(image_folders.is_foreign, file.relative_to(path).parts))
+        )
         if not files:
             raise errors.TaskError(f"There are no *.parquet files in '{path}'.")
         return files

@@ -164,6 +164,8 @@ def train(
     )
     saved = _Saved.at(folder, model, head, train_set, settings)
     history = saved.load(visual, optimizer) if saved else []
+    if _workers(workers, device):
+        _ = train_set.digest  # what is read from Parquet lies ready before there are more processes
     for past in history:
         _report(on_epoch, past)
     with show(f"fine-tune {head.task}", total=epochs * len(train_set), unit="images") as tick:

@@ -73,7 +73,14 @@ VARIABLES = """Environment variables, beside those that the commands' options na
 
 BREADCRUMBS_CACHE: folder of the accuracies that were measured before.
 
+BREADCRUMBS_IMAGE_ROOT: folder on a server of models whose images a request may name by path.
+
 BREADCRUMBS_KEY_PASSWORD: of the private key of export --sign.
+
+BREADCRUMBS_MAX_IMAGE_PIXELS, _SIDE, _ASPECT, _BYTES: the largest image that is decoded (64,000,000
+pixels; 32,768 a side; one side 100 times the other; 268,435,456 bytes in its file).
+
+BREADCRUMBS_MAX_REQUEST_PIXELS: of all images of a request to a served model (2,000,000,000).
 
 BREADCRUMBS_NOTIFY_SECRET: signs what --notify-url sends.
 

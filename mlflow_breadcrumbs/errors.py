@@ -6,6 +6,7 @@ BreadcrumbsError
 ├── CheckpointError    (ValueError)    a file is not a checkpoint that can be read safely
 ├── MergeError         (ValueError)    these checkpoints can't be merged
 ├── TaskError          (ValueError)    a task file, its images or its head are unusable
+│   └── ImageError                     an image file can't be decoded
 ├── RegistryError      (LookupError)   a version can't be found, read or registered
 │   └── UnreachableError               the tracking server does not answer
 ├── StatementError     (ValueError)    a lineage.json is not what it should be
@@ -52,6 +53,10 @@ class MergeError(BreadcrumbsError, ValueError):
 
 class TaskError(BreadcrumbsError, ValueError):
     """A task file, its images or its classification head are unusable."""
+
+
+class ImageError(TaskError):
+    """An image file is of no known format, or damaged."""
 
 
 class RegistryError(BreadcrumbsError, LookupError):

@@ -27,8 +27,9 @@ from mlflow_breadcrumbs.support import canonical
 VARIABLE = "BREADCRUMBS_CACHE"
 """Names the folder; without it, `mlflow_breadcrumbs` in the user's cache folder."""
 
-FORMAT = 1
-"""Raise it when the arithmetic of an accuracy or the form of an entry changes."""
+FORMAT = 2
+"""Raise it when the arithmetic of an accuracy, the decoding of images or the form of an entry
+changes."""
 
 LIBRARIES = ("torch", "torchvision", "open_clip_torch", "pillow", "numpy")
 

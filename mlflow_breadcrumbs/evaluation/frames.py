@@ -2,14 +2,16 @@
 
 import functools
 import numbers
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.flavor import serving
-from mlflow_breadcrumbs.models import image_sets, task_heads
+from mlflow_breadcrumbs.models import decoding, image_sets, task_heads
 
 
 def split(
@@ -42,7 +44,7 @@ def split(
     tasks = frame["task"] if "task" in frame else [None] * len(frame)
     found: dict[str, tuple[task_heads.Head, list[image_sets.Example]]] = {}
     for row, (value, task, label) in enumerate(zip(frame["image"], tasks, labels, strict=True)):
-        named = None if task is None or pd.isna(task) else str(task)
+        named = None if pd.api.types.is_scalar(task) and pd.isna(task) else str(task)
         head = task_heads.select(dict(by_task), named, whose="The model")
         example = image_sets.Example(
             functools.partial(_read, value, row), _number(label, row, head), f"in row {row}"
@@ -55,7 +57,17 @@ def split(
 
 
 def _read(value: object, row: int) -> bytes:
-    return serving.content(value, row)[0]
+    """The frame is the caller's own, so it may name any file."""
+    if isinstance(value, str) and os.path.isfile(value):
+        return decoding.read(Path(value))
+    try:
+        return serving.encoded(value, row)
+    except errors.TaskError as error:
+        shown = repr(value) if isinstance(value, str) else f"a {type(value).__name__}"
+        shown = shown if len(shown) <= 60 else f"{shown[:60]}…"
+        raise errors.TaskError(
+            f"The image in row {row}, {shown}, is neither a file here nor base64 nor bytes."
+        ) from error
 
 
 def _number(label: Any, row: int, head: task_heads.Head) -> int:

@@ -8,9 +8,10 @@ MLmodel  open_clip_config.json  open_clip_model.safetensors
 tasks/<task>.json + tasks/<task>.safetensors
 ```
 
-As a pyfunc it takes a DataFrame with a column `image` (a path, the bytes of an image file, or
-these in base64) and, where the version has several tasks, a column `task`; it gives one row per
-image with `task`, `label`, `probability` and `probabilities` (a mapping of class to 0…1).
+As a pyfunc it takes a DataFrame with a column `image` (the bytes of an image file, these in base64,
+or, where a folder of images was named, a path in it) and, where the version has several tasks, a
+column `task`; it gives one row per image with `task`, `label`, `probability` and `probabilities` (a
+mapping of class to 0…1).
 Weights are read from and written to safetensors only.
 
 `serving` is a version in memory, and the pyfunc; `loading` opens a registered one, its bytes held
@@ -62,6 +63,7 @@ def save_model(
     weights_digest: str | None = None,
     heads: Iterable[task_heads.Head] = (),
     extra_files: Mapping[str, bytes] | None = None,
+    image_root: str | Path | None = None,
     mlflow_model: Model | None = None,
     signature: ModelSignature | None = None,
     input_example: ModelInputExample | None = None,
@@ -79,6 +81,9 @@ def save_model(
         weights_digest: The digest of `weights`, where it is known, so that no byte is read again.
         heads: One per task.
         extra_files: Names and contents of more files, such as `lineage.json`.
+        image_root: Absolute path of a folder, on the machine that serves the version, whose images
+            a request may name by their path. Without it, and without `BREADCRUMBS_IMAGE_ROOT`
+            there, which counts more, a request can name no file.
         mlflow_model: MLflow's record of the model, when called by MLflow.
         signature: Instead of the flavor's own.
         input_example: As elsewhere in MLflow.
@@ -87,11 +92,17 @@ def save_model(
         metadata: As elsewhere in MLflow.
 
     Raises:
-        TaskError: A head takes features of another length, or two are for one task.
+        TaskError: A head takes features of another length, two are for one task, or `image_root`
+            is not absolute.
         CheckpointError: `weights` is not a safetensors file.
     """
     if (model is None) == (weights is None):
         raise TypeError("Give exactly one of 'model' and 'weights'.")
+    if image_root is not None and not Path(image_root).is_absolute():
+        raise errors.TaskError(
+            f"image_root is '{image_root}'; give an absolute path, since it is of the machine that "
+            "serves the version."
+        )
     heads = sorted(heads, key=lambda head: head.task)
     _check_heads(heads, config)
     if code_paths is None:
@@ -121,7 +132,11 @@ def save_model(
         code=code,
         conda_env=environment._CONDA_ENV_FILE_NAME,
         python_env=environment._PYTHON_ENV_FILE_NAME,
-        model_config={"device": "auto", "batch_size": defaults.BATCH_SIZE},
+        model_config={
+            "device": "auto",
+            "batch_size": defaults.BATCH_SIZE,
+            "image_root": None if image_root is None else str(image_root),
+        },
     )
     record.add_flavor(
         FLAVOR_NAME,
@@ -149,6 +164,7 @@ def log_model(
     keep_weights: bool = True,
     heads: Iterable[task_heads.Head] = (),
     extra_files: Mapping[str, bytes] | None = None,
+    image_root: str | Path | None = None,
     registered_model_name: str | None = None,
     tags: dict[str, str] | None = None,
     signature: ModelSignature | None = None,
@@ -170,6 +186,7 @@ def log_model(
             up can become the store's own, where that is on the same file system.
         heads: See `save_model`.
         extra_files: See `save_model`.
+        image_root: See `save_model`.
         registered_model_name: Name to make a version under.
         tags: Of the logged model and of the version.
         signature: See `save_model`.
@@ -200,6 +217,7 @@ def log_model(
         weights_digest=weights_digest,
         heads=heads,
         extra_files=extra_files,
+        image_root=image_root,
         signature=signature,
         input_example=input_example,
         pip_requirements=pip_requirements,
@@ -329,10 +347,12 @@ def write_weights(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
 
 
 def _load_pyfunc(path: str, model_config: dict[str, Any] | None = None) -> serving.Pyfunc:
-    """Load the pyfunc; `model_config` may set `device` and `batch_size`."""
+    """Load the pyfunc; `model_config` may set `device`, `batch_size` and `image_root`."""
     settings = {"device": "auto", "batch_size": defaults.BATCH_SIZE, **(model_config or {})}
     model = load_folder(Path(path), devices.choose_device(settings["device"]), origin="the model")
-    return serving.Pyfunc(model, int(settings["batch_size"]))
+    root = serving.image_root(settings.get("image_root"))
+    serving.without_traces()
+    return serving.Pyfunc(model, int(settings["batch_size"]), root)
 
 
 def _check_heads(heads: Sequence[task_heads.Head], config: architecture.ModelConfig) -> None:

@@ -1,22 +1,31 @@
 """A version in memory: it encodes and classifies images, as a Python object and as a pyfunc."""
 
 import base64
-import binascii
 import dataclasses
 import functools
+import itertools
+import logging
+import math
 import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
 from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INTERNAL_ERROR
 from PIL import Image
 
 from mlflow_breadcrumbs import errors
-from mlflow_breadcrumbs.models import architecture, features, image_sets, task_heads
-from mlflow_breadcrumbs.support import defaults
+from mlflow_breadcrumbs.models import architecture, decoding, features, image_limits, task_heads
+from mlflow_breadcrumbs.support import confined, defaults
+
+IMAGE_ROOT = "BREADCRUMBS_IMAGE_ROOT"
+"""The folder whose files a request may name; set where the model is served."""
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -45,14 +54,18 @@ class OpenClipModel:
         return architecture.tokenizer(self.config)
 
     def encode(
-        self, images: Sequence[Image.Image], batch_size: int = defaults.BATCH_SIZE
+        self, images: Iterable[Image.Image], batch_size: int = defaults.BATCH_SIZE
     ) -> torch.Tensor:
-        """Give the features of images, float32 [images, embed_dim] of length 1, on the CPU."""
+        """Give the features of images, float32 [images, embed_dim] of length 1, on the CPU.
+
+        Of images that an iterator makes, one is in memory at a time, and a batch as tensors.
+        """
         parts = [torch.empty(0, self.config.embed_dim)]
+        coming = iter(images)
         with features.inference(self.model):
-            for start in range(0, len(images), batch_size):
-                batch = images[start : start + batch_size]
-                pixels = torch.stack([self.preprocess(image) for image in batch])
+            # `map` lets go of an image before it asks for the next; a variable would hold it.
+            while batch := list(map(self.preprocess, itertools.islice(coming, batch_size))):
+                pixels = torch.stack(batch)
                 parts.append(features.encode(self.model, pixels, batch_size, self.device)[0])
         return torch.cat(parts)
 
@@ -71,11 +84,18 @@ class OpenClipModel:
 
 
 class Pyfunc:
-    """What MLflow calls to predict."""
+    """What MLflow calls to predict.
 
-    def __init__(self, model: OpenClipModel, batch_size: int) -> None:
+    Args:
+        model: the version.
+        batch_size: images at a time.
+        root: the folder whose files the column `image` may name; `None` for none.
+    """
+
+    def __init__(self, model: OpenClipModel, batch_size: int, root: Path | None = None) -> None:
         self._model = model
         self._batch_size = batch_size
+        self._root = root
 
     def get_raw_model(self) -> OpenClipModel:
         """Give the model itself, for `PyFuncModel.get_raw_model`."""
@@ -84,31 +104,34 @@ class Pyfunc:
     def predict(
         self, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> pd.DataFrame:
-        """Classify one image per row; bad input is MLflow's error, so that a server says it."""
+        """Classify one image per row.
+
+        Bad input is MLflow's error, so that a server says it. So is a fault of ours, without its
+        stack trace, which is logged: a server would put it into its answer.
+        """
         try:
             return self._predict(model_input)
         except errors.BreadcrumbsError as error:
             raise MlflowException.invalid_parameter_value(str(error)) from error
+        except Exception as error:
+            _logger.exception("A request could not be answered.")
+            raise MlflowException(
+                f"The model could not answer: {type(error).__name__}. Its log says why.",
+                INTERNAL_ERROR,
+            ) from error
 
     def _predict(self, frame: pd.DataFrame) -> pd.DataFrame:
         if not isinstance(frame, pd.DataFrame) or "image" not in frame:
             columns = list(frame.columns) if isinstance(frame, pd.DataFrame) else type(frame)
             raise errors.TaskError(f"Expected a DataFrame with a column 'image', not {columns}.")
         named = frame["task"] if "task" in frame else [None] * len(frame)
-        chosen = [
-            task_heads.select(
-                self._model.heads,
-                None if task is None or pd.isna(task) else task,
-                whose="The model",
-            )
-            for task in named
-        ]
-        pictures = [
-            image_sets.decode(*content(value, row)) for row, value in enumerate(frame["image"])
-        ]
-        encoded = self._model.encode(pictures, self._batch_size)
+        chosen = [self._head(task, row) for row, task in enumerate(named)]
+        cells = frame["image"].tolist()
+        self._check_sizes(cells)
+        pictures = (self._picture(value, row) for row, value in enumerate(cells))
+        vectors = self._model.encode(pictures, self._batch_size)
         rows = []
-        for head, vector in zip(chosen, encoded, strict=True):
+        for head, vector in zip(chosen, vectors, strict=True):
             probabilities = head.probabilities(vector).tolist()
             best = max(range(len(probabilities)), key=probabilities.__getitem__)
             rows.append(
@@ -122,30 +145,100 @@ class Pyfunc:
         columns = ["task", "label", "probability", "probabilities"]
         return pd.DataFrame(rows, columns=columns, index=frame.index)
 
+    def _head(self, task: object, row: int) -> task_heads.Head:
+        if task is not None and not isinstance(task, str):
+            if not (isinstance(task, float) and math.isnan(task)) and task is not pd.NA:
+                raise errors.TaskError(
+                    f"The task in row {row} is {type(task).__name__}; give its name, or nothing "
+                    "where the version has one."
+                )
+            task = None
+        return task_heads.select(self._model.heads, task, whose="The model")
 
-def content(value: object, row: int) -> tuple[bytes, str]:
-    """An image file from a cell: bytes, a path, or base64 (with or without `data:…;base64,`).
+    def _check_sizes(self, cells: Sequence[object]) -> None:
+        """Refuse the request by what its images' headers say, before one of them is decoded."""
+        pixels = 0
+        for row, value in enumerate(cells):
+            path = self._path(value)
+            try:
+                content = decoding.read(path) if path else encoded(value, row)
+                width, height = decoding.size(content, f"in row {row}")
+            except (errors.ImageError, OSError) as error:
+                raise (_refusal(row) if isinstance(value, str) else error) from error
+            pixels += width * height
+        image_limits.ImageLimits.from_environment().check_request(pixels, len(cells))
 
-    Returns:
-        The bytes, and where they come from, for messages.
+    def _picture(self, value: object, row: int) -> Image.Image:
+        path = self._path(value)
+        if path is None:
+            return decoding.decode(encoded(value, row), f"in row {row}")
+        try:
+            return decoding.decode(decoding.read(path), f"in row {row}")
+        except (errors.ImageError, OSError) as error:
+            raise _refusal(row) from error
+
+    def _path(self, value: object) -> Path | None:
+        """The file in the folder of images that a cell names, if there is one."""
+        named = self._root is not None and isinstance(value, str)
+        return confined.inside(str(self._root), str(value)) if named else None
+
+
+def encoded(value: object, row: int) -> bytes:
+    """An image file from a cell: its bytes, or base64 with or without `data:…;base64,` before it.
 
     Raises:
         TaskError: it is none of these.
     """
-    origin = f"in row {row}"
     if isinstance(value, bytes | bytearray | memoryview):
-        return bytes(value), origin
+        return bytes(value)
     if not isinstance(value, str):
         raise errors.TaskError(
-            f"The image {origin} is {type(value).__name__}; give a path, bytes or base64."
+            f"The image in row {row} is {type(value).__name__}; give bytes or base64."
         )
-    if os.path.isfile(value):
-        return Path(value).read_bytes(), f"'{value}' {origin}"
-    encoded = value.partition(",")[2] if value.startswith("data:") else value
     try:
-        return base64.b64decode(encoded, validate=True), origin
-    except binascii.Error as error:
-        shown = value if len(value) <= 60 else f"{value[:60]}…"
-        raise errors.TaskError(
-            f"The image {origin}, '{shown}', is neither a file here nor base64."
-        ) from error
+        text = value.partition(",")[2] if value.startswith("data:") else value
+        return base64.b64decode(text, validate=True)
+    except ValueError as error:  # also for what is not ASCII
+        raise _refusal(row) from error
+
+
+def image_root(logged: str | None) -> Path | None:
+    """The folder whose files a request may name.
+
+    Args:
+        logged: what the version says, where it says something.
+
+    Returns:
+        What `BREADCRUMBS_IMAGE_ROOT` says, where it is set (nothing where it is empty), else what
+        was logged; nothing where that is no folder of this machine.
+
+    Raises:
+        TaskError: the variable names no folder.
+    """
+    given = os.environ.get(IMAGE_ROOT)
+    if given is None:
+        return Path(logged) if logged and Path(logged).is_dir() else None
+    if given and not Path(given).is_dir():
+        raise errors.TaskError(f"{IMAGE_ROOT} is '{given}', which is no folder here.")
+    return Path(given).resolve() if given else None
+
+
+def without_traces() -> None:
+    """Keep stack traces out of the answers of MLflow's server to a body that it can't parse.
+
+    It puts them there before a model is asked. Its function has a switch that no caller sets; where
+    the server isn't imported, or has no such function any more, there is nothing to do.
+    """
+    server = sys.modules.get("mlflow.pyfunc.scoring_server")
+    raising = getattr(server, "_handle_serving_error", None)
+    if raising is not None and raising.__defaults__ == (True,):
+        raising.__defaults__ = (False,)
+
+
+def _refusal(row: int) -> errors.TaskError:
+    """One for all, so that nobody learns from it which files there are."""
+    return errors.TaskError(
+        f"The image in row {row} can't be taken: give the bytes of a PNG, JPEG or other image "
+        "file, or these in base64. A path is taken where the model is served with a folder of "
+        f"images ({IMAGE_ROOT}), and only of an image in there."
+    )

@@ -8,7 +8,6 @@ An `ImageSet` is one split of a task, with the labels numbered as the task's cla
 import dataclasses
 import functools
 import hashlib
-import io
 import json
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -18,6 +17,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from mlflow_breadcrumbs import errors
+from mlflow_breadcrumbs.models import decoding
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,15 +31,15 @@ class Example:
     """Where it comes from, for messages: a path, or a file and a row."""
 
     def image(self) -> Image.Image:
-        """Decode the picture as RGB.
+        """Decode the picture as RGB; `decoding` says what is converted how.
 
         Raises:
-            TaskError: It can't be read.
+            TaskError: It can't be read, or is beyond `image_limits`.
         """
         content = self._content()
         if isinstance(content, Image.Image):
-            return content.convert("RGB")
-        return decode(content, self.origin)
+            return decoding.to_rgb(content, self.origin)
+        return decoding.decode(content, self.origin)
 
     def digest(self) -> bytes:
         """SHA-256 of the file's bytes, or of size and RGB pixels where there is no file.
@@ -49,7 +49,7 @@ class Example:
         """
         content = self._content()
         if isinstance(content, Image.Image):
-            picture = content.convert("RGB")
+            picture = decoding.to_rgb(content, self.origin)
             content = f"{picture.width}x{picture.height}".encode() + picture.tobytes()
         return hashlib.sha256(content).digest()
 
@@ -137,23 +137,6 @@ def from_arrays(
         for index, (picture, label) in enumerate(zip(pixels, labels, strict=True))
     )
     return ImageSet(name, tuple(classes), examples)
-
-
-def decode(content: bytes, origin: str) -> Image.Image:
-    """Decode an image file as RGB.
-
-    Raises:
-        TaskError: Pillow can't read it.
-    """
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            return image.convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise errors.TaskError(
-            f"The image {origin} can't be decoded ({len(content)} bytes): "
-            f"{str(error).replace(' <_io.BytesIO object>', '')}. "
-            "Give PNG, JPEG or another format that Pillow reads."
-        ) from error
 
 
 def stable_order(count: int) -> list[int]:

@@ -17,3 +17,13 @@ BLAME_IMAGES = 200
 """Of `blame`'s first look at every source and layer group."""
 FINALISTS = 3
 """Sources, and layer groups, that `blame` measures again on all images."""
+MAX_IMAGE_PIXELS = 64_000_000
+"""Of one image: 256 MB where Pillow has decoded it. Cameras of telephones make 12 to 50 million."""
+MAX_IMAGE_SIDE = 32_768
+"""Pixels."""
+MAX_IMAGE_ASPECT = 100
+"""Longer side to shorter."""
+MAX_IMAGE_BYTES = 256 << 20
+"""Of one encoded image."""
+MAX_REQUEST_PIXELS = 2_000_000_000
+"""Of all images of a request: 40,000 of 224 × 224."""

@@ -82,7 +82,7 @@ def test_one_task_needs_no_column_and_labels_may_be_numbers(zoo, as_file):
     [
         ({"label": "mauve"}, {}, "The label 'mauve' in row 0 is no class of task 'colours'"),
         ({"task": "smells"}, {}, "has no task 'smells'; it has colours"),
-        ({"image": "none.png"}, {}, "is neither a file here nor base64"),
+        ({"image": "none.png"}, {}, "is neither a file here nor base64 nor bytes"),
         ({"image": b"no picture"}, {}, "The image in row 0 can't be decoded"),
         ({}, {"evaluator_config": {"size": 3}}, "evaluator_config has 'size'"),
     ],

@@ -278,12 +278,13 @@ def test_no_pickle_is_ever_read(config, tmp_path):
 
 @pytest.fixture
 def served(config, tmp_path):
-    """A pyfunc with two tasks."""
+    """A pyfunc with two tasks, and a folder of images."""
     flavor.save_model(
         tmp_path / "saved",
         config=config,
         model=tiny.model(config),
         heads=[head(), head("mood", ("calm", "wild"), 1)],
+        image_root=tmp_path,
     )
     return mlflow.pyfunc.load_model(str(tmp_path / "saved"))
 
@@ -326,10 +327,13 @@ def test_no_rows_give_no_rows(served):
     [
         ({"image": [png()]}, r"has 2 tasks \(colours, mood\): say which one in the column 'task'"),
         ({"image": [png()], "task": ["x"]}, "no task 'x'; it has colours, mood"),
-        ({"image": ["nowhere.png"], "task": ["mood"]}, "'nowhere.png', is neither a file here nor"),
+        (
+            {"image": ["nowhere.png"], "task": ["mood"]},
+            "The image in row 0 can't be taken: give the",
+        ),
         ({"image": [b"abc"], "task": ["mood"]}, r"The image in row 0 can't be decoded \(3 bytes\)"),
-        ({"image": ["QUJD"], "task": ["mood"]}, "The image in row 0 can't be decoded"),
-        ({"image": [3], "task": ["mood"]}, "The image in row 0 is int; give a path, bytes or bas"),
+        ({"image": ["QUJD"], "task": ["mood"]}, "The image in row 0 can't be taken"),
+        ({"image": [3], "task": ["mood"]}, "The image in row 0 is int; give bytes or base64"),
     ],
 )
 def test_bad_requests(served, frame, words):
@@ -413,7 +417,8 @@ def test_a_version_that_ships_the_code_loads_without_the_package(config, tmp_pat
     (tmp_path / "red.png").write_bytes(png())
     code = (
         "import mlflow, pandas as pd\n"
-        f"model = mlflow.pyfunc.load_model({str(tmp_path / 'saved')!r})\n"
+        f"settings = {{'image_root': {str(tmp_path)!r}}}\n"
+        f"model = mlflow.pyfunc.load_model({str(tmp_path / 'saved')!r}, model_config=settings)\n"
         "print(model.predict(pd.DataFrame({'image': ['red.png']}))['task'][0])\n"
         "import mlflow_breadcrumbs; print(mlflow_breadcrumbs.__file__)\n"
     )

@@ -202,6 +202,7 @@ def test_the_page_of_a_version(before, tmp_path):
 def test_everyone_loads_a_version(before, uri, monkeypatch):
     """This package, open_clip alone, and MLflow, which takes this package as it is imported."""
     monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setenv("BREADCRUMBS_IMAGE_ROOT", os.getcwd())
     ours = flavor.load_model(uri)
     recorded = versions.resolve(uri).tags[tag_keys.WEIGHTS_DIGEST]
     assert checkpoints.state_dict_digest(ours.model.state_dict()) == recorded
@@ -229,7 +230,9 @@ print(json.dumps([mlflow_breadcrumbs.__file__, found, done.metrics["accuracy/hue
 """
 
 
-def test_a_version_with_code_of_its_own_is_loaded_and_evaluated_with_it(before, tmp_path):
+def test_a_version_with_code_of_its_own_is_loaded_and_evaluated_with_it(
+    before, tmp_path, monkeypatch
+):
     """In a process that has not imported this package, MLflow puts the version's code first.
 
     MLflow then looks for our evaluator by today's entry point, and finds it in the code of before.
@@ -248,6 +251,7 @@ def test_a_version_with_code_of_its_own_is_loaded_and_evaluated_with_it(before, 
     colours = [("red", "images/red/0.png"), ("green", "images/green/0.png")]
     frame = pd.DataFrame(colours, columns=["label", "image"])
     frame.to_json(tmp_path / "frame.json")
+    monkeypatch.setenv("BREADCRUMBS_IMAGE_ROOT", os.getcwd())
     ours = flavor.load_model(CARRIES)
     wanted = mlflow.pyfunc.load_model(CARRIES).predict(frame)["label"].tolist()
     command = [sys.executable, "-W", "ignore", "-c", LOADING, str(folder_of(CARRIES))]

@@ -4,6 +4,7 @@ An ASGI application. A delivery is taken only if it was signed with our secret, 
 before; what it tells goes to `ledger.take`. Whatever is refused gets a status and one sentence.
 """
 
+import asyncio
 import contextlib
 import dataclasses
 import datetime
@@ -20,10 +21,14 @@ from starlette import applications, concurrency, requests, responses, routing
 
 from mlflow_breadcrumbs import errors, ledger
 from mlflow_breadcrumbs.ledger import alias_history
-from mlflow_breadcrumbs.webhooks import signatures
+from mlflow_breadcrumbs.registry import catalog, uris
+from mlflow_breadcrumbs.support import escaping
+from mlflow_breadcrumbs.webhooks import patience, signatures
 
 LARGEST = 64 * 1024
 """Bytes of a delivery; MLflow's have some hundreds."""
+RANGE = datetime.timedelta(days=1)
+"""By how much the time of a change may differ from our clock; MLflow tries again for minutes."""
 EXAMPLES = ("example_model", "example_alias")
 """The model and the alias of a delivery by which MLflow only tests a webhook."""
 
@@ -46,6 +51,8 @@ class ReceiverSettings:
     """The one that the webhook was registered with."""
     tolerance: int = signatures.TOLERANCE
     """Seconds by which the time of a delivery may differ from our clock."""
+    patience: float = patience.SECONDS
+    """Seconds until a request's headers must be here, and then until its body must be."""
 
 
 def serve(settings: ReceiverSettings, listening: socket.socket) -> None:
@@ -55,10 +62,19 @@ def serve(settings: ReceiverSettings, listening: socket.socket) -> None:
         settings: What is taken.
         listening: Of `listen`.
     """
+    server(settings).run(sockets=[listening])
+
+
+def server(settings: ReceiverSettings) -> uvicorn.Server:
+    """The server of the application, before it runs."""
     config = uvicorn.Config(
-        application(settings), log_config=None, access_log=False, server_header=False
+        application(settings),
+        http=patience.protocol(settings.patience),
+        log_config=None,
+        access_log=False,
+        server_header=False,
     )
-    uvicorn.Server(config).run(sockets=[listening])
+    return uvicorn.Server(config)
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -90,7 +106,7 @@ def application(settings: ReceiverSettings) -> applications.Starlette:
 
     async def receive(request: requests.Request) -> responses.Response:
         try:
-            body = await _read(request)
+            body = await _read(request, settings.patience)
             answer, written = await concurrency.run_in_threadpool(
                 _take, settings, request.headers, body
             )
@@ -112,17 +128,23 @@ def application(settings: ReceiverSettings) -> applications.Starlette:
     return applications.Starlette(routes=routes, lifespan=keeping)
 
 
-async def _read(request: requests.Request) -> bytes:
-    """The body, no longer than it may be."""
+async def _read(request: requests.Request, seconds: float) -> bytes:
+    """The body, no longer than it may be, and in time."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise RefusalError(415, f"a delivery is application/json, not {kind or 'untold'}")
-    body = b""
-    async for part in request.stream():
-        body += part
-        if len(body) > LARGEST:
-            raise RefusalError(413, f"a delivery has at most {LARGEST} bytes")
-    return body
+    body = bytearray()
+    try:
+        async with asyncio.timeout(seconds):
+            async for part in request.stream():
+                body += part
+                if len(body) > LARGEST:
+                    raise RefusalError(413, f"a delivery has at most {LARGEST} bytes")
+    except TimeoutError as error:
+        raise RefusalError(408, f"the delivery was not here within {seconds:g} s") from error
+    except requests.ClientDisconnect as error:
+        raise RefusalError(400, "the connection was closed before the delivery was here") from error
+    return bytes(body)
 
 
 def _take(
@@ -132,6 +154,10 @@ def _take(
     identifier, timestamp, signature = (headers.get(name, "") for name in signatures.MLFLOW)
     if not signature:
         raise RefusalError(401, "the delivery is not signed; register the webhook with a secret")
+    if len(timestamp) > signatures.LONGEST_TIMESTAMP:
+        raise RefusalError(
+            400, f"a timestamp of {len(timestamp)} characters is no number of seconds"
+        )
     try:
         signatures.check(
             settings.secret.encode(),  # as MLflow does it, whatever the secret's form
@@ -146,11 +172,12 @@ def _take(
     told = parse(identifier, body)
     if told is None:
         return {"recorded": False, "message": "not about a model's alias, or only a test"}, []
+    _check_version(told)
     try:
         written = ledger.take(told)
     except errors.ReplayError as error:
         raise RefusalError(409, str(error)) from error
-    except errors.LedgerError as error:
+    except errors.BreadcrumbsError as error:
         raise RefusalError(503, str(error)) from error
     if not written:
         return {"recorded": False, "message": "known already"}, []
@@ -173,15 +200,35 @@ def parse(identifier: str, body: bytes) -> ledger.Delivery | None:
         name, alias = _text(data["name"]), _text(data["alias"])
         version = str(int(_text(data["version"]))) if event[1] == "created" else None
         changed = alias_history.utc(datetime.datetime.fromisoformat(content["timestamp"]))
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise RefusalError(400, "the content is not what MLflow sends of an alias") from error
     if (name, alias) == EXAMPLES:
         return None
+    moment = datetime.datetime.fromisoformat(changed)
+    if abs(datetime.datetime.now(datetime.UTC) - moment) > RANGE:
+        raise RefusalError(
+            400, f"the delivery tells of a change at {changed}, which is more than a day from now"
+        )
     return ledger.Delivery(identifier, name, alias, version, changed)
 
 
+def _check_version(told: ledger.Delivery) -> None:
+    """Refuse a version that the registry has not; where it does not answer, nothing is known."""
+    if told.version is None:
+        return
+    uri = uris.of_version(told.name, told.version)
+    try:
+        known = catalog.fetch(uri) is not None
+    except errors.RegistryError as error:
+        _logger.warning("%s was not looked up: %s", uri, error)
+        return
+    if not known:
+        raise RefusalError(400, f"the registry has no {uri}")
+
+
 def _text(value: Any) -> str:
-    if not isinstance(value, str) or not value or len(value) > 256:
+    """A name; control characters and what is no text are in none."""
+    if not isinstance(value, str) or not 0 < len(value) <= 256 or escaping.line(value) != value:
         raise ValueError(value)
     return value
 

@@ -21,6 +21,8 @@ TOLERANCE = 300
 """Seconds by which a delivery's time may differ from ours; the specification's libraries' too."""
 SHORTEST = 16
 """Bytes of a secret; shorter ones can be guessed."""
+LONGEST_TIMESTAMP = 20
+"""Characters of the time of a delivery; seconds since 1970 have ten."""
 MOST_CHARACTERS = 200
 """Of a delivery's id."""
 
@@ -79,8 +81,9 @@ def check(
     # All are compared, each in constant time, so that the time tells nothing of which is right.
     if not sum(hmac.compare_digest(expected, entry) for entry in given):
         raise errors.SignatureError("the signature is not the one of this content and our secret")
-    if not timestamp.isdecimal():
-        raise errors.SignatureError(f"the timestamp {timestamp!r} is no number of seconds")
+    if not timestamp.isdecimal() or len(timestamp) > LONGEST_TIMESTAMP:
+        shown = timestamp[:LONGEST_TIMESTAMP]
+        raise errors.SignatureError(f"the timestamp {shown!r} is no number of seconds")
     age = int(time.time()) - int(timestamp)
     if abs(age) > tolerance:
         raise errors.SignatureError(

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import socket
 import threading
 import time
 import uuid
@@ -10,7 +11,6 @@ import mlflow
 import pytest
 import registered
 import requests
-import uvicorn
 from mlflow.webhooks import types
 
 from mlflow_breadcrumbs import errors, ledger
@@ -21,13 +21,10 @@ SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"  # MLflow signs with the text,
 
 
 @contextlib.contextmanager
-def running():
+def running(**settings):
     """A receiver on a port of its own, in a thread; its URL."""
     listening = receiver.listen("127.0.0.1", 0)
-    config = uvicorn.Config(
-        receiver.application(receiver.ReceiverSettings(SECRET)), log_config=None
-    )
-    server = uvicorn.Server(config)
+    server = receiver.server(receiver.ReceiverSettings(SECRET, **settings))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
     try:
@@ -47,11 +44,14 @@ def url(store):
         yield found
 
 
+LATELY = ledger.now()
+
+
 def content(action="created", entity="model_version_alias", **data):
     data = {"name": "m", "alias": "champion", "version": "1"} | data
     if action == "deleted":
         del data["version"]
-    told = {"entity": entity, "action": action, "timestamp": "2026-03-03T14:00:00.5+00:00"}
+    told = {"entity": entity, "action": action, "timestamp": LATELY}
     return json.dumps(told | {"data": data}).encode()
 
 
@@ -77,7 +77,7 @@ def test_a_signed_delivery_becomes_history(url):
     assert post(url) == (200, {"recorded": True, "event": 1})
     (move,) = ledger.alias_changes("m")
     assert (move.alias, move.before, move.after, move.how) == ("champion", None, "1", "webhook")
-    assert move.latest == "2026-03-03T14:00:00.500+00:00"
+    assert move.latest == LATELY
     mlflow.MlflowClient().delete_registered_model_alias("m", "champion")
     assert post(url, content("deleted")) == (200, {"recorded": True, "event": 2})
     assert post(url, content("deleted")) == (200, {"recorded": False, "message": "known already"})
@@ -147,7 +147,15 @@ def test_an_unsigned_delivery_is_refused_with_the_remedy(url):
         content(version="one"),
         content(alias=""),
         content(name=None),
-        content().replace(b"2026-03-03T14:00:00.5+00:00", b"yesterday"),
+        content().replace(LATELY.encode(), b"yesterday"),
+        content().replace(LATELY.encode(), b"0001-01-01T00:00:00+14:00"),
+        content().replace(LATELY.encode(), b"9" * 4400),
+        content().replace(f'"{LATELY}"'.encode(), b"9" * 4400),
+        content(name="a\x1b[2J"),
+        content(name="a\x00"),
+        content(alias="\ud800"),
+        b'{"a":' * 10_000 + b"1" + b"}" * 10_000,
+        b"[" * 60_000,
     ],
 )
 def test_content_that_mlflow_does_not_send_is_refused(url, body):
@@ -206,3 +214,76 @@ def test_an_address_that_is_taken():
         port = taken.getsockname()[1]
         with pytest.raises(errors.HookError, match=rf"can't listen at 127.0.0.1, port {port}: "):
             receiver.listen("127.0.0.1", port)
+
+
+@pytest.mark.parametrize(
+    "time", ["0001-01-01T00:00:00+00:00", "2026-03-03T14:00:00+00:00", "9999-12-31T23:59:59+00:00"]
+)
+def test_a_change_of_another_day_is_refused(url, time):
+    status, answer = post(url, content().replace(LATELY.encode(), time.encode()))
+    assert status == 400
+    assert answer["error"] == (
+        f"the delivery tells of a change at {time[:19]}.000+00:00, "
+        "which is more than a day from now"
+    )
+    assert ledger.history("m") == []
+
+
+@pytest.mark.parametrize("body", [content(version="9"), content(name="nobody")])
+def test_a_version_that_the_registry_has_not_is_refused(url, body):
+    status, answer = post(url, body)
+    assert status == 400
+    assert answer["error"].startswith("the registry has no models:/")
+    assert ledger.history("m") == ledger.history("nobody") == []
+
+
+def test_a_signed_timestamp_of_many_digits_is_refused(url):
+    body = content()
+    given = headers(body)
+    given["X-MLflow-Timestamp"] = digits = "1" * 4400
+    signed = given["X-MLflow-Delivery-Id"]
+    given["X-MLflow-Signature"] = signatures.sign(SECRET.encode(), signed, digits, body)
+    answer = requests.post(url, body, headers=given, timeout=60)
+    assert (answer.status_code, answer.json()) == (
+        400,
+        {"error": "a timestamp of 4400 characters is no number of seconds"},
+    )
+    with pytest.raises(errors.SignatureError, match="is no number of seconds"):
+        signatures.check(SECRET.encode(), signed, digits, body, given["X-MLflow-Signature"])
+
+
+def connect(url):
+    host, _, port = url.removeprefix("http://").rstrip("/").partition(":")
+    return socket.create_connection((host, int(port)), timeout=60)
+
+
+def test_connections_that_are_slow_are_closed(store):
+    """By the receiver: each of these reads until there is no more."""
+    slow = [b"", b"POST / HTTP/1.1\r\n", b"POST / HTTP/1.1\r\nHost: x\r\nX: "]
+    with running(patience=0.5) as url:
+        opened = [connect(url) for _ in range(60)]
+        for number, connection in enumerate(opened):
+            connection.sendall(slow[number % len(slow)])
+        for connection in opened:
+            assert connection.recv(1000) == b""
+            connection.close()
+        assert requests.get(f"{url}health", timeout=60).status_code == 200
+
+
+def test_a_body_that_is_slow_is_refused(store):
+    with running(patience=0.5) as url, connect(url) as connection:
+        connection.sendall(
+            b"POST / HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            b"Content-Length: 100\r\n\r\n{"
+        )
+        answer = b""
+        while part := connection.recv(1000):
+            answer += part
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert answer.endswith(b'{"error":"the delivery was not here within 0.5 s"}')
+
+
+def test_a_connection_is_used_again(store):
+    with running(patience=5) as url, requests.Session() as session:
+        for _ in range(3):
+            assert session.get(f"{url}health", timeout=60).status_code == 200

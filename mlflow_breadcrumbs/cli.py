@@ -77,8 +77,13 @@ BREADCRUMBS_IMAGE_ROOT: folder on a server of models whose images a request may 
 
 BREADCRUMBS_KEY_PASSWORD: of the private key of export --sign.
 
-BREADCRUMBS_MAX_IMAGE_PIXELS, _SIDE, _ASPECT, _BYTES: the largest image that is decoded (64,000,000
-pixels; 32,768 a side; one side 100 times the other; 268,435,456 bytes in its file).
+BREADCRUMBS_MAX_IMAGE_ASPECT: longer side by shorter of an image that is decoded (100).
+
+BREADCRUMBS_MAX_IMAGE_BYTES: of the file of an image (268,435,456).
+
+BREADCRUMBS_MAX_IMAGE_PIXELS: width by height of an image that is decoded (64,000,000).
+
+BREADCRUMBS_MAX_IMAGE_SIDE: pixels of its longer side (32,768).
 
 BREADCRUMBS_MAX_REQUEST_PIXELS: of all images of a request to a served model (2,000,000,000).
 

@@ -1,13 +1,15 @@
 """Image files: the limits before they are decoded, and what is converted how."""
 
+import dataclasses
 import os
+import pathlib
 
 import bombs
 import numpy as np
 import pytest
 from PIL import Image
 
-from mlflow_breadcrumbs import errors
+from mlflow_breadcrumbs import cli, errors
 from mlflow_breadcrumbs.models import decoding, image_limits, image_sets
 
 GREY = np.arange(256, dtype=np.uint8).reshape(16, 16)
@@ -68,6 +70,16 @@ def test_the_limits_are_set_by_the_environment(monkeypatch):
                 errors.TaskError, match=rf"at most {value} are taken \(.*_{name} sets"
             ):
                 decoding.decode(content, "x")
+
+
+def test_help_and_documentation_state_the_limits():
+    """Name and default of each; they are in the code once."""
+    page = (pathlib.Path(__file__).parents[2] / "docs/how-to/serve.md").read_text()
+    for field in dataclasses.fields(image_limits.ImageLimits):
+        name, default = image_limits.variable(field.name), f"{field.default:,}"
+        line = next(line for line in cli.VARIABLES.splitlines() if line.startswith(f"{name}:"))
+        assert line.endswith(f"({default}).")
+        assert f"| `{name}` | {default} |" in page
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "1.5", "many", "٣", "9" * 30])

@@ -88,6 +88,8 @@ class MergeRecipe:
         """Normalize the fields and hold each against its range."""
         for field in ("density", "gamma", "alpha"):
             object.__setattr__(self, field, _number(field, getattr(self, field)))
+        if isinstance(self.weights, str) or not isinstance(self.weights, Sequence):
+            raise errors.RecipeError(f"weights is {self.weights!r}; it must be a list of numbers")
         object.__setattr__(self, "weights", tuple(_number("weight", w) for w in self.weights))
         for field in ("include", "exclude"):
             object.__setattr__(self, field, _patterns(field, getattr(self, field)))
@@ -120,7 +122,7 @@ class MergeRecipe:
             sources: T, the number of sources (`weight_average` scales by 1/T).
             overrides: fields of the recipe; `None` means 'not given', zero is a value.
         """
-        if method not in PRESETS:
+        if not isinstance(method, str) or method not in PRESETS:
             raise errors.RecipeError(
                 f"method is {method!r}; it must be one of {', '.join(PRESETS)}"
             )
@@ -133,13 +135,7 @@ class MergeRecipe:
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> "MergeRecipe":
         """A recipe from its fields by name; an unknown name is an error."""
-        known = [field.name for field in dataclasses.fields(cls)]
-        unknown = sorted(set(fields) - set(known))
-        if unknown:
-            raise errors.RecipeError(
-                f"a recipe has no field {', '.join(map(repr, unknown))}; "
-                f"its fields are {', '.join(known)}"
-            )
+        _check_names(fields)
         if "density" not in fields:
             raise errors.RecipeError("a recipe needs density, or a method that fills it in")
         return cls(**fields)
@@ -188,6 +184,14 @@ class MergeRecipe:
         )
 
 
+def _check_names(fields: Mapping[Any, Any]) -> None:
+    known = [field.name for field in dataclasses.fields(MergeRecipe)]
+    if unknown := sorted(repr(name) for name in set(fields) - set(known)):
+        raise errors.RecipeError(
+            f"a recipe has no field {', '.join(unknown[:20])}; its fields are {', '.join(known)}"
+        )
+
+
 def load_fields(path: str | Path) -> dict[str, Any]:
     """The fields in a recipe file (YAML or JSON); it may name a `method` and override fields.
 
@@ -197,10 +201,18 @@ def load_fields(path: str | Path) -> dict[str, Any]:
     fields = documents.read(path, f"the recipe file {path}", errors.RecipeError).content
     if not isinstance(fields, dict):
         raise errors.RecipeError(
-            f"the recipe file {path} holds {json.dumps(fields, default=str)}; "
+            f"the recipe file {path} holds {_shown(fields)}; "
             "it must be a mapping of fields, as `density: 0.14`"
         )
     return fields
+
+
+def _shown(value: Any) -> str:
+    try:
+        text = json.dumps(value, default=str)
+    except TypeError:  # keys that are dates, and the like
+        text = repr(value)
+    return text if len(text) <= 200 else f"{text[:197]}…"
 
 
 def make(
@@ -218,11 +230,13 @@ def make(
     given: dict[str, Any] = {k: v for k, v in (overrides or {}).items() if v is not None}
     fields = load_fields(file) if file is not None else {}
     named = fields.pop("method", None)
-    if method is None and named is None and "density" in fields:
-        return MergeRecipe.from_dict(fields | given)
-    return MergeRecipe.from_method(
-        method or named or "breadcrumbs", sources=sources, **(fields | given)
-    )
+    _check_names(fields)
+    if method is None and named is None:
+        if "density" in fields:
+            return MergeRecipe.from_dict(fields | given)
+        named = "breadcrumbs"
+    chosen = method if method is not None else named
+    return MergeRecipe.from_method(chosen, sources=sources, **(fields | given))
 
 
 def exact(value: float) -> Fraction:
@@ -233,6 +247,8 @@ def exact(value: float) -> Fraction:
 def _number(field: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise errors.RecipeError(f"{field} is {value!r}; it must be a number")
+    if isinstance(value, int) and abs(value) > FLOAT32_MAX:
+        raise errors.RecipeError(f"{field} has {value.bit_length()} bits; it must fit in float32")
     number = float(value) + 0.0  # −0 becomes 0, so that one recipe has one digest
     if not math.isfinite(number) or abs(number) > FLOAT32_MAX:
         raise errors.RecipeError(f"{field} is {value}; it must be finite in float32")

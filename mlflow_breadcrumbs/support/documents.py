@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from mlflow_breadcrumbs import errors
-from mlflow_breadcrumbs.support import intake
+from mlflow_breadcrumbs.support import intake, json_documents
 
 BYTES = 1 << 20
 """Of a document; the 21,841 class names of ImageNet-21k are half of it."""
@@ -112,11 +112,31 @@ class _Loader(yaml.SafeLoader):
         self._depth -= 1
         if isinstance(node, yaml.MappingNode) and len(node.value) > KEYS:
             raise _ExcessError(node, f"it has {len(node.value):,} keys, {KEYS:,} is the most")
+        if isinstance(node, yaml.ScalarNode):
+            _check_text(node)
         if isinstance(node, yaml.ScalarNode) and _is_too_long(node):
             raise _ExcessError(
                 node, f"a number of {len(node.value):,} characters, at most {NUMBER}"
             )
         return node
+
+
+def _integer(loader: _Loader, node: yaml.ScalarNode) -> int:
+    """An integer that every reader of JSON, into which it may be written, takes for the same."""
+    value = int(loader.construct_yaml_int(node))
+    if abs(value) > json_documents.LARGEST:
+        raise _ExcessError(node, f"the integer {value} is beyond ±{json_documents.LARGEST}")
+    return value
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _integer)
+
+
+def _check_text(node: yaml.ScalarNode) -> None:
+    try:
+        node.value.encode()
+    except UnicodeEncodeError:
+        raise _ExcessError(node, f"{ascii(node.value)[:60]} is no Unicode text") from None
 
 
 def _is_too_long(node: yaml.ScalarNode) -> bool:

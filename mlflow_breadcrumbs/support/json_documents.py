@@ -1,6 +1,6 @@
 """JSON from outside, read in one way: limits first, and nothing that two readers read differently.
 
-Refused are a key that is given twice, NaN and infinities, integers beyond 2⁵³ (which most readers
+Refused are a key that is given twice, NaN and infinities, integers from 2⁵³ on (which most readers
 round), strings that are no Unicode text (a lone surrogate), and what is nested very deeply.
 """
 
@@ -17,8 +17,8 @@ BYTES = 64 << 20
 """Of a document; the index of a checkpoint with 500,000 tensors is about as large."""
 DEPTH = 64
 """Of arrays and objects inside one another; what follows may walk them by recursion."""
-LARGEST = 1 << 53
-"""Integers up to here are exact in every reader (RFC 8259, section 6)."""
+LARGEST = (1 << 53) - 1
+"""Integers up to here are exact in every reader (RFC 8259, section 6; RFC 8785 takes no others)."""
 
 
 def read(

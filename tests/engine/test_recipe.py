@@ -152,3 +152,31 @@ def test_only_matrices_are_decomposed_and_only_by_two_ways_to_combine():
     assert not made.bit_exact
     assert made.decomposes((3, 4))
     assert not any(made.decomposes(shape) for shape in [(), (3,), (3, 4, 5), (1, 2, 3, 4)])
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("method: [[]]\n", r"method is \[\[\]\]; it must be one of breadcrumbs"),
+        ("method: ''\n", r"method is ''; it must be one of breadcrumbs"),
+        ("method: 0\ndensity: 0.1\n", r"method is 0; it must be one of breadcrumbs"),
+        ("sources: 3\nmethod: ties\n", r"a recipe has no field 'sources'; its fields are density"),
+        ("1: 2\nmethod: ties\n", r"a recipe has no field 1; its fields are density"),
+        ("? [a, b]\n: 1\n", r"is not YAML: while constructing a mapping"),
+        ("density: 0.1\nweights: true\n", r"weights is True; it must be a list of numbers"),
+        ("density: 0.1\nweights: '12'\n", r"weights is '12'; it must be a list of numbers"),
+        (
+            "- 2026-01-01: 1\n",
+            r"holds \[\{datetime.date\(2026, 1, 1\): 1\}\]; it must be a mapping",
+        ),
+    ],
+)
+def test_fields_of_another_kind_in_a_file(tmp_path, text, words):
+    (tmp_path / "recipe.yaml").write_text(text)
+    with pytest.raises(errors.RecipeError, match=words):
+        recipe.make(sources=2, file=tmp_path / "recipe.yaml")
+
+
+def test_integers_of_any_size_are_refused():
+    with pytest.raises(errors.RecipeError, match=r"alpha has 1329 bits; it must fit in float32"):
+        recipe.MergeRecipe(density=1, alpha=10**400)

@@ -72,7 +72,7 @@ def test_bad_files_are_explained(tmp_path, content, words):
 
 
 def test_a_missing_file_is_explained(tmp_path):
-    with pytest.raises(errors.ArchitectureError, match="can't be read: FileNotFoundError"):
+    with pytest.raises(errors.ArchitectureError, match="can't be read: No such file"):
         architecture.load_config(str(tmp_path / "absent.json"))
 
 
@@ -130,8 +130,11 @@ def test_an_image_only_backbone_loads_in_open_clip(tmp_path, custom_text):
 
 def test_the_placeholder_is_the_smallest(tmp_path):
     """With no layers at all, open_clip divides by zero; hold on to the reason for `layers: 1`."""
+    text = {**architecture.PLACEHOLDER_TEXT_TOWER, "layers": 0}
+    with pytest.raises(errors.ArchitectureError, match=r"text_cfg.layers is 0; it must be above 0"):
+        tiny.config(tmp_path, {**tiny.IMAGE_ONLY, "text_cfg": text})
     config = tiny.config(tmp_path, tiny.IMAGE_ONLY)
-    config.model_cfg["text_cfg"]["layers"] = 0
+    config.model_cfg["text_cfg"] = text
     with pytest.raises(errors.ArchitectureError, match="ZeroDivisionError"):
         architecture.build(config)
 

@@ -99,7 +99,7 @@ def test_damaged_heads(tmp_path):
     content = json.loads(path.read_text())
     del content["classes"]
     path.write_text(json.dumps(content))
-    with pytest.raises(errors.TaskError, match=r"t\.json' doesn't describe a head: no 'classes'"):
+    with pytest.raises(errors.TaskError, match=r"t\.json' doesn't describe a head: 'classes' must"):
         task_heads.read(tmp_path)
     task_heads.write(tmp_path, [head()])
     (tmp_path / "tasks/t.safetensors").write_bytes(b"\x80\x04pickle")

@@ -155,5 +155,7 @@ def test_a_version_without_its_configuration_is_one_message(tmp_path):
     with pytest.raises(errors.ArchitectureError, match=r"open_clip_config.json' can't be read"):
         flavor.load_config(tmp_path)
     (tmp_path / architecture.CONFIG_FILE).write_bytes(b"\xff\xfe")
-    with pytest.raises(errors.ArchitectureError, match=r"open_clip_config.json' can't be read"):
+    with pytest.raises(
+        errors.ArchitectureError, match=r"open_clip_config.json' is not text in UTF"
+    ):
         flavor.load_config(tmp_path)

@@ -39,6 +39,10 @@ HOSTILE = {
     "an object": ("a: !!python/object/apply:os.system [ls]\n", "is not YAML: could not determine"),
     "5,000 digits": (f"a: {'9' * 5_000}\n", "line 1: a number of 5,000 characters, at most 100"),
     "5,000 hexadecimal digits": (f"a: 0x{'f' * 5_000}\n", "line 1: a number of 5,002 characters"),
+    "a large integer": ("a: 9007199254740992\n", "line 1: the integer 9007199254740992 is beyond"),
+    "one in base 16": ("a: 0xffffffffffffffff\n", "line 1: the integer 18446744073709551615 is be"),
+    "a lone surrogate": ('a: "\\ud800"\n', r"line 1: '\ud800' is no Unicode text"),
+    "one in a key": ('"\\udc00": 1\n', r"line 1: '\udc00' is no Unicode text"),
     "a control character": ("a: '\x07'\n", "is not YAML: unacceptable character"),
     "2 MB": ("#" * 2_000_000, "characters, 1,048,576 is the most"),
     "two documents": ("a: 1\n---\nb: 2\n", "is not YAML: expected a single document"),
@@ -100,7 +104,7 @@ JSON = {
     "nesting": ("[" * 100_000, "x is refused: it is nested deeper than 64 levels"),
     "nesting that parses": ("[" * 300 + "]" * 300, "x is refused: it is nested deeper than 64"),
     "nested objects": ('{"a":' * 90 + "1" + "}" * 90, "x is refused: it is nested deeper than 64"),
-    "a large integer": ("[9007199254740993]", "the integer 9007199254740993 is beyond ±90071992"),
+    "a large integer": ("[9007199254740992]", "the integer 9007199254740992 is beyond ±90071992"),
     "a negative one": ("[-9007199254740993]", "the integer -9007199254740993 is beyond ±9007199"),
     "5,000 digits": (f"[{'9' * 5_000}]", "x is refused: the integer 999"),
     "a lone surrogate": (r'["\ud800"]', r"""the string '\ud800' is no Unicode text"""),
@@ -137,7 +141,7 @@ def test_bytes_that_are_no_text_and_files_that_are_too_large(tmp_path):
 
 
 def test_sound_json_is_what_the_library_reads():
-    content = {"a": [1, -2.5, None, True, "é😀"], "b": {"c": 2**53}, "d": [[[]]]}
+    content = {"a": [1, -2.5, None, True, "é😀"], "b": {"c": 2**53 - 1}, "d": [[[]]]}
     for ascii_only in (True, False):
         text = json.dumps(content, ensure_ascii=ascii_only)
         assert json_documents.parse(text, "x", errors.StatementError) == content

@@ -52,7 +52,7 @@ class Cache:
             found = scoring.Accuracy(**kept)
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             _logger.warning("cannot read %s (%s); measuring again", self._path(key), error)
             return None
         return found if entry["key"] == key else None

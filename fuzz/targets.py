@@ -10,7 +10,7 @@ import torch
 from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.engine import checkpoints, recipe
 from mlflow_breadcrumbs.lineage import statement
-from mlflow_breadcrumbs.models import agreement, architecture, image_sets, task_heads, tasks
+from mlflow_breadcrumbs.models import agreement, architecture, decoding, task_heads, tasks
 from mlflow_breadcrumbs.promotion import policies
 from mlflow_breadcrumbs.search import grids
 from mlflow_breadcrumbs.sources import state_dicts
@@ -84,7 +84,7 @@ def _head(content: bytes, folder: Path) -> object:
 
 
 def _image(content: bytes, folder: Path) -> object:
-    return image_sets.decode(content, "x")
+    return decoding.decode(content, "x")
 
 
 def _webhook(content: bytes, folder: Path) -> object:

@@ -113,6 +113,12 @@ class _Group(rich_click.RichGroup):
         except click.ClickException as error:
             vars(error)["message"] = printing.shown(error.message)
             raise
+        except Exception as error:
+            message = _foreign(error)
+            if message is None:
+                raise
+            printing.echo(f"Error: {message}", err=True)
+            ctx.exit(1)
         except KeyboardInterrupt:
             printing.echo("Interrupted. The same command again takes up what is done.", err=True)
             ctx.exit(1)
@@ -131,6 +137,7 @@ def main(ctx: click.Context, verbose: bool) -> None:
     handler.setFormatter(_Shown("%(levelname)s %(name)s: %(message)s"))
     level = logging.INFO if verbose else logging.WARNING
     logging.basicConfig(handlers=[handler], level=level)
+    logging.getLogger("mlflow.store.db.utils").addFilter(_is_no_statement)
     ctx.with_resource(_quiet())
     if main.owns_process:
         sys.excepthook = _show
@@ -160,6 +167,11 @@ class _Record(logging.LogRecord):
         return printing.shown(super().getMessage())
 
 
+def _is_no_statement(record: logging.LogRecord) -> bool:
+    """Whether a record is not MLflow's of an error with its SQL, of which our message tells."""
+    return record.levelno < logging.ERROR
+
+
 def _show(*error: Any) -> None:
     """Print an error that nobody foresaw, as Python does, without passwords."""
     printing.echo("".join(traceback.format_exception(*error)), err=True, nl=False)
@@ -179,6 +191,17 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         os.environ.pop(NO_LINKS, None)
+
+
+def _foreign(error: Exception) -> str | None:
+    """What MLflow or its database raised where nobody expected it, as one message; else `None`."""
+    if isinstance(error, click.exceptions.Exit | click.Abort) or "mlflow" not in sys.modules:
+        return None
+    from mlflow_breadcrumbs.registry import failures
+
+    if not isinstance(error, failures.FOREIGN):
+        return None
+    return str(failures.explain(error, "the command stopped"))
 
 
 def _leave() -> None:

@@ -4,7 +4,8 @@
    `migrations` makes the tables that `schema` declares, by the steps in `revisions`.
 2. `events` adds to the history, each event with the hash of the one before; `chain` walks it.
 3. `journal` puts a job into the history: intent, act, outcome; `anchors` puts the head into MLflow;
-   `settling` finds out what came of a job that was killed in between.
+   `settling` finds out what came of a job that was killed in between, and `finishing` does what one
+   that had registered its version has left to do.
 4. `index` is filled from the registry and answers what descends from what, by recursive `queries`.
 5. `alias_moves` moves an alias, with the compare-and-set that MLflow lacks.
 6. `alias_state` keeps where each alias was last known to be; `alias_watch` holds that against the

@@ -16,6 +16,7 @@ from mlflow_breadcrumbs.engine import backends, checkpoints, merging, recipe
 from mlflow_breadcrumbs.engine.backends import choosing
 from mlflow_breadcrumbs.evaluation import accuracy_records, caches, scorecard, trial
 from mlflow_breadcrumbs.flavor import foreign
+from mlflow_breadcrumbs.ledger import finishing
 from mlflow_breadcrumbs.lineage import ancestry_tags, statement
 from mlflow_breadcrumbs.models.tasks import Split, Task
 from mlflow_breadcrumbs.pipeline import inputs, recording, recovery
@@ -194,7 +195,7 @@ def _find(request: MergeRequest, digests: Sequence[str | None]) -> MergedVersion
     if found is None:
         return None
     _logger.info("%s is this merge already", found.uri)
-    recovery.finish(found.registered)
+    finishing.finish(found.registered, "merge")
     return _present(request, found.registered)
 
 

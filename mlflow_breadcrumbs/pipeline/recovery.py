@@ -8,11 +8,11 @@ are held against its tags, and it is registered. Whatever is less is discarded, 
 import logging
 
 import mlflow
-from mlflow.entities import LoggedModel, LoggedModelStatus, Run
-from mlflow.exceptions import MlflowException
+from mlflow.entities import LoggedModel, LoggedModelStatus
 
-from mlflow_breadcrumbs import errors, ledger
+from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.engine import tensor_files
+from mlflow_breadcrumbs.ledger import finishing
 from mlflow_breadcrumbs.lineage import statement
 from mlflow_breadcrumbs.registry import (
     failures,
@@ -23,7 +23,7 @@ from mlflow_breadcrumbs.registry import (
     uris,
     versions,
 )
-from mlflow_breadcrumbs.support import canonical, scratch
+from mlflow_breadcrumbs.support import canonical
 
 _logger = logging.getLogger(__name__)
 
@@ -47,60 +47,17 @@ def take_up(name: str, request_digest: str) -> records.RegisteredVersion | None:
             filter_string=f"tags.`{tag_keys.REQUEST_DIGEST}` = '{request_digest}'",
         )
         for model in models:
-            run = _find_run(model.source_run_id)
-            if model.status != LoggedModelStatus.READY or not _is_stopped(run):
+            run = finishing.find_run(model.source_run_id)
+            if model.status != LoggedModelStatus.READY or not finishing.is_stopped(run):
                 continue
             if _is_whole(model):
                 _logger.info("%s was logged by a job that was stopped", model.model_id)
                 version = _register(name, model)
-                finish(version)
+                finishing.finish(version, "merge")
                 return version
             _logger.warning("%s is damaged; it is deleted", model.model_id)
             client.delete_logged_model(model.model_id)
     return None
-
-
-def finish(version: records.RegisteredVersion) -> None:
-    """Do what is left of the job that registered a version, if it was stopped before its end."""
-    with failures.explained(f"cannot end the run of {version.uri}"):
-        if _is_stopped(_find_run(version.run_id)):
-            if version.model_id:
-                registering.link(version)
-            _record(version)
-            mlflow.MlflowClient().set_terminated(version.run_id, "FINISHED")
-            scratch.sweep()
-
-
-def _record(version: records.RegisteredVersion) -> None:
-    """See to it that the history says how a version came to be.
-
-    An intent that the stopped job left open is settled now that there is the version. A job that
-    ended by an error has said that it failed, and one that was settled before, that nothing came
-    of it.
-    """
-    ledger.settle()
-    if not ledger.is_made(version.uri):
-        details = {"weights_digest": version.weights_digest, "taken_up": True}
-        ledger.note(
-            "merge", version.name, subject=version.uri, run_id=version.run_id, details=details
-        )
-
-
-def _find_run(run_id: str | None) -> Run | None:
-    """A run; `None` if it is not there any more."""
-    try:
-        return mlflow.MlflowClient().get_run(run_id) if run_id else None
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        return None
-
-
-def _is_stopped(run: Run | None) -> bool:
-    """Whether a run's job has ended, but not by its last step."""
-    if run is None:
-        return False
-    return run.info.status in ("FAILED", "KILLED") or runs.is_abandoned(run)
 
 
 def _register(name: str, model: LoggedModel) -> records.RegisteredVersion:

@@ -48,7 +48,7 @@ def rollback(name: str, alias: str, to: str | None = None) -> Rollback:
         to: a version that had the alias before; the last one that still verifies when left out.
 
     Raises:
-        PromotionError: nothing says which version had the alias before, or `to` never had it.
+        PromotionError: `to` never had the alias, or has it.
         RegistryError: the registry can't be read, or refused.
         LedgerError: the ledger can't be used, or its chain does not hold; nothing was moved.
     """
@@ -59,6 +59,13 @@ def rollback(name: str, alias: str, to: str | None = None) -> Rollback:
         return stopped
     current = aliases.version_at(name, alias)
     candidates = _candidates(name, alias, current, to)
+    if not candidates:
+        sentence = (
+            f"nothing says which version of {name!r} was {alias} before {_shown(current)}: the "
+            "ledger has no earlier move, and no version is tagged as promoted. Check --ledger-uri, "
+            "or use `mlflow-breadcrumbs promote`"
+        )
+        return Rollback(name, alias, current, None, (), sentence)
     skipped: list[str] = []
     for version in candidates:
         fault = _fault(name, version)
@@ -115,12 +122,6 @@ def _candidates(name: str, alias: str, current: str | None, to: str | None) -> l
                 f"it (earlier ones: {listed}); use `mlflow-breadcrumbs promote`"
             )
         return [to]
-    if not found:
-        raise errors.PromotionError(
-            f"nothing says which version of {name!r} was {alias} before {_shown(current)}: the "
-            "ledger has no earlier move, and no version is tagged as promoted. Check --ledger-uri, "
-            "or use `mlflow-breadcrumbs promote`"
-        )
     return found
 
 

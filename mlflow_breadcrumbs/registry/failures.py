@@ -2,8 +2,12 @@
 
 import contextlib
 import errno
+import os
 import re
+import shutil
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import mlflow
 import requests
@@ -12,11 +16,20 @@ from mlflow.environment_variables import (
     MLFLOW_HTTP_REQUEST_TIMEOUT,
 )
 from mlflow.exceptions import MlflowException
+from sqlalchemy import exc
 
 from mlflow_breadcrumbs import errors
 
 AGAIN = "run the same command again"
 
+_DELETED = re.compile(r"deleted experiment|experiment .{1,80} must be in (the )?.active. state")
+"""What MLflow says where an experiment was deleted."""
+FOREIGN = (MlflowException, requests.RequestException, exc.SQLAlchemyError)
+"""What MLflow, its server and its database raise."""
+_SQL = re.compile(
+    r"(?:\(raised as[^)]*\) )?(?:\([\w.]+\) )?(.*?)\s*(?:\[SQL:|\(Background on this error).*"
+)
+"""An error of SQLAlchemy: the driver's words, then the statement with its values."""
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
@@ -30,7 +43,7 @@ def explained(what: str, remedy: str = AGAIN) -> Iterator[None]:
     """
     try:
         yield
-    except (MlflowException, requests.RequestException, OSError) as error:
+    except (*FOREIGN, OSError) as error:
         raise explain(error, what, remedy) from error
 
 
@@ -44,10 +57,42 @@ def explain(error: Exception, what: str, remedy: str = AGAIN) -> errors.Registry
     if isinstance(error, OSError) and error.errno in _DISK:
         place = f" ({error.filename})" if error.filename else ""
         return errors.RegistryError(
-            f"{what}: {error.strerror}{place}; make room, or choose another place (TMPDIR is for "
-            f"temporary files), then {AGAIN}"
+            f"{what}: {error.strerror}{place}; {_room(error.filename)}, then {AGAIN}"
+        )
+    if said := _SQL.fullmatch(text):
+        return errors.RegistryError(
+            f"{what}: MLflow's database {mlflow.get_tracking_uri()} says: {said[1]}; "
+            f"{_sql_remedy(said[1])}"
+        )
+    if _DELETED.search(text):
+        remedy = (
+            "restore it (`mlflow experiments restore --experiment-id ID`), or choose another one "
+            "(MLFLOW_EXPERIMENT_NAME)"
         )
     return errors.RegistryError(f"{what}: {text}; {remedy}")
+
+
+def _room(path: str | bytes | None) -> str:
+    """Which disk is to be seen to: of temporary files, or where MLflow keeps what it has."""
+    temporary = Path(tempfile.gettempdir())
+    known = path is not None
+    if known:
+        inside = temporary in Path(os.fsdecode(path or "")).parents
+    else:
+        inside = shutil.disk_usage(temporary).free < 2**20
+    if inside:
+        return "make room there, or choose another place for temporary files (TMPDIR)"
+    return "make room there" if known else "make room where MLflow keeps its artifacts"
+
+
+def _sql_remedy(said: str) -> str:
+    """What to do about what a database's driver said."""
+    words = said.lower()
+    if "full" in words or "no space" in words:
+        return f"make room on its disk, then {AGAIN}"
+    if "readonly" in words or "read-only" in words or "permission" in words:
+        return f"let this user write to it, and to its folder, then {AGAIN}"
+    return f"see that it runs and can be written, then {AGAIN}"
 
 
 def is_servers(error: Exception) -> bool:

@@ -20,7 +20,7 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.engine import tensor_files
 from mlflow_breadcrumbs.registry import artifacts, database, failures, records, tag_keys, uris
-from mlflow_breadcrumbs.support import documents, intake, json_documents, scratch
+from mlflow_breadcrumbs.support import documents, escaping, intake, json_documents, scratch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -309,6 +309,11 @@ def check_name(name: str) -> None:
         raise errors.RegistryError(
             f"{name!r} can't name a registered model: 1 to 256 characters, without '/' and ':'"
         )
+    if escaping.line(name) != name:
+        raise errors.RegistryError(
+            f"{name!r} can't name a registered model: it has a control character; leave it out"
+        )
+    quoted(name)
 
 
 def metrics_of(run_id: str | None) -> dict[str, float]:
@@ -329,7 +334,16 @@ def licence_of(resolved: ResolvedVersion) -> str | None:
 
 
 def quoted(name: str) -> str:
-    """A name in a filter string, which has two kinds of quotes and no escapes."""
+    """A name in a filter string, which has two kinds of quotes and no escapes.
+
+    Raises:
+        RegistryError: The name has both.
+    """
+    if "'" in name and '"' in name:
+        raise errors.RegistryError(
+            f"{name!r} has both kinds of quotes, and MLflow finds no versions by such a name; "
+            "choose another, or rename the registered model"
+        )
     return f'"{name}"' if "'" in name else f"'{name}'"
 
 

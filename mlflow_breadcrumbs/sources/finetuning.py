@@ -9,10 +9,11 @@ from mlflow.entities import LoggedModelInput
 from mlflow_breadcrumbs import flavor, ledger
 from mlflow_breadcrumbs.evaluation import accuracy_records
 from mlflow_breadcrumbs.flavor import loading
+from mlflow_breadcrumbs.ledger import finishing
 from mlflow_breadcrumbs.models import image_sets, tasks
 from mlflow_breadcrumbs.registry import records, registering, runs, tag_keys, versions
 from mlflow_breadcrumbs.sources import training
-from mlflow_breadcrumbs.support import devices, progress
+from mlflow_breadcrumbs.support import canonical, devices, progress
 
 
 def finetune(
@@ -53,9 +54,21 @@ def finetune(
     device = devices.choose_device(device)
     resolved = versions.resolve(base_uri)
     train_set, validation_set = task.images("train"), task.images("validation")
+    asked = canonical.digest(
+        {
+            "base": [resolved.uri, resolved.recorded_digest],
+            "images": [train_set.digest, validation_set.digest],
+            "task": [task.name, list(task.classes), list(task.templates)],
+            "settings": dataclasses.asdict(settings),
+            "registeredModel": registered_model,
+        }
+    )
+    if left := finishing.finished(registered_model, "finetune", asked):
+        return left
+    mark = {tag_keys.REQUEST_DIGEST: asked}
     with (
         versions.workspace() as space,
-        runs.run(f"finetune {task.name}", "finetune") as run_id,
+        runs.run(f"finetune {task.name}", "finetune", tags=mark) as run_id,
         ledger.recording("finetune", registered_model, run_id=run_id) as job,
     ):
         base = loading.open_base(resolved, space, device)

@@ -9,10 +9,11 @@ import torch
 
 from mlflow_breadcrumbs import errors, flavor, ledger
 from mlflow_breadcrumbs.engine import checkpoints
+from mlflow_breadcrumbs.ledger import finishing
 from mlflow_breadcrumbs.models import architecture, bounds, task_heads, tasks
 from mlflow_breadcrumbs.registry import records, registering, runs, tag_keys, versions
 from mlflow_breadcrumbs.sources import state_dicts
-from mlflow_breadcrumbs.support import devices, progress
+from mlflow_breadcrumbs.support import canonical, devices, progress
 
 HEADS = ("auto", "zero-shot", "probe")
 
@@ -59,10 +60,14 @@ def import_checkpoint(
     path, tag = Path(checkpoint), tag_of(checkpoint)
     config = architecture.load_config(architecture_name, pretrained=tag)
     _check_head(head, config, task_list)
+    asked = _request_digest(checkpoint, tag, config, registered_model, task, task_list, head)
+    if left := finishing.finished(registered_model, "import", asked):
+        return left
 
+    mark = {tag_keys.REQUEST_DIGEST: asked}
     with (
         versions.workspace() as space,
-        runs.run(f"import {registered_model}", "import") as run_id,
+        runs.run(f"import {registered_model}", "import", tags=mark) as run_id,
         ledger.recording("import", registered_model, run_id=run_id) as job,
     ):
         if tag is not None:
@@ -99,6 +104,30 @@ def import_checkpoint(
         version = registering.register(registered_model, model_id=info.model_id, tags=tags)
         job.done(version, checkpoint=checkpoint, architecture=config.architecture, tasks=names)
         return version
+
+
+def _request_digest(
+    checkpoint: str,
+    tag: str | None,
+    config: architecture.ModelConfig,
+    registered_model: str,
+    task: str | None,
+    task_list: Sequence[tasks.Task],
+    head: str,
+) -> str:
+    """What makes two calls the same: the bytes, what they are taken for, and where they go."""
+    path = Path(checkpoint)
+    return canonical.digest(
+        {
+            "checkpoint": checkpoint,
+            "file": checkpoints.file_digest(path) if tag is None and path.is_file() else None,
+            "architecture": repr(config),
+            "registeredModel": registered_model,
+            "task": task,
+            "tasks": [[each.name, list(each.classes), list(each.templates)] for each in task_list],
+            "head": head,
+        }
+    )
 
 
 def _weights_of(

@@ -8,7 +8,7 @@ import mlflow
 import pytest
 from click.testing import CliRunner
 
-from mlflow_breadcrumbs import cli, errors, ledger
+from mlflow_breadcrumbs import cli, ledger
 from mlflow_breadcrumbs.promotion import policies, promote, rollback
 from mlflow_breadcrumbs.registry import aliases, tag_keys, versions
 
@@ -56,7 +56,7 @@ def test_back_and_back_again_and_then_there_is_nothing(three):
     assert at() == "2"
     assert run().output == "merged@champion is back at version 1, from version 2\n"
     result = run()
-    assert result.exit_code == 1
+    assert result.exit_code == 3
     assert "nothing says which version of 'merged' was champion before version 1" in result.output
     kinds = [(event.kind, event.phase) for event in ledger.history("merged")][-8:]
     one = [("rollback", "intent"), ("alias", "intent"), ("alias", "done"), ("rollback", "done")]
@@ -181,8 +181,9 @@ def test_without_the_ledger_by_the_tags_of_the_versions(three, tmp_path, monkeyp
 
 def test_without_the_ledger_and_without_tags(family):
     mlflow.MlflowClient().set_registered_model_alias("merged", "champion", "1")
-    with pytest.raises(errors.PromotionError, match="no version is tagged as promoted"):
-        rollback.rollback("merged", "champion")
+    done = rollback.rollback("merged", "champion")
+    assert not done.moved
+    assert "no version is tagged as promoted. Check --ledger-uri" in done.sentence
 
 
 def test_a_race_is_lost_here_too(three, monkeypatch):

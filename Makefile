@@ -32,7 +32,7 @@ fuzz: setup  ## damaged input of every kind for SECONDS (60) each, with counts; 
 
 # Where PYTHONDONTWRITEBYTECODE is set, every command that a test starts would compile it again.
 compiled: setup
-	$(BIN)/python -m compileall -q mlflow_breadcrumbs study tests
+	$(BIN)/python -m compileall -q mlflow_breadcrumbs study fuzz tests
 
 lint: setup  ## ruff, mypy, and the order of the rooms
 	$(BIN)/ruff check .

@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import open_clip  # noqa: F401 - which the first input would wait for
 import safetensors.torch
 import torch
 

@@ -118,7 +118,18 @@ def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
             "--combine",
             type=choice(*recipe.COMBINE),
             help="Sum, or mean over the contributions that remain; of matrices, task singular "
-            "vectors (tsv) or an isotropic sum (iso).",
+            "vectors (tsv), an isotropic sum (iso) or a mean weighted by covariances.",
+        ),
+        click.option(
+            "--calibrate",
+            type=choice(*recipe.CALIBRATE),
+            help="svc: give each singular direction of a merged matrix the sources' own length.",
+        ),
+        click.option(
+            "--vectors",
+            type=choice(*recipe.VECTORS),
+            help="Tensors that are no matrices: the same as matrices, or the mean of the sources.  "
+            "[default: same; mean where matrices are decomposed]",
         ),
         click.option(
             "--include",
@@ -149,8 +160,8 @@ def engine_options(command: Callable[..., None]) -> Callable[..., None]:
             type=choice(*BACKENDS),
             default="auto",
             show_default=True,
-            help="What computes the merge; every one gives the same bits (tsv and iso: within a "
-            "tolerance). auto: gpu with --device cuda, otherwise cpu.",
+            help="What computes the merge; every one gives the same bits (where matrices are "
+            "decomposed: within a tolerance). auto: gpu with --device cuda, otherwise cpu.",
         ),
         click.option("--threads", type=WHOLE, help="Of the cpu backend.  [default: all]"),
         click.option(
@@ -173,7 +184,10 @@ def make_recipe(
     """The recipe of the command line's options, and the weights given with the sources."""
     overrides = {
         field: options[field]
-        for field in ("density", "gamma", "alpha", "unit", "consensus", "combine", "dtype")
+        for field in (
+            *("density", "gamma", "alpha", "unit", "consensus"),
+            *("combine", "calibrate", "vectors", "dtype"),
+        )
     }
     for field in ("include", "exclude"):
         patterns = [pattern for pattern in options[field] if pattern]

@@ -15,9 +15,18 @@ from mlflow_breadcrumbs.support import canonical, documents
 
 UNITS = ("tensor", "row", "model")
 CONSENSUS = ("none", "mass")
-COMBINE = ("sum", "mean", "tsv", "iso")
-DECOMPOSING = ("tsv", "iso")
-"""Ways to combine the sources that need singular value decompositions."""
+COMBINE = ("sum", "mean", "tsv", "iso", "covariance")
+DECOMPOSING = ("tsv", "iso", "covariance")
+"""Ways to combine the sources that need decompositions of matrices."""
+CALIBRATE = ("none", "svc")
+VECTORS = ("same", "mean")
+
+UNSAID: Mapping[str, Any] = MappingProxyType(
+    {"calibrate": "none", "vectors": "", "ridge": 0.0, "normalize": False}
+)
+"""Fields that are no part of the canonical form while they have these values, so that recipes of
+before these fields keep their digests."""
+
 DTYPES = ("base", "float64", "float32", "bfloat16", "float16")
 
 FLOAT32_MAX = 3.4028234663852886e38
@@ -39,6 +48,14 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "weight_average": {"density": 1.0, "gamma": 0.0},
         "tsv_m": {"density": 1.0, "gamma": 0.0, "alpha": 1.0, "combine": "tsv"},
         "iso_c": {"density": 1.0, "gamma": 0.0, "alpha": 1.5, "combine": "iso"},
+        "breadcrumbs_calibrated": {
+            "density": 0.14,
+            "gamma": 0.01,
+            "alpha": 1.0,
+            "calibrate": "svc",
+        },
+        "actmat": {"density": 1.0, "gamma": 0.0, "alpha": 1.0, "combine": "covariance"},
+        "tact": {"density": 0.5, "gamma": 0.0, "alpha": 1.0, "combine": "covariance"},
     }
 )
 """The methods by name; each only fills in fields of the recipe. What the values are chosen by is
@@ -73,7 +90,25 @@ class MergeRecipe:
 
     combine: str = "sum"
     """`sum`, or `mean` over the contributions that remain at an element; or, of matrices, `tsv`
-    (task singular vectors) or `iso` (isotropic sum), see docs/methods.md."""
+    (task singular vectors), `iso` (isotropic sum) or `covariance` (weighted by the covariances of
+    the masked changes), see docs/methods.md."""
+
+    calibrate: str = "none"
+    """`svc` gives every singular direction of a combined matrix the length that the sources have
+    there, which makes the combination's own scale all but irrelevant; see docs/methods.md."""
+
+    vectors: str = ""
+    """Tensors of other than two dimensions: `same` as the matrices, or their `mean` over all
+    sources. Empty for what goes without saying: `mean` where matrices are decomposed, otherwise
+    `same`."""
+
+    ridge: float = 0.0
+    """Of `covariance`: what is added to each source's covariance, as a fraction of the mean of
+    their diagonals, ≥ 0; the larger, the nearer to the plain mean."""
+
+    normalize: bool = False
+    """Of `covariance`: whether each source's covariance is divided by its trace, so that sources
+    that moved farther weigh no more."""
 
     include: tuple[str, ...] = ("*",)
     """Shell-style patterns of tensor names that are merged; the others are the base's."""
@@ -106,12 +141,46 @@ class MergeRecipe:
             ("unit", UNITS),
             ("consensus", CONSENSUS),
             ("combine", COMBINE),
+            ("calibrate", CALIBRATE),
             ("dtype", DTYPES),
         ):
             if getattr(self, field) not in allowed:
                 raise errors.RecipeError(
                     f"{field} is {getattr(self, field)!r}; it must be one of {', '.join(allowed)}"
                 )
+        self._check_methods_fields()
+
+    def _check_methods_fields(self) -> None:
+        """Normalize the fields that belong to the methods for matrices."""
+        if self.vectors not in ("", *VECTORS):
+            raise errors.RecipeError(
+                f"vectors is {self.vectors!r}; it must be one of {', '.join(VECTORS)}"
+            )
+        if self.vectors == "same" and self.combine in DECOMPOSING:
+            raise errors.RecipeError(
+                f"vectors is 'same' and combine is {self.combine!r}, which is for matrices alone; "
+                "leave vectors out, or make it 'mean'"
+            )
+        if self.vectors == self._implied_vectors:
+            object.__setattr__(self, "vectors", "")
+        object.__setattr__(self, "ridge", _number("ridge", self.ridge))
+        if self.ridge < 0:
+            raise errors.RecipeError(f"ridge is {self.ridge}; it must be 0 or more")
+        if not isinstance(self.normalize, bool):
+            raise errors.RecipeError(f"normalize is {self.normalize!r}; it must be true or false")
+        if self.combine != "covariance" and (self.ridge or self.normalize):
+            raise errors.RecipeError(
+                f"ridge and normalize are for combine covariance, and combine is {self.combine!r}"
+            )
+
+    @property
+    def _implied_vectors(self) -> str:
+        return "same" if self.bit_exact else "mean"
+
+    @property
+    def averages_vectors(self) -> bool:
+        """Whether tensors of other than two dimensions are averaged over all sources."""
+        return (self.vectors or self._implied_vectors) == "mean"
 
     @classmethod
     def from_method(cls, method: str, *, sources: int, **overrides: Any) -> "MergeRecipe":
@@ -141,10 +210,11 @@ class MergeRecipe:
         return cls(**fields)
 
     def to_dict(self) -> dict[str, Any]:
-        """Every field with its value, tuples as lists."""
+        """The fields with their values, tuples as lists; without those that go without saying."""
         return {
             field: list(value) if isinstance(value, tuple) else value
             for field, value in dataclasses.asdict(self).items()
+            if field not in UNSAID or value != UNSAID[field]
         }
 
     def to_json(self) -> str:
@@ -169,12 +239,12 @@ class MergeRecipe:
     def bit_exact(self) -> bool:
         """Whether every machine and backend gives the same bits.
 
-        Singular value decompositions don't: see `tolerance`.
+        Decompositions of matrices don't: see `tolerance`.
         """
-        return self.combine not in DECOMPOSING
+        return self.combine not in DECOMPOSING and self.calibrate == "none"
 
     def decomposes(self, shape: Sequence[int]) -> bool:
-        """Whether a merged tensor of this shape goes through singular value decompositions."""
+        """Whether a merged tensor of this shape goes through decompositions."""
         return not self.bit_exact and len(shape) == 2
 
     def merges(self, name: str) -> bool:

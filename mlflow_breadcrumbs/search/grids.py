@@ -27,7 +27,7 @@ from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.engine import recipe
 
 NUMBERS = ("density", "gamma", "alpha")
-WORDS = ("method", "unit", "consensus", "combine", "dtype")
+WORDS = ("method", "unit", "consensus", "combine", "calibrate", "vectors", "dtype")
 LISTS = ("weights", "include", "exclude")
 
 DEFAULT: Mapping[str, str] = {

@@ -47,6 +47,25 @@ def states(sources=3, dtype=torch.float32, seed=0):
     return [base, *tuned]
 
 
+def by_formula(made, contributions, whole, weights):
+    """What a matrix's sources are combined to."""
+    if made.combine == "covariance":
+        found = formulas.covariance_by_formula(contributions, whole, made.ridge, made.normalize)
+    elif made.combine == "mean":
+        present = sum(w * (c != 0) for w, c in zip(weights, contributions, strict=True))
+        total = np.sum(contributions, axis=0, dtype=np.float64)
+        found = total / np.where(sum(c != 0 for c in contributions), present, 1)
+    elif made.combine == "sum":
+        found = np.sum(contributions, axis=0, dtype=np.float64)
+    else:
+        formula = {"tsv": formulas.tsv_by_formula, "iso": formulas.iso_by_formula}
+        found = formula[made.combine](contributions)
+    if made.calibrate == "svc":
+        floor = {"tsv": 1, "iso": 0.2}.get(made.combine, 1 / len(whole))
+        found = formulas.calibrated_by_formula(found, whole, floor)
+    return found
+
+
 def expected(all_states, made):
     """The merge in plain NumPy: the reference's masks, then the papers' formulas."""
     base, *tuned = all_states
@@ -57,16 +76,22 @@ def expected(all_states, made):
         if not made.merges(name):
             merged[name] = tensor
             continue
-        contributions = []
+        contributions, whole = [], []
         for state, weight in zip(tuned, weights, strict=True):
             tau = state[name].float() - theta
             kept = reference.keep_mask(tau, made.unit, made.density, made.gamma)
             contributions.append(torch.where(kept, tau, 0.0).numpy() * weight)
+            whole.append(tau.numpy() * weight)
+        if made.consensus == "mass":
+            signs = np.sum(contributions, axis=0) >= 0
+            contributions = [np.where((c > 0) == signs, c, 0) for c in contributions]
         if theta.dim() == 2 and theta.numel():
-            formula = {"tsv": formulas.tsv_by_formula, "iso": formulas.iso_by_formula}
-            update = np.float64(made.alpha) * formula[made.combine](contributions)
+            update = by_formula(made, contributions, whole, weights)
+        elif made.vectors == "same":
+            update = np.sum(contributions, axis=0, dtype=np.float64)
         else:
-            update = np.float64(made.alpha) * np.mean(contributions, axis=0, dtype=np.float64)
+            update = np.mean(contributions, axis=0, dtype=np.float64)
+        update = np.float64(made.alpha) * update
         merged[name] = torch.as_tensor(theta.double().numpy() + update).to(tensor.dtype)
     return merged
 
@@ -80,6 +105,14 @@ def expected(all_states, made):
         {"combine": "iso", "density": 0.3, "gamma": 0.05, "unit": "row", "alpha": 2},
         {"combine": "tsv", "density": 1, "exclude": ("t7", "t4")},
         {"combine": "iso", "density": 1, "include": ("t[5-9]",)},
+        {"combine": "covariance", "density": 1},
+        {"combine": "covariance", "density": 0.5, "alpha": 0.7, "weights": (1, -0.5, 2)},
+        {"combine": "covariance", "density": 0.5, "gamma": 0.1, "ridge": 0.1, "normalize": True},
+        {"density": 0.14, "gamma": 0.01, "calibrate": "svc"},
+        {"density": 0.5, "calibrate": "svc", "consensus": "mass", "weights": (1, -0.5, 2)},
+        {"density": 0.5, "calibrate": "svc", "combine": "mean", "vectors": "mean"},
+        {"density": 0.5, "calibrate": "svc", "vectors": "same", "alpha": 0.3},
+        {"density": 1, "calibrate": "svc", "combine": "tsv"},
     ],
 )
 def test_a_merge_is_what_the_papers_say(tmp_path, fields):
@@ -125,7 +158,8 @@ def merges(draw):
         weights=draw(st.sampled_from([(), (0.7, -0.4, 0.0, 2.5)[:sources]])),
         unit=draw(st.sampled_from(["tensor", "row", "model"])),
         consensus=draw(st.sampled_from(["none", "mass"])),
-        combine=draw(st.sampled_from(["tsv", "iso"])),
+        combine=draw(st.sampled_from(["tsv", "iso", "covariance", "sum", "mean"])),
+        calibrate=draw(st.sampled_from(["none", "svc"])),
         dtype=draw(st.sampled_from(["base", "base", "bfloat16", "float64"])),
     )
     return found, made, draw(st.integers(1, 4)), draw(st.sampled_from([1, 100, 1 << 16]))

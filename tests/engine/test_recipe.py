@@ -20,6 +20,9 @@ from mlflow_breadcrumbs.engine import recipe
         ("weight_average", (1.0, 0.0, 0.25, "tensor", "none", "sum")),
         ("tsv_m", (1.0, 0.0, 1.0, "tensor", "none", "tsv")),
         ("iso_c", (1.0, 0.0, 1.5, "tensor", "none", "iso")),
+        ("breadcrumbs_calibrated", (0.14, 0.01, 1.0, "tensor", "none", "sum")),
+        ("actmat", (1.0, 0.0, 1.0, "tensor", "none", "covariance")),
+        ("tact", (0.5, 0.0, 1.0, "tensor", "none", "covariance")),
     ],
 )
 def test_presets_are_the_specification_with_the_scales_of_the_study(method, expected):
@@ -54,6 +57,15 @@ def test_presets_are_the_specification_with_the_scales_of_the_study(method, expe
         ({"density": 0.5, "unit": "layer"}, r"unit is 'layer'; it must be one of tensor, row"),
         ({"density": 0.5, "consensus": "sign"}, r"consensus is 'sign'"),
         ({"density": 0.5, "combine": "max"}, r"combine is 'max'; it must be one of .*, tsv, iso"),
+        ({"density": 0.5, "calibrate": "yes"}, r"calibrate is 'yes'; it must be one of none, svc"),
+        ({"density": 0.5, "vectors": "sum"}, r"vectors is 'sum'; it must be one of same, mean"),
+        (
+            {"density": 1, "combine": "tsv", "vectors": "same"},
+            r"vectors is 'same' and combine is 'tsv', which is for matrices alone",
+        ),
+        ({"density": 1, "combine": "covariance", "ridge": -1}, r"ridge is -1\.0; it must be 0 or"),
+        ({"density": 1, "combine": "covariance", "normalize": 1}, r"normalize is 1; it must be tr"),
+        ({"density": 1, "ridge": 0.1}, r"ridge and normalize are for combine covariance, and"),
         ({"density": 0.5, "dtype": "int8"}, r"dtype is 'int8'; it must be one of base, float64"),
         ({"density": 0.5, "include": "visual.*"}, r"include is 'visual\.\*'; it must be a list"),
         ({"density": 0.5, "exclude": [""]}, r"exclude has the pattern ''"),
@@ -144,14 +156,48 @@ def test_include_and_exclude_are_shell_patterns():
     assert not made.merges("text.proj")
 
 
-def test_only_matrices_are_decomposed_and_only_by_two_ways_to_combine():
+def test_fields_that_go_without_saying_change_no_digest():
+    plain = recipe.MergeRecipe(density=0.14, gamma=0.01, alpha=0.5)
+    said = recipe.MergeRecipe(
+        density=0.14, gamma=0.01, alpha=0.5, calibrate="none", vectors="same", ridge=0
+    )
+    assert said == plain
+    assert said.digest == plain.digest
+    assert set(plain.to_dict()) == {
+        *("density", "gamma", "alpha", "weights", "unit", "consensus", "combine"),
+        *("include", "exclude", "dtype"),
+    }
+    matrices = dataclasses.replace(plain, combine="tsv")
+    assert matrices.averages_vectors
+    assert not plain.averages_vectors
+    assert dataclasses.replace(matrices, vectors="mean").digest == matrices.digest
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"calibrate": "svc"},
+        {"calibrate": "svc", "vectors": "same"},
+        {"vectors": "mean"},
+        {"combine": "covariance", "ridge": 0.1, "normalize": True},
+    ],
+)
+def test_fields_that_say_something_are_in_the_canonical_form(fields):
+    made = recipe.MergeRecipe(density=0.14, **fields)
+    assert {name: made.to_dict()[name] for name in fields} == fields
+    assert recipe.MergeRecipe.from_dict(json.loads(made.to_json())) == made
+    assert made.digest != recipe.MergeRecipe(density=0.14).digest
+
+
+def test_only_matrices_are_decomposed_and_only_by_some_recipes():
     plain = recipe.MergeRecipe(density=0.1)
     assert plain.bit_exact
     assert not plain.decomposes((3, 4))
-    made = dataclasses.replace(plain, combine="tsv")
-    assert not made.bit_exact
-    assert made.decomposes((3, 4))
-    assert not any(made.decomposes(shape) for shape in [(), (3,), (3, 4, 5), (1, 2, 3, 4)])
+    for fields in ({"combine": "tsv"}, {"combine": "covariance"}, {"calibrate": "svc"}):
+        made = dataclasses.replace(plain, **fields)
+        assert not made.bit_exact
+        assert made.decomposes((3, 4))
+        assert not any(made.decomposes(shape) for shape in [(), (3,), (3, 4, 5), (1, 2, 3, 4)])
 
 
 @pytest.mark.parametrize(

@@ -34,3 +34,28 @@ def iso_by_formula(given):
     if not kept.any():
         return np.zeros(total.shape)
     return left[:, kept] @ (values[kept].mean() * right[kept])
+
+
+def covariance_by_formula(masked, whole, ridge=0.0, normalize=False):
+    """(Σ τ C)·(Σ C)⁺ with C = MᵀM, each with the ridge on its diagonal."""
+    squares = [m.astype(np.float64).T @ m.astype(np.float64) for m in masked]
+    if normalize:
+        squares = [c / np.trace(c) if np.trace(c) else c for c in squares]
+    added = ridge * np.mean([np.trace(c) for c in squares]) / len(squares[0])
+    squares = [c + added * np.eye(len(c)) for c in squares]
+    numerator = sum(t.astype(np.float64) @ c for t, c in zip(whole, squares, strict=True))
+    return numerator @ np.linalg.pinv(sum(squares), rcond=len(squares[0]) * 2.0**-52)
+
+
+def calibrated_by_formula(merged, whole, floor):
+    """Every singular value times T / Σ max(floor, s), over the sources that changed anything."""
+    left, values, right = np.linalg.svd(np.asarray(merged, np.float64), full_matrices=False)
+    taus = [t.astype(np.float64) for t in whole if t.any()]
+    for r, value in enumerate(values):
+        if value <= max(merged.shape) * 2.0**-23 * values[0]:
+            continue
+        along = value * right[r]
+        own = [left[:, r] @ tau for tau in taus]
+        overstated = [along @ a / (a @ a) if a @ a else 0.0 for a in own]
+        values[r] *= len(taus) / sum(max(floor, s) for s in overstated)
+    return left * values @ right

@@ -33,8 +33,16 @@ METHODS = {
     "iso": "their changes to each matrix were summed by the recipe below, and the sum's singular "
     "values made equal (Iso-C, [Marczak et al., ICML 2025](https://arxiv.org/abs/2502.04959)); "
     "changes to other tensors were averaged",
+    "covariance": "their changes to each matrix were averaged by the recipe below, weighted by the "
+    "covariance of their rows (ACTMat, [arXiv 2604.01329](https://arxiv.org/abs/2604.01329)); "
+    "changes to other tensors were averaged",
 }
 """What a merge did, by the recipe's `combine`."""
+
+CALIBRATED = (
+    "; then each singular direction of a merged matrix was given the length that the sources have "
+    "there (SVC, [arXiv 2602.05536](https://arxiv.org/abs/2602.05536))"
+)
 
 
 def write(known: subjects.Subject) -> str:
@@ -101,7 +109,8 @@ def _summary(stated: statement.Statement) -> str:
     subject = f"One model for {len(tasks)} tasks ({listed})" if tasks else "One model"
     return (
         f"{subject}, merged without training from {len(stated.sources)} fine-tuned versions of "
-        f"{escaping.code(stated.base.uri)}: {METHODS[stated.settings.combine]}."
+        f"{escaping.code(stated.base.uri)}: {METHODS[stated.settings.combine]}"
+        f"{CALIBRATED if stated.settings.calibrate == 'svc' else ''}."
     )
 
 

@@ -3,7 +3,8 @@
 Read `reference` first: it is the definition. `arithmetic` and `ranks` hold what all backends share,
 `copying` is for what is not merged. `cpu` and `gpu` are rooms of their own, whose first lines name
 their modules; both hand recipes that decompose matrices to `cpu.decomposing`, which takes its
-formulas from `singular`. `choosing` takes one of them, by device and by name.
+formulas from `matrices`: those of `singular` or `covariance`, then `calibration`. `choosing` takes
+one of the backends, by device and by name.
 """
 
 import concurrent.futures

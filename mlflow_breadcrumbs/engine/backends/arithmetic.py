@@ -1,7 +1,7 @@
 """The steps of the arithmetic that every backend shares: working dtype, task vector, checks."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 
@@ -22,12 +22,21 @@ def float32(value: float) -> float:
 def scale(job: Job, name: str) -> float:
     """What the combined task vectors of a tensor are multiplied by, rounded once to float32.
 
-    It is alpha; and alpha / T for tensors that are no matrices where matrices are decomposed, since
-    there the T sources are averaged.
+    It is alpha; and alpha / T for tensors that are no matrices where the recipe averages these over
+    the T sources.
     """
-    settings = job.recipe
-    averaged = not settings.bit_exact and not settings.decomposes(job.base.info(name).shape)
-    return float32(settings.alpha / len(job.sources) if averaged else settings.alpha)
+    alpha = job.recipe.alpha
+    return float32(alpha / len(job.sources) if averaged(job, name) else alpha)
+
+
+def averaged(job: Job, name: str) -> bool:
+    """Whether a tensor is averaged over all sources, whatever matrices are combined by."""
+    return job.recipe.averages_vectors and len(job.base.info(name).shape) != 2
+
+
+def combining(job: Job, name: str) -> str:
+    """How a tensor's contributions are combined: an average is their sum, scaled by 1/T."""
+    return "sum" if averaged(job, name) else job.recipe.combine
 
 
 def working_base(job: Job, name: str) -> torch.Tensor:
@@ -42,6 +51,37 @@ def task_vector(job: Job, source: int, name: str, base: torch.Tensor) -> torch.T
     tuned = job.sources[source].tensor(name)
     check_finite(tuned, job.labels[source], name)
     return tuned.to(base.dtype) - base
+
+
+def combine(
+    contributions: Sequence[torch.Tensor], weights: Sequence[float], how: str
+) -> torch.Tensor:
+    """The contributions of all sources to one tensor, as sum or mean.
+
+    Args:
+        contributions: per source w_t · (masked τ_t), all of one shape, in the working dtype.
+        weights: per source w_t.
+        how: `sum`, or `mean` over the contributions that are not zero; another one is for
+            matrices, and the sum is taken here.
+    """
+    total = sum_in_order(contributions)
+    if how == "mean":
+        remains = [c != 0 for c in contributions]
+        divisor = sum_in_order(
+            torch.where(r, float32(w), torch.zeros_like(total))
+            for r, w in zip(remains, weights, strict=True)
+        )
+        total = total / torch.where(torch.stack(remains).any(0), divisor, 1.0)
+    return total
+
+
+def sum_in_order(terms: Iterable[torch.Tensor]) -> torch.Tensor:
+    """The sum in the order given, rounded after each addition."""
+    terms = list(terms)
+    total = torch.zeros_like(terms[0])
+    for term in terms:
+        total = total + term
+    return total
 
 
 def check_finite(tensor: torch.Tensor, owner: str, name: str) -> None:

@@ -19,6 +19,7 @@ from mlflow_breadcrumbs.engine.backends import (
     MergedTensor,
     Outcome,
     arithmetic,
+    matrices,
     ranks,
     singular,
 )
@@ -94,14 +95,24 @@ def merge_tensor(
     if job.recipe.consensus == "mass":
         contributions = agreeing(contributions)
     if job.recipe.decomposes(base.shape):
-        total = decompose(job, name, contributions).to(base.dtype)
+        given = matrices.Matrices(
+            len(job.sources), lambda: iter(contributions), lambda: changes(job, name, base)
+        )
+        total = decompose(job, name, given).to(base.dtype)
     else:
-        total = combine(contributions, job.weights, job.recipe.combine)
+        total = arithmetic.combine(contributions, job.weights, arithmetic.combining(job, name))
     merged = (base + arithmetic.scale(job, name) * total).to(job.dtypes[name])
     arithmetic.check_result(merged, name)
-    changes = torch.stack([c != 0 for c in contributions]).sum(0).reshape(-1)
-    touched = torch.bincount(changes, minlength=len(job.sources) + 1)
-    return merged, statistics, [int(count) for count in touched]
+    count = torch.stack([c != 0 for c in contributions]).sum(0).reshape(-1)
+    touched = torch.bincount(count, minlength=len(job.sources) + 1)
+    return merged, statistics, [int(number) for number in touched]
+
+
+def changes(job: Job, name: str, base: torch.Tensor) -> Iterator[torch.Tensor]:
+    """w_t · τ_t of every source, whole, in the working dtype."""
+    for source, weight in enumerate(job.weights):
+        tau = arithmetic.task_vector(job, source, name, base)
+        yield tau.mul_(arithmetic.float32(weight))
 
 
 def keep_mask(tau: torch.Tensor, unit: str, density: float, gamma: float) -> torch.Tensor:
@@ -128,65 +139,37 @@ def keep_mask(tau: torch.Tensor, unit: str, density: float, gamma: float) -> tor
 
 def agreeing(contributions: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     """The contributions, zero where their sign is not that of their sum (which is + for 0)."""
-    positive = _sum(contributions) >= 0
+    positive = arithmetic.sum_in_order(contributions) >= 0
     return [torch.where(positive == (c > 0), c, 0.0) for c in contributions]
 
 
-def combine(
-    contributions: Sequence[torch.Tensor], weights: Sequence[float], how: str
-) -> torch.Tensor:
-    """The contributions of all sources to one tensor, as sum or mean.
-
-    Args:
-        contributions: per source w_t · (masked τ_t), all of one shape, in the working dtype.
-        weights: per source w_t.
-        how: `sum`, or `mean` over the contributions that are not zero; another one is for
-            matrices, and the sum is taken here.
-    """
-    total = _sum(contributions)
-    if how == "mean":
-        remains = [c != 0 for c in contributions]
-        divisor = _sum(
-            torch.where(r, arithmetic.float32(w), torch.zeros_like(total))
-            for r, w in zip(remains, weights, strict=True)
-        )
-        total = total / torch.where(torch.stack(remains).any(0), divisor, 1.0)
-    return total
-
-
-def decompose(job: Job, name: str, contributions: Iterable[torch.Tensor]) -> torch.Tensor:
-    """The contributions of all sources to one matrix, by singular value decompositions; float64.
+def decompose(job: Job, name: str, given: matrices.Matrices) -> torch.Tensor:
+    """The contributions of all sources to one matrix, by decompositions; float64.
 
     Args:
         job: the merge.
         name: of the matrix.
-        contributions: per source w_t · (masked τ_t); taken one at a time.
+        given: the matrix of every source.
 
     Raises:
         MergeError: a contribution is not finite, or a decomposition fails.
     """
 
-    def checked() -> Iterator[torch.Tensor]:
-        for label, contribution in zip(job.labels, contributions, strict=True):
+    def checked(found: Callable[[], Iterable[torch.Tensor]]) -> Iterator[torch.Tensor]:
+        for label, contribution in zip(job.labels, found(), strict=True):
             arithmetic.check_decomposable(contribution, label, name)
             yield contribution
 
+    both = matrices.Matrices(
+        given.count, lambda: checked(given.masked), lambda: checked(given.whole)
+    )
     try:
-        return singular.combine(checked(), len(job.sources), job.recipe.combine)
+        return matrices.merge(both, tuple(job.weights), job.recipe)
     except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
         raise errors.MergeError(
-            f"the singular value decomposition of the tensor {name!r} failed ({error}); leave it "
-            "out (--exclude), or merge by another method"
+            f"the decomposition of the tensor {name!r} failed ({error}); leave it out "
+            "(--exclude), or merge by another method"
         ) from error
-
-
-def _sum(terms: Sequence[torch.Tensor] | Iterator[torch.Tensor]) -> torch.Tensor:
-    """The sum in the order given, rounded after each addition."""
-    terms = list(terms)
-    total = torch.zeros_like(terms[0])
-    for term in terms:
-        total = total + term
-    return total
 
 
 def keep_of(job: Job) -> Keep:

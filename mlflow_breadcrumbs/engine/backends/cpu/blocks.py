@@ -43,7 +43,9 @@ class TensorMerge:
         )
         self._total = np.empty(room, np.float32)
         self._direction = np.empty(room if job.recipe.consensus == "mass" else 0, np.float32)
-        self._divisor = np.empty(room if job.recipe.combine == "mean" else 0, np.float32)
+        self._divisor = np.empty(
+            room if arithmetic.combining(job, name) == "mean" else 0, np.float32
+        )
         self._touched = np.empty(room, np.uint16)
         self._touches = np.zeros(len(job.sources) + 1, np.int64)
         self._seen = [nothing_seen() for _ in job.sources]
@@ -61,7 +63,6 @@ class TensorMerge:
         Raises:
             MergeError: an input or a result is not finite.
         """
-        settings = self._job.recipe
         total = self._total[: stop - start]
         direction, divisor = self._direction[: stop - start], self._divisor[: stop - start]
         touched = self._touched[: stop - start]
@@ -76,7 +77,7 @@ class TensorMerge:
             self._add(source, start, stop, sums, self._seen[source], self._energies[source])
         self._check_inputs()
         base = self._buffers.base(self._job.base, self._name, start, stop)
-        alpha = np.float32(settings.alpha)
+        alpha = np.float32(arithmetic.scale(self._job, self._name))
         bad = kernels.finish(
             base.raw,
             base.kind,

@@ -23,6 +23,7 @@ from mlflow_breadcrumbs.engine.backends import (
     Outcome,
     arithmetic,
     giving_up,
+    matrices,
     reference,
     singular,
 )
@@ -204,8 +205,7 @@ class _Tensor:
             MergeError: an input is not finite, or a decomposition fails.
         """
         if self._job.recipe.decomposes(self._base.shape) and known is None:
-            on_device = (contribution.to(device) for contribution in self._contributions())
-            found = reference.decompose(self._job, self.name, on_device)
+            found = reference.decompose(self._job, self.name, self._matrices(device))
             return found.cpu().to(self._base.dtype)
         total = torch.zeros_like(self._base)
         for contribution in self._contributions():
@@ -223,6 +223,16 @@ class _Tensor:
         arithmetic.check_result(merged, self.name)
         self._done(self.name, 0)
         return merged
+
+    def _matrices(self, device: torch.device) -> matrices.Matrices:
+        """The tensor as recipes that decompose see it, on the device."""
+        return matrices.Matrices(
+            count=len(self._job.sources),
+            masked=lambda: (found.to(device) for found in self._contributions()),
+            whole=lambda: (
+                found.to(device) for found in reference.changes(self._job, self.name, self._base)
+            ),
+        )
 
     def _contributions(self) -> Iterator[torch.Tensor]:
         """w_t · (masked τ_t) of every source, after the consensus, in source order."""

@@ -273,7 +273,7 @@ def merge_piece(
         raw: uint8 [bytes] the piece on the device.
         cuts: int32 [tiles, sources, 4] of the long tiles; see `triton_kernels.merge_tiles`.
         settings: the recipe.
-        scales: float32 [1 + sources] alpha, then the weights.
+        scales: float32 [2, 1 + sources], see `scales`.
         touches: int64 [a power of two, more than sources] increased by the elements that so many
             sources touched.
     """
@@ -296,7 +296,7 @@ def merge_piece(
             (tiles.last - tiles.first,),
             *view.arguments(raw, tiles),
             cuts if tiles.rowwise else cuts[own],
-            scales,
+            scales[int(piece.averaged)],
             merged.content,
             merged.seen[own],
             merged.energies[own],
@@ -309,7 +309,7 @@ def merge_piece(
             TOUCH_BINS=len(touches),
             ROWWISE=tiles.rowwise,
             CONSENSUS=settings.consensus == "mass",
-            MEAN=settings.combine == "mean",
+            MEAN=settings.combine == "mean" and not piece.averaged,
             OUT_KIND=reading.KINDS[piece.dtype],
             **view.constants(tiles),
         )
@@ -317,8 +317,14 @@ def merge_piece(
 
 
 def scales(job: Job, device: torch.device) -> torch.Tensor:
-    """Alpha, then the weights, each rounded once to float32; [1 + sources]."""
-    return torch.tensor([job.recipe.alpha, *job.weights], dtype=torch.float32, device=device)
+    """Alpha, then the weights, each rounded once to float32; [2, 1 + sources].
+
+    The second row is for tensors that are averaged: alpha / T in place of alpha.
+    """
+    rows = [
+        [alpha, *job.weights] for alpha in (job.recipe.alpha, job.recipe.alpha / len(job.sources))
+    ]
+    return torch.tensor(rows, dtype=torch.float32, device=device)
 
 
 def touch_counts(job: Job, device: torch.device) -> torch.Tensor:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 
 from mlflow_breadcrumbs.engine import masks
-from mlflow_breadcrumbs.engine.backends import Job
+from mlflow_breadcrumbs.engine.backends import Job, arithmetic
 from mlflow_breadcrumbs.engine.backends.cpu import reading
 
 TILE = 1 << 11
@@ -123,6 +123,8 @@ class Piece:
     """The first byte of each input, then the end."""
     dtype: torch.dtype
     """Of the output."""
+    averaged: bool
+    """Whether the tensors are averaged over the sources, whatever others are combined by."""
     table: Table
     """[tiles, TABLE_COLUMNS] those of long units first."""
     owner: npt.NDArray[np.int64]
@@ -260,9 +262,10 @@ def _element_bytes(job: Job, name: str) -> int:
 
 
 def _signature(job: Job, name: str) -> tuple[int, ...]:
-    """The kinds of number of a tensor in all inputs, and in the output."""
+    """The kinds of number of a tensor in all inputs and in the output; whether it is averaged."""
     dtypes = [checkpoint.info(name).dtype for checkpoint in job.inputs]
-    return tuple(reading.KINDS[dtype] for dtype in (*dtypes, job.dtypes[name]))
+    kinds = (reading.KINDS[dtype] for dtype in (*dtypes, job.dtypes[name]))
+    return (*kinds, int(arithmetic.averaged(job, name)))
 
 
 def _piece(job: Job, runs: Sequence[Stretch]) -> Piece:
@@ -273,7 +276,7 @@ def _piece(job: Job, runs: Sequence[Stretch]) -> Piece:
         segments.append(Segment(run.name, run.start, run.stop, run.units, position, unit))
         position += _aligned(run.elements, APART)
         unit += run.whole_units
-    *kinds, _ = _signature(job, runs[0].name)
+    *kinds, _, averaged = _signature(job, runs[0].name)
     offsets = [0]
     for checkpoint in job.inputs:
         size = position * checkpoint.info(runs[0].name).dtype.itemsize
@@ -285,6 +288,7 @@ def _piece(job: Job, runs: Sequence[Stretch]) -> Piece:
         kinds=tuple(kinds),
         offsets=tuple(offsets),
         dtype=job.dtypes[runs[0].name],
+        averaged=bool(averaged),
         table=table,
         owner=owner,
         launches=launches,

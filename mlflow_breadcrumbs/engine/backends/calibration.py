@@ -1,0 +1,52 @@
+"""What `calibrate: svc` makes of a merged matrix: the length of each of its singular directions.
+
+A pure function, in float64 on the device that the matrices are on. The formula is that of the
+singular value calibration of arXiv 2602.05536; docs/methods.md says where a choice was ours.
+"""
+
+from collections.abc import Iterable
+
+import torch
+
+from mlflow_breadcrumbs.engine.backends import singular
+
+FLOORS = {"tsv": 1.0, "iso": 0.2}
+"""α of the formula, by what was combined how; 1/T for what is not here, the sums of T sources."""
+
+
+def calibrated(
+    merged: torch.Tensor, changes: Iterable[torch.Tensor], floor: float | None
+) -> torch.Tensor:
+    """A merged matrix, each of its singular directions as long as the sources are there on average.
+
+    Of merged = U S Vᵀ and a singular vector u of U, let a = uᵀ·merged and a_t = uᵀ·τ_t. The merged
+    matrix overstates source t in this direction by the factor s_t = ⟨a, a_t⟩ / ‖a_t‖², and S is
+    multiplied by T / Σ_t max(floor, s_t). Sources that left the matrix alone, τ_t = 0, are not
+    counted among the T; directions in which merged has no extent stay as they are.
+
+    Args:
+        merged: [rows, columns].
+        changes: τ_t of every source, [rows, columns], whole, with no mask; taken one at a time.
+        floor: the least that a source counts; `None`: 1/T.
+
+    Returns:
+        float64 [rows, columns].
+    """
+    merged = merged.double()
+    if not merged.any():
+        return merged
+    left, values, right = singular.leading(merged, min(merged.shape))
+    along = values[:, None] * right.T
+    factors = [
+        (along * own).sum(1) / own.square().sum(1)
+        for change in changes
+        if change.any()
+        for own in (left.T @ change.double(),)
+    ]
+    if not factors:
+        return merged
+    # A source without extent in a direction says nothing of it: 0/0 there.
+    overstated = torch.stack(factors).nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+    least = 1 / len(factors) if floor is None else floor
+    gains = len(factors) / overstated.clamp(min=least).sum(0)
+    return merged + left @ ((gains - 1)[:, None] * along)

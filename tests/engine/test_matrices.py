@@ -1,0 +1,150 @@
+"""Covariance merges and calibration beside plain NumPy versions of the papers' formulas."""
+
+import formulas
+import numpy as np
+import pytest
+import torch
+
+from mlflow_breadcrumbs.engine import recipe
+from mlflow_breadcrumbs.engine.backends import calibration, covariance, matrices
+
+SHAPES = [(1, 1), (1, 7), (7, 1), (5, 64), (64, 5), (31, 31), (3, 40), (2, 2)]
+PATTERNS = ["normal", "rank 1", "rank 2", "zeros", "one zero", "same", "short", "long"]
+
+
+def changes(shape, pattern, sources, seed=0):
+    """One float32 matrix per source."""
+    generator = np.random.default_rng(seed)
+    found = []
+    for number in range(sources):
+        matrix = generator.standard_normal(shape)
+        if pattern.startswith("rank"):
+            rank = int(pattern[-1])
+            left, right = (
+                generator.standard_normal(side) for side in ((shape[0], rank), (rank, shape[1]))
+            )
+            matrix = left @ right
+        if pattern == "zeros" or (pattern == "one zero" and number == 0):
+            matrix = np.zeros(shape)
+        if pattern == "same" and number:
+            matrix = found[0]
+        found.append((matrix * {"short": 1e-12, "long": 1e12}.get(pattern, 1)).astype(np.float32))
+    return found
+
+
+def masked(given):
+    """The larger half of each."""
+    return [np.where(np.abs(m) >= np.median(np.abs(m)), m, 0).astype(np.float32) for m in given]
+
+
+def tensors(given):
+    return [torch.from_numpy(matrix.copy()) for matrix in given]
+
+
+def weighted(parts, whole, ridge=0.0, normalize=False):
+    pairs = zip(tensors(parts), tensors(whole), strict=True)
+    found = covariance.weighted(pairs, ridge=ridge, normalize=normalize)
+    assert found.dtype == torch.float64
+    return found.numpy()
+
+
+def calibrated(merged, whole, floor=None):
+    found = calibration.calibrated(torch.as_tensor(merged), iter(tensors(whole)), floor)
+    assert found.dtype == torch.float64
+    return found.numpy()
+
+
+def assert_near(found, expected, allowed):
+    """By the relative Frobenius norm."""
+    assert found.shape == expected.shape
+    assert np.isfinite(found).all()
+    assert np.linalg.norm(found - expected) <= allowed * np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize("sources", [1, 9])
+@pytest.mark.parametrize("pattern", PATTERNS)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_covariance_merge_is_that_of_the_formula(shape, pattern, sources):
+    whole = changes(shape, pattern, sources)
+    for parts in (whole, masked(whole)):
+        for ridge, normalize in ((0, False), (0.1, False), (1e-3, True)):
+            expected = formulas.covariance_by_formula(parts, whole, ridge, normalize)
+            assert_near(weighted(parts, whole, ridge, normalize), expected, 1e-5)
+
+
+@pytest.mark.parametrize("sources", [1, 9])
+@pytest.mark.parametrize("pattern", PATTERNS)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_calibration_is_that_of_the_formula(shape, pattern, sources):
+    whole = changes(shape, pattern, sources)
+    merged = np.sum(masked(whole), axis=0, dtype=np.float64)
+    for floor in (None, 1.0, 0.2):
+        there = sum(bool(matrix.any()) for matrix in whole)
+        expected = formulas.calibrated_by_formula(
+            merged, whole, 1 / max(there, 1) if floor is None else floor
+        )
+        assert_near(calibrated(merged, whole, floor), expected, 1e-5)
+
+
+@pytest.mark.parametrize("pattern", ["normal", "rank 1", "short", "long"])
+@pytest.mark.parametrize("shape", [(1, 7), (20, 33), (33, 20), (16, 16)])
+def test_one_source_alone_and_sources_that_agree_stay_what_they_are(shape, pattern):
+    (given,) = changes(shape, pattern, 1)
+    for many in ([given], [given] * 4):
+        assert_near(weighted(many, many), given, 1e-5)
+        assert_near(calibrated(np.sum(many, axis=0), many), given, 1e-5)
+
+
+def test_a_source_that_left_the_matrix_alone_takes_nothing_away():
+    one, nothing = changes((12, 20), "normal", 1)[0], np.zeros((12, 20), np.float32)
+    both = [one, nothing, nothing]
+    assert_near(weighted(both, both), one, 1e-5)
+    assert_near(calibrated(one, both), one, 1e-5)
+
+
+def test_sources_that_share_no_input_are_added():
+    """Each layer's inputs are then those of one task, which gets its own change."""
+    one, other = np.zeros((2, 6, 8), np.float32)
+    one[:, :4], other[:, 4:] = changes((6, 4), "normal", 2)
+    assert_near(weighted([one, other], [one, other]), one + other, 1e-5)
+
+
+def test_a_large_ridge_gives_the_mean():
+    given = changes((12, 20), "normal", 3)
+    assert_near(weighted(given, given, ridge=1e9), np.mean(given, axis=0, dtype=float), 1e-5)
+
+
+def test_normalized_covariances_do_not_depend_on_how_far_sources_went():
+    given = changes((12, 20), "normal", 3)
+    longer = [10 * given[0], *given[1:]]
+    assert_near(
+        weighted(longer, given, normalize=True), weighted(given, given, normalize=True), 1e-5
+    )
+
+
+def test_the_scale_of_what_is_calibrated_is_all_but_irrelevant():
+    """Where no source is below the floor, it is irrelevant."""
+    given = changes((40, 30), "rank 2", 3)
+    total = np.sum(given, axis=0, dtype=np.float64)
+    expected = calibrated(total, given, floor=0.0)
+    for factor in (0.5, 1.5, 7):
+        assert_near(calibrated(factor * total, given, floor=0.0), expected, 1e-5)
+
+
+def test_empty_matrices_stay_empty():
+    for shape in ((0, 3), (3, 0)):
+        given = [np.zeros(shape, np.float32)] * 2
+        assert weighted(given, given).shape == shape
+        assert calibrated(given[0], given).shape == shape
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"combine": "covariance"}, {"calibrate": "svc"}, {"calibrate": "svc", "combine": "mean"}],
+)
+def test_the_sources_are_left_alone(fields):
+    given = tensors(changes((6, 4), "normal", 3))
+    before = [matrix.clone() for matrix in given]
+    made = matrices.Matrices(3, lambda: iter(given), lambda: iter(given))
+    matrices.merge(made, (1.0, 1.0, 1.0), recipe.MergeRecipe(density=1, **fields))
+    assert all(torch.equal(one, other) for one, other in zip(given, before, strict=True))

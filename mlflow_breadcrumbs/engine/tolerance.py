@@ -1,6 +1,6 @@
 """When two results of one merge are the same: bit by bit, or within a stated tolerance.
 
-The arithmetic of a merge is fixed to the bit. A singular value decomposition is not: its last bits
+The arithmetic of a merge is fixed to the bit. Decompositions of matrices are not: their last bits
 depend on the device, the processor and the library. So the matrices that a recipe decomposes may
 differ by a relative Frobenius norm, ‖one − other‖ / ‖other‖, of so much; every other tensor must
 have the same bits.

@@ -318,7 +318,7 @@ def _tolerance(tolerances: Mapping[str, float]) -> dict[str, Any]:
     return {
         "relativeNorm": dict(tolerances),
         "tensors": "merged tensors of two dimensions; all others have the same bits",
-        "reason": "singular value decompositions are not bit-identical across devices, "
+        "reason": "decompositions of matrices are not bit-identical across devices, "
         "processors and libraries",
     }
 

@@ -37,6 +37,9 @@ DEFAULT: Mapping[str, str] = {
 }
 """What is tried when no field is given: 60 recipes around the published ones."""
 
+LONGEST = 60
+"""Characters of a number."""
+
 MOST_POINTS = 100_000
 """More is taken for a slip of the pen."""
 
@@ -213,14 +216,18 @@ def _numbers(field: str, text: str) -> list[float]:
 
 
 def _number(field: str, text: str) -> fractions.Fraction:
-    try:
-        if not re.fullmatch(r"\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*", text):
-            raise ValueError
-        return fractions.Fraction(text)
-    except ValueError:
+    shown = text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
+    # The exponent is short, since the number is exact: 1e999999999 would fill the memory.
+    if len(text) > LONGEST or not re.fullmatch(
+        r"\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d{1,3})?\s*", text, re.ASCII
+    ):
         raise errors.RecipeError(
-            f"{field} has {text!r}, which is no number; write 0.1,0.2 or 0.1:0.5:0.1"
-        ) from None
+            f"{field} has {shown!r}, which is no number; write 0.1,0.2 or 0.1:0.5:0.1"
+        )
+    number = fractions.Fraction(text)
+    if abs(number) > recipe.FLOAT32_MAX:
+        raise errors.RecipeError(f"{field} has {shown!r}; it must be finite in float32")
+    return number
 
 
 def _checked(field: str, values: Sequence[Any]) -> tuple[Any, ...]:

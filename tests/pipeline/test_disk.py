@@ -54,7 +54,7 @@ def test_no_room_for_temporary_files(zoo, disk, monkeypatch):
     refused(zoo, errors.CheckpointError, words)
     assert not list(disk.iterdir())
     remount(disk, "ro")
-    words = r"cannot make a temporary folder: .*Read-only file system.* \(TMPDIR "
+    words = r"cannot make a temporary folder: .*Read-only file system.* \(TMPDIR\), then"
     refused(zoo, errors.RegistryError, words)
 
 

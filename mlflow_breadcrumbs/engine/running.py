@@ -34,6 +34,16 @@ def note(names: Sequence[str]) -> str:
     )
 
 
+def can_break(names: Sequence[str], settings: recipe.MergeRecipe) -> bool:
+    """Whether finite weights of a merge may give features that are not: only a root can do that.
+
+    Args:
+        names: what `kept` gave.
+        settings: the recipe.
+    """
+    return bool(names) or any("running_" in pattern for pattern in settings.include)
+
+
 def _is_running(base: checkpoints.Checkpoint, name: str) -> bool:
     last, info = name.rpartition(".")[2], base.info(name)
     if last in STATISTICS:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mlflow_breadcrumbs import flavor, ledger
-from mlflow_breadcrumbs.engine import backends, checkpoints, merging, recipe
+from mlflow_breadcrumbs.engine import backends, checkpoints, merging, recipe, running
 from mlflow_breadcrumbs.engine.backends import choosing
 from mlflow_breadcrumbs.evaluation import accuracy_records, caches, scorecard, trial
 from mlflow_breadcrumbs.flavor import foreign
@@ -143,7 +143,7 @@ def merge(request: MergeRequest, show: progress.Progress = progress.silent) -> M
             started = _now()
             recording.log_inputs(run_id, request.recipe, taken)
             merged = _merge_weights(request, taken, backend, folder, show)
-            if taken.is_ours:
+            if pairs or (taken.is_ours and running.can_break(merged.running, request.recipe)):
                 trial.check(flavor.load_config(taken.base.folder), merged.output, device)
             recording.log_merge(run_id, taken, merged)
             card = _evaluate(request, taken, merged, pairs, device, show)

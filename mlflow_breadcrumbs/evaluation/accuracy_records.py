@@ -8,12 +8,11 @@ import mlflow
 from mlflow.data.code_dataset_source import CodeDatasetSource
 from mlflow.data.meta_dataset import MetaDataset
 
-from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.evaluation import scorecard, scoring
 from mlflow_breadcrumbs.figures import results
 from mlflow_breadcrumbs.models import image_sets
 from mlflow_breadcrumbs.registry import run_files
-from mlflow_breadcrumbs.support import canonical, json_documents, tables
+from mlflow_breadcrumbs.support import canonical, tables
 
 
 def log_image_set(image_set: image_sets.ImageSet, *, context: str) -> None:
@@ -89,15 +88,3 @@ def log_version(
     written = json.dumps(content, indent=2).encode()
     run_files.log_bytes(run_id, written, EVALUATION)
     return canonical.sha256(written)
-
-
-def read_evaluation(run_id: str) -> dict[str, Any] | None:
-    """The `evaluation.json` of a run; `None` without one."""
-    content = run_files.read_bytes(run_id, EVALUATION)
-    if content is None:
-        return None
-    origin = f"{EVALUATION} of the run {run_id}"
-    found = json_documents.parse(content, origin, errors.RegistryError)
-    if not isinstance(found, dict):
-        raise errors.RegistryError(f"{origin} is not a JSON object")
-    return found

@@ -6,7 +6,6 @@ looked at, and the names of their labels where the source has names.
 
 import functools
 import inspect
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from PIL import Image
 
 from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.models import decoding, image_folders, image_sets, parquet_images
+from mlflow_breadcrumbs.support import json_documents
 
 TORCHVISION_SPLITS: Mapping[str, Mapping[str, str]] = {
     "Country211": {"validation": "valid"},
@@ -101,7 +101,7 @@ def read_parquet(
                 f"'{path}' has no column {', '.join(map(repr, missing))}; it has "
                 f"{', '.join(schema.names)}. Set image_column or label_column."
             )
-        of_file = _parquet_names(schema, label_column)
+        of_file = _parquet_names(schema, label_column, path)
         if examples and of_file != names:
             raise errors.TaskError(
                 f"'{path}' names the classes {of_file}, but '{paths[0]}' names them {names}."
@@ -206,10 +206,12 @@ def _torchvision_image(dataset: Any, index: int, origin: str) -> Image.Image:
     return image
 
 
-def _parquet_names(schema: Any, label_column: str) -> tuple[str, ...] | None:
-    metadata = (schema.metadata or {}).get(b"huggingface")
-    if metadata is None:
+def _parquet_names(schema: Any, label_column: str, path: Path) -> tuple[str, ...] | None:
+    """The classes' names in the metadata that Hugging Face's data sets have."""
+    found: Any = (schema.metadata or {}).get(b"huggingface")
+    if found is None:
         return None
-    features = json.loads(metadata).get("info", {}).get("features", {})
-    names = features.get(label_column, {}).get("names")
-    return tuple(map(str, names)) if names else None
+    found = json_documents.parse(found, f"The metadata of '{path}'", errors.TaskError)
+    for key in ("info", "features", label_column, "names"):
+        found = found.get(key) if isinstance(found, dict) else None
+    return tuple(map(str, found)) if isinstance(found, list) and found else None

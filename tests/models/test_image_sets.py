@@ -191,3 +191,20 @@ def test_dividing_is_stratified_and_stable():
 def test_the_stable_order_is_a_permutation():
     assert sorted(image_sets.stable_order(100)) == list(range(100))
     assert image_sets.stable_order(5) == [4, 3, 0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("metadata", "words"),
+    [("[" * 5000, "nested deeper than 64 levels"), ("{", "is not JSON"), ("1", None), ("{}", None)],
+)
+def test_the_metadata_of_a_parquet_file_is_within_limits(tmp_path, metadata, words):
+    path = write_parquet(
+        tmp_path / "images.parquet", [({"bytes": png(np.zeros((4, 4, 3), np.uint8))}, 0)]
+    )
+    table = parquet.read_table(path).replace_schema_metadata({"huggingface": metadata})
+    parquet.write_table(table, path)
+    if words is None:
+        assert readers.read_parquet([path]).names is None
+        return
+    with pytest.raises(errors.TaskError, match=words):
+        readers.read_parquet([path])

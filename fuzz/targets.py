@@ -1,5 +1,6 @@
 """What reads each kind of input from outside. A target may raise the package's own errors alone."""
 
+import datetime
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -20,6 +21,9 @@ from mlflow_breadcrumbs.webhooks import receiver
 
 Target = Callable[[bytes, Path], object]
 """Is given a damaged input, and an empty folder."""
+
+NOW = b"2026-11-26T00:00:00+00:00"
+"""The moment in the examples of webhooks, which have to be of today."""
 
 OWN = (errors.BreadcrumbsError, receiver.RefusalError)
 """What a target may raise; the receiver turns its own into an answer with a status."""
@@ -89,7 +93,8 @@ def _image(content: bytes, folder: Path) -> object:
 
 
 def _webhook(content: bytes, folder: Path) -> object:
-    return receiver.parse("an identifier", content)
+    now = datetime.datetime.now(datetime.UTC).isoformat().encode()
+    return receiver.parse("an identifier", content.replace(NOW, now))
 
 
 def _mlmodel(content: bytes, folder: Path) -> object:

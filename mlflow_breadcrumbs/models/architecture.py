@@ -29,7 +29,7 @@ import torch
 from PIL import Image
 
 from mlflow_breadcrumbs import errors
-from mlflow_breadcrumbs.models import bounds, config_rules
+from mlflow_breadcrumbs.models import config_rules
 from mlflow_breadcrumbs.support import intake, json_documents
 
 CONFIG_FILE = "open_clip_config.json"
@@ -299,7 +299,6 @@ def _complete(
             f"{origin or name} is no model configuration: it needs 'embed_dim' (a positive "
             "integer) and 'vision_cfg' (an object), as in open_clip's model_configs/*.json."
         )
-    bounds.check(model_cfg, origin or name)
     if origin is not None:  # what open_clip itself says by a name is not from outside
         config_rules.check(model_cfg, preprocess_cfg, ours or {}, origin=origin)
     has_text_tower = "text_cfg" in model_cfg

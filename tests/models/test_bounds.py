@@ -23,32 +23,6 @@ def changed(**fields):
     return content
 
 
-ABSURD = [
-    ({"vision_cfg__layers": 3_000_000}, "vision_cfg.layers is 3000000; it must be above 0 and at"),
-    ({"text_cfg__width": 10**9}, "text_cfg.width is 1000000000; it must be above 0 and at most 32"),
-    ({"text_cfg__vocab_size": 2**40}, "text_cfg.vocab_size is 1099511627776; it must be above 0"),
-    ({"vision_cfg__image_size": [16, 10**6]}, "vision_cfg.image_size is [16, 1000000]; it must be"),
-    ({"vision_cfg__layers": [1] * 9}, "vision_cfg.layers is a list of 9 numbers, 8 is the most"),
-    ({"vision_cfg__patch_size": 0}, "vision_cfg.patch_size is 0; it must be above 0"),
-    ({"vision_cfg__width": "16"}, "vision_cfg.width is '16'; it must be above 0"),
-    ({"vision_cfg__width": True}, "vision_cfg.width is True; it must be above 0"),
-    ({"vision_cfg__mlp_ratio": -1.0}, "vision_cfg.mlp_ratio is -1.0; it must be above 0"),
-    ({"embed_dim": 10**9}, "embed_dim is 1000000000; it must be above 0 and at most 65,536"),
-]
-
-
-@pytest.mark.parametrize(("fields", "words"), ABSURD)
-def test_numbers_beyond_any_model(tmp_path, fields, words):
-    with pytest.raises(errors.ArchitectureError) as caught:
-        tiny.config(tmp_path, changed(**fields))
-    assert words in str(caught.value)
-
-
-def test_all_of_open_clips_own_are_within():
-    for name in open_clip.list_models():
-        bounds.check(open_clip.get_model_config(name), name)
-
-
 @pytest.mark.parametrize(
     "name", ["ViT-B-32", "RN50", "coca_ViT-B-32", "convnext_tiny", "ViT-S-16-alt"]
 )
@@ -60,7 +34,7 @@ def test_the_least_size_is_no_more_than_the_size(name):
     assert bounds.at_least(open_clip.get_model_config(name)) <= size
 
 
-LARGE = {"vision_cfg__layers": 1_000, "vision_cfg__width": 32_768}
+LARGE = {"vision_cfg__layers": 256, "vision_cfg__width": 16_384}
 
 
 def test_import_holds_the_size_against_the_checkpoint(store, tmp_path):
@@ -69,7 +43,7 @@ def test_import_holds_the_size_against_the_checkpoint(store, tmp_path):
     arguments = ["import", str(tmp_path / "tiny.safetensors"), "--architecture", path]
     done = CliRunner().invoke(cli.main, [*arguments, "--registered-model", "large"])
     assert done.exit_code == 1
-    assert "asks for a model of at least 12,884,9" in done.output
+    assert "asks for a model of at least 824,63" in done.output
     assert "They don't belong together" in done.output
 
 
@@ -80,7 +54,7 @@ def version(family, uri):
 def test_a_version_whose_configuration_grew_is_refused(family):
     folder = version(family, family.sources[0])
     config = json.loads((folder / "open_clip_config.json").read_text())
-    config["model_cfg"]["vision_cfg"] |= {"layers": 1_000, "width": 32_768}
+    config["model_cfg"]["vision_cfg"] |= {"layers": 256, "width": 16_384}
     (folder / "open_clip_config.json").write_text(json.dumps(config))
     for arguments in (
         ["evaluate", family.sources[0], "--tasks", family.tasks],
@@ -90,7 +64,7 @@ def test_a_version_whose_configuration_grew_is_refused(family):
     ):  # fmt: skip
         done = CliRunner().invoke(cli.main, arguments)
         assert done.exit_code == 1
-        assert "asks for a model of at least 12,884,9" in done.output, done.output
+        assert "asks for a model of at least 824,63" in done.output, done.output
 
 
 @pytest.mark.parametrize(

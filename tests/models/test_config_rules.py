@@ -64,7 +64,7 @@ def test_so_is_the_preprocessing_of_their_weights(tag):
         ({**tiny.MODEL, "text_cfg": None}, r"'text_cfg' \(None\): should be"),
         (
             {"model_cfg": tiny.MODEL, "preprocess_cfg": {"std": [1, 1, float("nan")]}},
-            r"'preprocess_cfg\.std' \(nan\): should be a finite number",
+            r"NaN is no number in JSON",
         ),
         (
             {"model_cfg": tiny.MODEL, "preprocess_cfg": {"url": "http://x.org"}},

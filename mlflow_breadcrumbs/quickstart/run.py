@@ -5,6 +5,7 @@ import dataclasses
 import json
 import logging
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import mlflow
 
 import mlflow_breadcrumbs
 from mlflow_breadcrumbs import errors
+from mlflow_breadcrumbs.flavor import serving
 from mlflow_breadcrumbs.lineage import relatives
 from mlflow_breadcrumbs.models import tasks
 from mlflow_breadcrumbs.quickstart import conclusion, contest, demo_tasks, pretrain
@@ -251,8 +253,8 @@ def _next_commands(store: str, task: tasks.Task) -> tuple[str, ...]:
         "mlflow ui",
         f"mlflow-breadcrumbs lineage models:/{MERGED_MODEL}@{ALIAS}",
         f"mlflow-breadcrumbs report models:/{MERGED_MODEL}@{ALIAS} --output report.html",
-        f"mlflow models serve --model-uri models:/{MERGED_MODEL}@{ALIAS} --env-manager local "
-        "--port 5002",
+        f"{serving.IMAGE_ROOT}={shlex.quote(str(image.parent))} mlflow models serve "
+        f"--model-uri models:/{MERGED_MODEL}@{ALIAS} --env-manager local --port 5002",
         "curl http://127.0.0.1:5002/invocations --header 'Content-Type: application/json' "
         f"--data '{record}'",
     )

@@ -63,10 +63,6 @@ def test_so_is_the_preprocessing_of_their_weights(tag):
         ({**tiny.MODEL, "cast_dtype": "x"}, r"'cast_dtype' \('x'\): not a key that it may have"),
         ({**tiny.MODEL, "text_cfg": None}, r"'text_cfg' \(None\): should be"),
         (
-            {"model_cfg": tiny.MODEL, "preprocess_cfg": {"std": [1, 1, float("nan")]}},
-            r"NaN is no number in JSON",
-        ),
-        (
             {"model_cfg": tiny.MODEL, "preprocess_cfg": {"url": "http://x.org"}},
             r"'preprocess_cfg\.url' \('http://x\.org'\): not a key that it may have",
         ),

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import mlflow
 import numpy as np
+import pandas as pd
 import pytest
 import zoos
 from PIL import Image
@@ -93,7 +94,7 @@ def test_the_merged_version_came_through_mlflow_run(shown):
 
 
 @pytest.mark.slow
-def test_the_commands_to_try_next_can_be_typed(shown, warm_process):
+def test_the_commands_to_try_next_can_be_typed(shown, warm_process, monkeypatch):
     folder, result = shown
 
     def starting(words):
@@ -101,10 +102,15 @@ def test_the_commands_to_try_next_can_be_typed(shown, warm_process):
         return found
 
     export, lineage = starting("export "), starting("mlflow-breadcrumbs lineage ")
-    assert "models:/demo-merged@candidate" in starting("mlflow models serve ")
+    opened, _, serve = starting("BREADCRUMBS_IMAGE_ROOT=").partition(" ")
+    assert serve.startswith("mlflow models serve --model-uri models:/demo-merged@candidate ")
     curl = starting("curl ")
-    image = json.loads(curl.split("--data ")[1].strip("'"))["dataframe_records"][0]["image"]
+    records = json.loads(curl.split("--data ")[1].strip("'"))["dataframe_records"]
+    image = records[0]["image"]
     assert Image.open(image).size == (SMALL.image_size, SMALL.image_size)
+    monkeypatch.setenv(*opened.split("="))
+    merged = mlflow.pyfunc.load_model("models:/demo-merged@candidate")
+    assert len(merged.predict(pd.DataFrame(records))) == 1
     done = subprocess.run(
         ["bash", "-c", f"{export}; {lineage}"],
         cwd=folder.parent,

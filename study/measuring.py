@@ -229,7 +229,9 @@ def fields(settings: recipe.MergeRecipe) -> dict[str, Any]:
     """The fields of a recipe that differ from the bare defaults, for short lines."""
     bare = recipe.MergeRecipe(density=1.0).to_dict()
     given = settings.to_dict()
-    return {name: given[name] for name in given if name == "density" or given[name] != bare[name]}
+    return {
+        name: given[name] for name in given if name == "density" or given[name] != bare.get(name)
+    }
 
 
 def _key(row: Mapping[str, Any]) -> str:

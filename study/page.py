@@ -71,7 +71,7 @@ def _blank(made: Mapping[str, tables.Table]) -> str:
 
 def _pictures(found: Summary) -> dict[str, bytes]:
     settings = found.chosen.largest["breadcrumbs"]
-    best, rows = settings.to_dict(), found.grid_rows("breadcrumbs")
+    best, rows = settings.every_field(), found.grid_rows("breadcrumbs")
     middle = found.figure("breadcrumbs", settings, [found.names], "validation")
     counts = found.task_count_rows({method: tables.NAMES[method] for method in DRAWN})
     drawn = {

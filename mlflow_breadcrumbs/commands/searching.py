@@ -195,6 +195,7 @@ SWEEP_COLUMNS = {
     "unit": "unit",
     "consensus": "consensus",
     "combine": "combine",
+    "calibrate": "calibrate",
     "images": "images",
     "average_normalized_accuracy": "normalized",
     "average_accuracy": "accuracy",

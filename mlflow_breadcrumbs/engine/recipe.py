@@ -212,10 +212,18 @@ class MergeRecipe:
     def to_dict(self) -> dict[str, Any]:
         """The fields with their values, tuples as lists; without those that go without saying."""
         return {
+            field: value
+            for field, value in self.every_field().items()
+            if field not in UNSAID or getattr(self, field) != UNSAID[field]
+        }
+
+    def every_field(self) -> dict[str, Any]:
+        """All fields with their values, tuples as lists: for tables of several recipes."""
+        fields = {
             field: list(value) if isinstance(value, tuple) else value
             for field, value in dataclasses.asdict(self).items()
-            if field not in UNSAID or value != UNSAID[field]
         }
+        return fields | {"vectors": self.vectors or self._implied_vectors}
 
     def to_json(self) -> str:
         """The canonical JSON form (RFC 8785)."""

@@ -69,7 +69,7 @@ def diff(uri: str, other: str, show: progress.Progress = progress.silent) -> Dif
     return Difference(
         uris=(resolved[0].uri, resolved[1].uri),
         sources=_sources(resolved, stated),
-        recipe=_fields(*(each.settings.to_dict() if each else {} for each in stated)),
+        recipe=_fields(*(each.settings.every_field() if each else {} for each in stated)),
         metrics=_metrics(*(versions.metrics_of(version.run_id) for version in resolved)),
         groups=groups,
         only=only,

@@ -241,7 +241,7 @@ def _row(settings: recipe.MergeRecipe, trial: sweep_runs.Trial) -> dict[str, Any
     """A recipe with what was measured of it, on as many images as it came to."""
     limits = [int(name.split("/")[1]) for name in trial.metrics if name.startswith("halving/")]
     limit = None if METRIC in trial.metrics else max(limits)
-    fields = {name: value for name, value in settings.to_dict().items() if name != "weights"}
+    fields = {name: value for name, value in settings.every_field().items() if name != "weights"}
     return {
         **fields,
         "recipe_digest": settings.digest,
@@ -299,7 +299,7 @@ def _robustness(
 
 def _files(result: SweepResult) -> dict[str, bytes]:
     """The artifacts of a sweep, by file name."""
-    best = result.recipe.to_dict()
+    best = result.recipe.every_field()
     pictures = {
         "heat_map.png": studies.heat_map(result.trials, best),
         "lines.png": studies.lines(result.trials, best),

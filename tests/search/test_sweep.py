@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import mlflow
 import pytest
@@ -286,6 +287,27 @@ def test_the_result_is_kept_with_the_run(zoo):
     with sweep_runs.parent("again", result.sweep_digest) as parent:
         assert parent.finished
         assert sweep_runs.load_result(parent) == result.to_dict()
+
+
+def test_recipes_with_and_without_the_newer_fields_are_one_table(zoo, tmp_path):
+    done = CliRunner().invoke(
+        cli.main,
+        [
+            *("sweep", "--base", zoo.base, "--sources", ",".join(zoo.sources)),
+            *("--tasks", zoo.tasks, "--method", "breadcrumbs,breadcrumbs_calibrated,tsv_m"),
+            *("--vectors", "mean", "--no-robustness", "--device", "cpu", "--json"),
+        ],
+    )
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    rows = {(row["combine"], row["calibrate"], row["vectors"]) for row in found["trials"]}
+    assert rows == {("sum", "none", "mean"), ("sum", "svc", "mean"), ("tsv", "none", "mean")}
+    path = mlflow.artifacts.download_artifacts(
+        run_id=found["run_id"], artifact_path="sweep/trials.csv", dst_path=str(tmp_path)
+    )
+    header, *lines = Path(path).read_text().splitlines()
+    assert {"calibrate", "vectors", "ridge"} <= set(header.split(","))
+    assert len(lines) == 3
 
 
 def test_no_recipes_are_nothing_to_try(zoo):

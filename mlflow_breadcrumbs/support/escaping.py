@@ -13,7 +13,7 @@ _CONTROL = re.compile(
 _PUNCTUATION = re.compile(
     r"([\\`*\[\]~$@#]|(?<![^\W_])_|_(?![^\W_])|:(?=//)|(?<=www)\.)", re.IGNORECASE
 )
-_FIRST = re.compile(r"^(|\d+(?=[.)]))([-+=.)])")
+_FIRST = re.compile(r"^(\d*)((?<=\d)[.)](?=\s|$)|[-+](?=[-+\s]|$)|=)")
 """What would begin a list, or underline a title."""
 
 

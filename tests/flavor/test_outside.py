@@ -119,5 +119,5 @@ def test_the_head_of_a_version_names_no_path(hostile, tmp_path):
     (folder / "tasks").mkdir()
     head = {"task": "../../x", "classes": ["a", "b"], "templates": ["{}"], "kind": "file"}
     (folder / "tasks/a.json").write_text(json.dumps(head))
-    with pytest.raises(errors.TaskError, match=r"a\.json' is the head of task '\.\./\.\./x'"):
+    with pytest.raises(errors.TaskError, match=r"a\.json' .* its 'task' must be 'a', as"):
         flavor.load_model(uri)

@@ -38,6 +38,10 @@ def test_json_keeps_its_value():
         "# title",
         "- item",
         "1. item",
+        "1.",
+        "12) item",
+        "---",
+        "+ item",
         "= under",
         "&lt;b&gt; &copy;",
         "back\\slash \\<b>",
@@ -62,6 +66,8 @@ def test_plain_text_stays_as_it_is():
         "2026-03-03T14:00:00Z",
         "CC-BY-4.0",
         "größe 100%",
+        "0.95",
+        "-0.5",
         "(c)",
     ):
         assert escaping.markdown(text) == text

@@ -6,6 +6,7 @@ however it ends. So a folder of ours that can be locked belongs to nobody any mo
 
 import contextlib
 import logging
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -68,5 +69,7 @@ def _remove(path: Path, lock: filelock.BaseFileLock) -> None:
     """Remove a folder that is locked, and let go of it."""
     shutil.rmtree(path, ignore_errors=True)
     lock.release()
-    if path.exists():  # on Windows a file that is open stays
+    # On Windows a file that is open stays. Elsewhere, what is there now is of the process that made
+    # the folder and has just locked it, after the old lock was gone.
+    if os.name == "nt" and path.exists():
         shutil.rmtree(path, ignore_errors=True)

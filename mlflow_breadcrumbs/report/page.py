@@ -9,6 +9,7 @@ from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.figures import results
 from mlflow_breadcrumbs.registry import run_files
 from mlflow_breadcrumbs.report import contents
+from mlflow_breadcrumbs.support import credentials
 
 FILE = "report.html"
 
@@ -17,7 +18,7 @@ NOTABLE = 0.9
 
 
 def render(found: contents.MergeReport) -> bytes:
-    """The page in UTF-8; everything that comes from outside is escaped."""
+    """The page in UTF-8; what comes from outside is escaped, and has no password."""
     images = {"bars": results.bars(found.evaluation)} if found.evaluation else {}
     if found.heat_map is not None:
         images["heat_map"] = found.heat_map
@@ -60,6 +61,7 @@ def _environment() -> jinja2.Environment:
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=lambda value: credentials.hidden(value) if type(value) is str else value,
     )
     environment.filters |= {"png": _data_uri, "size": _size, "percent": _percent, "short": _short}
     return environment

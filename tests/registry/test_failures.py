@@ -20,7 +20,7 @@ def run(*arguments):
 
 @pytest.fixture
 def refusing(zoo, monkeypatch):
-    """Make every connection to the database refuse what a full or read-only disk does."""
+    """Make every connection to MLflow's database refuse what a full or read-only disk does."""
     import sqlalchemy
 
     mlflow.MlflowClient().search_experiments()
@@ -28,7 +28,9 @@ def refusing(zoo, monkeypatch):
     def begin(pragma):
         def connected(connection, _):
             if isinstance(connection, sqlite3.Connection):
-                connection.execute(pragma)
+                file = connection.execute("PRAGMA database_list").fetchone()[2]
+                if not file.endswith("own.db"):  # the ledger's
+                    connection.execute(pragma)
 
         sqlalchemy.event.listen(
             sqlalchemy.Engine,
@@ -51,12 +53,23 @@ def imports(zoo):
 
 def test_a_database_that_can_not_be_written(zoo, refusing):
     refusing("PRAGMA query_only = ON")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mlflow_breadcrumbs.ledger.check", lambda: None)
-        result = imports(zoo)
+    result = imports(zoo)
     assert result.exit_code == 1, result.output
     assert "MLflow's database sqlite:///" in result.output
     assert "says: attempt to write a readonly database; let this user write to it" in result.output
+    for word in ("[SQL", "INSERT", "parameters", "Traceback", "TMPDIR"):
+        assert word not in result.output
+
+
+def test_a_database_that_is_full(zoo, refusing):
+    refusing("PRAGMA max_page_count = 1")  # SQLite takes the pages that there are for the least
+    result = imports(zoo)
+    for _ in range(50):
+        if result.exit_code:
+            break
+        result = imports(zoo)  # the last pages had some room left
+    assert result.exit_code == 1, result.output
+    assert "says: database or disk is full; make room on its disk, then run" in result.output
     for word in ("[SQL", "INSERT", "parameters", "Traceback", "TMPDIR"):
         assert word not in result.output
 

@@ -1,5 +1,6 @@
 """The page of a merged version: what it says, that it stands alone, and what stops it."""
 
+import dataclasses
 import html.parser
 import json
 import re
@@ -99,6 +100,15 @@ def test_the_page_says_all_and_stands_alone(zoo):
     assert again.savings.evaluated_before == metrics["evaluation_seconds/sources"] > 0
     assert again.savings.evaluated_after == metrics["evaluation_seconds/merged"] > 0
     assert "time of an evaluation" in found.text
+
+
+def test_a_password_in_what_is_told_is_masked(zoo):
+    found = contents.gather(merge(zoo).uri)
+    told = dataclasses.replace(found, uri="https://ann:hunter2@host/models?token=abc")
+    written = page.render(told).decode()
+    assert "hunter2" not in written
+    assert "token=abc" not in written
+    assert "https://***@host/models?token=***" in written
 
 
 def test_pictures_of_studies_in_the_run_are_on_the_page(zoo):

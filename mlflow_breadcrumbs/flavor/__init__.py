@@ -20,6 +20,7 @@ it needs elsewhere; `foreign` gives new weights to a model that another flavor l
 """
 
 import contextlib
+import dataclasses
 import importlib.metadata
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -265,6 +266,7 @@ def load_config(folder: str | Path) -> architecture.ModelConfig:
     if (weights := path.with_name(WEIGHTS_FILE)).exists():
         with tensor_files.TensorFiles.open(weights) as files:
             bounds.check_size(config.model_cfg, files.parameters, str(path))
+            return dataclasses.replace(config, parameters=files.parameters)
     return config
 
 

@@ -29,7 +29,7 @@ import torch
 from PIL import Image
 
 from mlflow_breadcrumbs import errors
-from mlflow_breadcrumbs.models import config_rules
+from mlflow_breadcrumbs.models import bounds, config_rules
 from mlflow_breadcrumbs.support import intake, json_documents
 
 CONFIG_FILE = "open_clip_config.json"
@@ -67,6 +67,8 @@ class ModelConfig:
     """Size, mean, standard deviation, interpolation and resize mode of the image; complete."""
     has_text_tower: bool = True
     """False for an image-only backbone, whose `text_cfg` is `PLACEHOLDER_TEXT_TOWER`."""
+    parameters: int | None = dataclasses.field(default=None, compare=False, repr=False)
+    """Elements of the checkpoint that it came with, far more than which `build` makes none of."""
 
     @property
     def embed_dim(self) -> int:
@@ -170,8 +172,11 @@ def build(config: ModelConfig) -> torch.nn.Module:
     `open_clip.create_model("local-dir:…")` gives. The weights come from torch's global generator.
 
     Raises:
-        ArchitectureError: open_clip refuses the configuration.
+        ArchitectureError: open_clip refuses the configuration, or it asks for a far larger model
+            than its checkpoint is.
     """
+    with contextlib.suppress(_UnknownError):
+        bounds.check_count(_count(config), config.parameters or 0, config.architecture)
     with _refusals_explained(config):
         return _create(config, "cpu")
 
@@ -190,6 +195,22 @@ def outline(config: ModelConfig) -> torch.nn.Module:
             return _create(config, "meta")
     except Exception:  # noqa: BLE001 - whatever a layer raises, with numbers it may be made
         return build(config)
+
+
+class _UnknownError(Exception):
+    """How large a model is can't be told without making it, or doesn't matter."""
+
+
+def _count(config: ModelConfig) -> int:
+    """Elements of the model's tensors, which take no memory on torch's meta device."""
+    if config.parameters is None:
+        raise _UnknownError
+    try:
+        with torch.device("meta"):
+            model = _create(config, "meta")
+    except Exception as error:  # whatever a layer raises that looks at its numbers
+        raise _UnknownError from error
+    return sum(tensor.numel() for tensor in model.state_dict().values())
 
 
 def _create(config: ModelConfig, device: str) -> torch.nn.Module:

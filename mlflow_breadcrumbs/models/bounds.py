@@ -28,10 +28,14 @@ def check_size(model_cfg: Mapping[str, Any], parameters: int, origin: str) -> No
     Raises:
         ArchitectureError: the model would be far larger.
     """
-    least = at_least(model_cfg)
-    if least > SLACK * parameters + _SMALL:
+    check_count(at_least(model_cfg), parameters, origin)
+
+
+def check_count(count: int, parameters: int, origin: str) -> None:
+    """Hold what a model would have against what its checkpoint has; see `check_size`."""
+    if count > SLACK * parameters + _SMALL:
         raise errors.ArchitectureError(
-            f"{origin} asks for a model of at least {least:,} parameters, but its checkpoint has "
+            f"{origin} asks for a model of at least {count:,} parameters, but its checkpoint has "
             f"{parameters:,}. They don't belong together; restore the configuration, or give the "
             "one that the checkpoint was trained with."
         )
@@ -57,7 +61,7 @@ def at_least(model_cfg: Mapping[str, Any]) -> int:
 def _patches(tower: Mapping[str, Any]) -> float:
     """Of an image: a learned position each."""
     size, patch = tower.get("image_size") or 0, tower.get("patch_size")
-    if not patch or tower.get("pos_embed_type", "learnable") != "learnable":
+    if not patch:
         return 0.0
     sides = [side if isinstance(side, list | tuple) else [side, side] for side in (size, patch)]
     return float(math.prod(whole // part for whole, part in zip(*sides, strict=False)))

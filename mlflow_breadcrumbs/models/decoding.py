@@ -17,6 +17,7 @@ Nothing is decoded before its header was held against `image_limits`.
 import io
 import logging
 import os
+import re
 import stat
 import threading
 from pathlib import Path
@@ -37,6 +38,9 @@ SUFFIXES = frozenset(
     }
 )
 """What files of these formats are called, in lower case."""
+
+_TILE = (322, 323)
+"""TIFF's tags of the width and the height of a tile, which may be larger than the image."""
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -164,6 +168,11 @@ def _opened(content: bytes, origin: str) -> Image.Image:
     except Exception as error:  # each format has errors of its own
         raise _undecodable(content, origin, error) from error
     limits.check_size(*image.size, origin)
+    tags = getattr(image, "tag_v2", {})  # of TIFF
+    if isinstance(width := tags.get(_TILE[0]), int) and isinstance(
+        height := tags.get(_TILE[1]), int
+    ):
+        limits.check_size(width, height, f"{origin}, in a tile,")
     return image
 
 
@@ -176,7 +185,7 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
 
 
 def _undecodable(content: bytes, origin: str, error: Exception) -> errors.ImageError:
-    why = " ".join(str(error).split()).replace(" <_io.BytesIO object>", "")
+    why = re.sub(r" <_io\.BytesIO object[^>]*>", "", " ".join(str(error).split()))
     return errors.ImageError(
         f"The image {origin} can't be decoded ({len(content)} bytes): "
         f"{why or type(error).__name__}. Give PNG, JPEG, WebP, TIFF, GIF, BMP, PPM, AVIF or "

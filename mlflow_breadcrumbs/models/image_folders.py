@@ -119,7 +119,10 @@ def _splits(root: Path) -> dict[str, Path]:
     for each in with_classes:
         split = SPLIT_WORDS[each.name.lower()]
         if split in found:
-            raise _two_readings(root, [found[split], each], f"both are the {split} split")
+            raise errors.TaskError(
+                f"'{root}' has '{found[split].name}' and '{each.name}', which are both the {split} "
+                "split. Keep one of them, or name a folder per split in the task file."
+            )
         found[split] = each
     if not named or (not with_classes and others):
         return {"all": root}  # a class may be called train

@@ -1,5 +1,6 @@
 """From an open_clip checkpoint, or a pretrained tag, to a registered version."""
 
+import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -77,6 +78,7 @@ def import_checkpoint(
             found = state_dicts.read(path)
             size = sum(tensor.numel() for tensor in found.values())
             bounds.check_size(config.model_cfg, size, config.architecture)
+            config = dataclasses.replace(config, parameters=size)
             computes = bool(task_list) and head in HEADS
             model = architecture.build(config) if computes else architecture.outline(config)
             weights = _weights_of(path, found, model, config, space)

@@ -86,7 +86,19 @@ def read(path: str | Path) -> dict[str, torch.Tensor]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the unpickler raises whatever the bytes make it do
         raise errors.CheckpointError(_refusal(path, error)) from error
-    return _unwrapped(path, _contained(path, content))
+    return _unwrapped(path, _dense(path, _contained(path, content)))
+
+
+def _dense(path: Path, found: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors, if all of them have their numbers one after the other."""
+    for name, tensor in found.items():
+        if tensor.is_meta or tensor.is_quantized or tensor.layout != torch.strided:
+            kind = "has no numbers" if tensor.is_meta else "is sparse or quantized"
+            raise errors.CheckpointError(
+                f"'{path}' can't be imported: its tensor '{name}' {kind}. Save a dense "
+                "floating-point tensor."
+            )
+    return found
 
 
 def fit(
@@ -118,8 +130,8 @@ def fit(
     whole = sorted(prefix for prefix, count in prefixes.items() if count == len(wanted))
     if len(whole) > 1:
         code = (
-            f"{{n.removeprefix('{whole[0]}'): t for n, t in torch.load('{path.name}', "
-            f"weights_only=True).items() if n.startswith('{whole[0]}')}}"
+            f"{{n.removeprefix('{whole[-1]}'): t for n, t in torch.load('{path.name}', "
+            f"weights_only=True).items() if n.startswith('{whole[-1]}')}}"
         )
         raise _several(path, [f"under '{prefix}'" for prefix in whole], code)
     start = whole[0] if whole else _closest(prefixes, inner)

@@ -20,7 +20,10 @@ _RULES = (
         rf"\1:{MASK}@",
     ),
     (re.compile(rf"([?&;]{_NAMES}=)[^&;\s\"'<>#]+", re.IGNORECASE), rf"\1{MASK}"),
-    (re.compile(r"(\bpassword=)('[^']*'|[^\s'\"]+)", re.IGNORECASE), rf"\1{MASK}"),
+    (
+        re.compile(r"(\b\w{0,30}(?:password|passwd|pwd)=)('[^']*'|[^\s&;'\"]+)", re.IGNORECASE),
+        rf"\1{MASK}",
+    ),
     (
         re.compile(r"(\bAuthorization['\"]?\s*[:=]\s*['\"]?\w+\s+)[\w.~+/=-]+", re.IGNORECASE),
         rf"\1{MASK}",

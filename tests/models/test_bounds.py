@@ -68,6 +68,23 @@ def test_a_version_whose_configuration_grew_is_refused(family):
 
 
 @pytest.mark.parametrize(
+    "vision",
+    [
+        {"timm_model_name": "vit_giant_patch14_224", "image_size": 224},
+        {"attentional_pool": True, "attn_pooler_queries": 8_000, "width": 4_096, "head_width": 64},
+        {"pos_embed_type": "sin_cos_2d", "image_size": 2_048, "patch_size": 1},
+    ],
+)
+def test_parts_that_no_formula_counts_are_counted_before_they_are_made(family, vision):
+    folder = version(family, family.sources[0])
+    config = json.loads((folder / "open_clip_config.json").read_text())
+    config["model_cfg"]["vision_cfg"] |= vision
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    with pytest.raises(errors.ArchitectureError, match="asks for a model of at least"):
+        flavor.load_model(str(folder))
+
+
+@pytest.mark.parametrize(
     ("file", "words"),
     [
         ("open_clip_config.json", "open_clip_config.json' can't be read: it is a pipe, not a file"),

@@ -59,6 +59,19 @@ def test_large_images_are_refused_by_their_header(content, words):
         assert words in str(caught.value)
 
 
+def test_a_tile_of_a_tiff_is_held_against_the_limits_too():
+    """Libtiff makes room for a whole tile, however small the image is."""
+    with pytest.raises(errors.TaskError, match=r"x, in a tile, has 46,336 × 46,336 pixels"):
+        decoding.size(bombs.tiff(46_336), "x")
+
+
+def test_what_cannot_be_identified_tells_no_address():
+    with pytest.raises(errors.ImageError) as caught:
+        decoding.decode(b"no image", "x")
+    assert "BytesIO" not in str(caught.value)
+    assert "0x" not in str(caught.value)
+
+
 def test_the_limits_are_set_by_the_environment(monkeypatch):
     content = bombs.png(30, 20)
     assert decoding.size(content, "x") == (30, 20)

@@ -122,7 +122,6 @@ def test_classes(tmp_path, paths):
         (["train/1.png", "test/1.png"], "'test', 'train' holds images without folders of classes"),
         (["Train/1.png", "Test/1.png"], "'Test', 'Train' holds images without folders of classes"),
         (["train/cat/1.png", "test/1.png"], "or as classes; 'test' holds images without folders"),
-        (["train/cat/1.png", "Training/cat/1.png"], "or as classes; both are the train split"),
     ],
 )
 def test_two_readings(tmp_path, paths, words):
@@ -133,6 +132,14 @@ def test_two_readings(tmp_path, paths, words):
     assert said.startswith("'ROOT' can be read in two ways: ")
     assert words in said
     assert said.endswith("if they are classes, give them names that no split has.")
+
+
+def test_a_split_under_two_names(tmp_path):
+    touch(tmp_path, "train/cat/1.png", "Training/cat/1.png", "test/cat/1.png")
+    with pytest.raises(errors.TaskError) as caught:
+        image_folders.splits(tmp_path)
+    said = str(caught.value)
+    assert "'Training' and 'train', which are both the train split. Keep one of them" in said
 
 
 def test_parquet_files_of_other_programs_are_left_out(tmp_path):

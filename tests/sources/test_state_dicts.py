@@ -149,6 +149,11 @@ def test_two_sets_of_weights_are_not_chosen_from(tmp_path, clip):
     assert "holds 2 sets of weights: under 'ema_model.', under 'online_model.'. Choose" in words
     assert fitted(convert(words, tmp_path), clip).dropped == ()
 
+    torch.save(state | prefixed(state, "teacher."), tmp_path / "bare.pt")
+    words = refusal(tmp_path / "bare.pt", clip)
+    assert "holds 2 sets of weights: under '', under 'teacher.'. Choose" in words
+    assert fitted(convert(words, tmp_path), clip).dropped == ()
+
 
 def test_extra_tensors_are_named_and_where_the_others_are(tmp_path, clip):
     state = prefixed(clip[1].state_dict(), "backbone.")
@@ -213,3 +218,16 @@ def test_the_conversion_of_torchscript_works(tmp_path, clip):
     assert "is refused: it is a TorchScript archive. If you trust it, convert it" in words
     found = state_dicts.read(convert(words, tmp_path))
     assert sorted(found) == ["visual.bias", "visual.weight"]
+
+
+@pytest.mark.parametrize(
+    ("tensor", "words"),
+    [
+        (torch.eye(3).to_sparse(), "its tensor 'w' is sparse or quantized"),
+        (torch.empty(3, 3, device="meta"), "its tensor 'w' has no numbers"),
+    ],
+)
+def test_tensors_that_are_not_dense(tmp_path, tensor, words):
+    torch.save({"w": tensor}, tmp_path / "x.pt")
+    with pytest.raises(errors.CheckpointError, match=words):
+        state_dicts.read(tmp_path / "x.pt")

@@ -41,3 +41,12 @@ def saved(image: Image.Image | np.ndarray, kind: str, **settings: object) -> byt
     picture = image if isinstance(image, Image.Image) else Image.fromarray(image)
     picture.save(buffer, format=kind, **settings)
     return buffer.getvalue()
+
+
+def tiff(tile: int, *, side: int = 16, compression: int = 8) -> bytes:
+    """A grey TIFF of one tile, which is larger than the image."""
+    tags = [(256, side), (257, side), (258, 8), (259, compression), (262, 1), (277, 1)]
+    tags += [(322, tile), (323, tile), (324, 150), (325, 64)]
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    header = b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + struct.pack("<I", 0)
+    return header.ljust(150, b"\0") + zlib.compress(bytes(tile)).ljust(64, b"\0")[:64]

@@ -12,6 +12,7 @@ from mlflow_breadcrumbs.support import people
     [
         *("root", "Root", "ROOT", "root ", "\troot\n", "root@example.org", "Root@X", "ｒｏｏｔ"),
         *("DOM\\root", "corp.example\\Root", "ro\u200bot", "ro\x1bot", "\u202eroot", "ｒｏｏｔ＠x"),
+        *("@root", "X\\@root", "ro\ufe0fot", "ro\u034fot", "root\u3164"),
     ],
 )
 def test_one_person(name):
@@ -20,7 +21,15 @@ def test_one_person(name):
 
 @pytest.mark.parametrize(
     ("name", "normal"),
-    [("Straße", "strasse"), ("Ann  Lee", "ann lee"), ("@x", "@x"), ("É", "e\u0301"), (" ", "")],
+    [
+        ("Straße", "strasse"),
+        ("Ann  Lee", "ann lee"),
+        ("@x", "x"),
+        ("@x@y", "x"),
+        ("D\\@x", "x"),
+        ("É", "e\u0301"),
+        (" ", ""),
+    ],
 )
 def test_the_form(name, normal):
     import unicodedata
@@ -42,6 +51,9 @@ def test_the_form_of_a_form_is_itself(name):
         ("ann\x1b[2K", "it has the control character U+001B"),
         ("ann\u200b", "it has the control character U+200B"),
         ("\u202eann", "it has the control character U+202E"),
+        ("ann\ufe0f", "it has the control character U+FE0F"),
+        ("ann\u3164", "it has the control character U+3164"),
+        ("@", "it is empty"),
         (" ", "it is empty"),
         ("", "it is empty"),
     ],

@@ -175,8 +175,9 @@ def build(config: ModelConfig) -> torch.nn.Module:
         ArchitectureError: open_clip refuses the configuration, or it asks for a far larger model
             than its checkpoint is.
     """
-    with contextlib.suppress(_UnknownError):
-        bounds.check_count(_count(config), config.parameters or 0, config.architecture)
+    if config.parameters is not None and (model := _on_meta(config)) is not None:
+        count = sum(tensor.numel() for tensor in model.state_dict().values())
+        bounds.check_count(count, config.parameters, config.architecture)
     with _refusals_explained(config):
         return _create(config, "cpu")
 
@@ -190,27 +191,17 @@ def outline(config: ModelConfig) -> torch.nn.Module:
     Raises:
         ArchitectureError: open_clip refuses the configuration.
     """
+    model = _on_meta(config)
+    return build(config) if model is None else model
+
+
+def _on_meta(config: ModelConfig) -> torch.nn.Module | None:
+    """The model on torch's meta device; `None` where a layer looks at its numbers, or refuses."""
     try:
         with torch.device("meta"):
             return _create(config, "meta")
     except Exception:  # noqa: BLE001 - whatever a layer raises, with numbers it may be made
-        return build(config)
-
-
-class _UnknownError(Exception):
-    """How large a model is can't be told without making it, or doesn't matter."""
-
-
-def _count(config: ModelConfig) -> int:
-    """Elements of the model's tensors, which take no memory on torch's meta device."""
-    if config.parameters is None:
-        raise _UnknownError
-    try:
-        with torch.device("meta"):
-            model = _create(config, "meta")
-    except Exception as error:  # whatever a layer raises that looks at its numbers
-        raise _UnknownError from error
-    return sum(tensor.numel() for tensor in model.state_dict().values())
+        return None
 
 
 def _create(config: ModelConfig, device: str) -> torch.nn.Module:

@@ -76,11 +76,11 @@ def combine(
 
 
 def sum_in_order(terms: Iterable[torch.Tensor]) -> torch.Tensor:
-    """The sum in the order given, rounded after each addition."""
-    terms = list(terms)
-    total = torch.zeros_like(terms[0])
-    for term in terms:
-        total = total + term
+    """The sum in the order given, rounded after each addition; taken one at a time."""
+    order = iter(terms)
+    total = next(order) + 0.0  # a copy, in which −0 is 0
+    for term in order:
+        total += term
     return total
 
 

@@ -39,7 +39,7 @@ def merge(
     elif how == "mean":
         combined = arithmetic.combine(list(given.masked()), weights, how).double()
     elif how == "sum":
-        combined = singular.sum_in_order(given.masked()).double()
+        combined = arithmetic.sum_in_order(given.masked()).double()
     else:
         combined = singular.combine(given.masked(), given.count, how)
     if settings.calibrate == "none":

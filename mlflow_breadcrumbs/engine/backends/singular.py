@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 import torch
 
+from mlflow_breadcrumbs.engine.backends import arithmetic
+
 SINGLE, DOUBLE = 2.0**-23, 2.0**-52
 """The spacing of float32 and of float64 numbers at 1."""
 
@@ -72,7 +74,7 @@ def isotropic(matrices: Iterable[torch.Tensor]) -> torch.Tensor:
     Singular values that are zero, up to the rounding of float64, stay zero and are not counted:
     the sum has no direction there.
     """
-    total = sum_in_order(matrices).double()
+    total = arithmetic.sum_in_order(matrices).double()
     largest = _largest(total)
     if not largest:
         return total
@@ -81,15 +83,6 @@ def isotropic(matrices: Iterable[torch.Tensor]) -> torch.Tensor:
     mean: torch.Tensor = kept * values[kept].mean() * largest
     flat: torch.Tensor = left * mean @ right
     return flat
-
-
-def sum_in_order(matrices: Iterable[torch.Tensor]) -> torch.Tensor:
-    """The sum, rounded after each addition, in the dtype of the matrices."""
-    order = iter(matrices)
-    total = next(order).clone()
-    for matrix in order:
-        total += matrix
-    return total
 
 
 def leading(matrix: torch.Tensor, count: int) -> Factors:

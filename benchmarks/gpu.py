@@ -133,7 +133,8 @@ def kernels(job: backends.Job, copy: float, repeats: int) -> list[Figure]:
             checkpoint.read(segment.name, segment.start * size, out)
     raw = raw.to(device)
     view = selection.View(piece, device)
-    touches, scales = gpu_backend.touch_counts(job, device), gpu_backend.scales(job, device)
+    touches = gpu_backend.touch_counts(job, device)
+    scales = gpu_backend.scales_of(piece.scale, job.weights, device)
 
     def seek() -> selection.Selection:
         search = selection.Selection(found, [view], device)

@@ -3,6 +3,8 @@
 import re
 from collections.abc import Iterable
 
+_BLOCK = re.compile(r"((?:.*?\.)?)(\d+)(?=\.)")
+
 
 def group(names: Iterable[str]) -> dict[str, str]:
     """The layer group of each tensor, in the order in which people count layers.
@@ -27,8 +29,26 @@ def group(names: Iterable[str]) -> dict[str, str]:
     return {name: _group(name, outer) for name in names}
 
 
+def depths(names: Iterable[str]) -> dict[str, float]:
+    """How deep in its stack of blocks each tensor lies: 0 in the first block, 1 in the last.
+
+    A stack is a module of numbered ones (`visual.transformer.resblocks`); what lies outside of
+    every stack, or in one of a single block, has no depth and is left out.
+
+    Args:
+        names: of tensors, with dots between the modules.
+    """
+    blocks = {name: match for name in names if (match := _BLOCK.match(name))}
+    last: dict[str, int] = {}
+    for match in blocks.values():
+        last[match[1]] = max(last.get(match[1], 0), int(match[2]))
+    return {
+        name: int(match[2]) / last[match[1]] for name, match in blocks.items() if last[match[1]]
+    }
+
+
 def _group(name: str, outer: set[str]) -> str:
-    if numbered := re.match(r"(?:.*?\.)?\d+(?=\.)", name):
+    if numbered := _BLOCK.match(name):
         return numbered[0]
     holder = name.rpartition(".")[0]
     return holder if holder and holder not in outer else name

@@ -16,6 +16,7 @@ from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.engine import (
     backends,
     checkpoints,
+    layer_groups,
     recipe,
     rounding,
     running,
@@ -296,6 +297,7 @@ def plan(
         recipe=settings,
         merged=merged,
         running=sorted(unsummed),
+        depths=layer_groups.depths(base.names) if settings.depth else {},
         dtypes={
             name: base.info(name).dtype
             if settings.dtype == "base"

@@ -15,14 +15,23 @@ from mlflow_breadcrumbs.support import canonical, documents
 
 UNITS = ("tensor", "row", "model")
 CONSENSUS = ("none", "mass")
-COMBINE = ("sum", "mean", "tsv", "iso", "covariance")
-DECOMPOSING = ("tsv", "iso", "covariance")
+DECOMPOSING = ("tsv", "iso", "iso_cts", "covariance", "ace")
 """Ways to combine the sources that need decompositions of matrices."""
+COMBINE = ("sum", "mean", *DECOMPOSING)
 CALIBRATE = ("none", "svc")
 VECTORS = ("same", "mean")
+PACKED = ("whole", "split")
 
 UNSAID: Mapping[str, Any] = MappingProxyType(
-    {"calibrate": "none", "vectors": "", "ridge": 0.0, "normalize": False}
+    {
+        "calibrate": "none",
+        "vectors": "",
+        "packed": "whole",
+        "depth": 0.0,
+        "ridge": 0.0,
+        "normalize": False,
+        "center": False,
+    }
 )
 """Fields that are no part of the canonical form while they have these values, so that recipes of
 before these fields keep their digests."""
@@ -56,6 +65,8 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         },
         "actmat": {"density": 1.0, "gamma": 0.0, "alpha": 1.0, "combine": "covariance"},
         "tact": {"density": 0.5, "gamma": 0.0, "alpha": 1.0, "combine": "covariance"},
+        "ace": {"density": 1.0, "gamma": 0.0, "alpha": 1.0, "combine": "ace", "ridge": 1e-5},
+        "iso_cts": {"density": 1.0, "gamma": 0.0, "alpha": 1.0, "combine": "iso_cts"},
     }
 )
 """The methods by name; each only fills in fields of the recipe. What the values are chosen by is
@@ -90,8 +101,9 @@ class MergeRecipe:
 
     combine: str = "sum"
     """`sum`, or `mean` over the contributions that remain at an element; or, of matrices, `tsv`
-    (task singular vectors), `iso` (isotropic sum) or `covariance` (weighted by the covariances of
-    the masked changes), see docs/methods.md."""
+    (task singular vectors), `iso` (isotropic sum), `iso_cts` (isotropic in common and task-specific
+    subspaces), `covariance` (weighted by the covariances of the masked changes) or `ace` (the same,
+    with adaptive covariances), see docs/methods.md."""
 
     calibrate: str = "none"
     """`svc` gives every singular direction of a combined matrix the length that the sources have
@@ -102,13 +114,25 @@ class MergeRecipe:
     sources. Empty for what goes without saying: `mean` where matrices are decomposed, otherwise
     `same`."""
 
+    packed: str = "whole"
+    """Matrices that hold queries, keys and values one above the other: decomposed `whole`, or
+    `split` into the three."""
+
+    depth: float = 0.0
+    """What is added to alpha in the last of a model's blocks; less in those before it, in equal
+    steps, and nothing in the first and outside of the blocks."""
+
     ridge: float = 0.0
     """Of `covariance`: what is added to each source's covariance, as a fraction of the mean of
-    their diagonals, ≥ 0; the larger, the nearer to the plain mean."""
+    their diagonals, ≥ 0; the larger, the nearer to the plain mean. Of `ace`: what is added, as it
+    is."""
 
     normalize: bool = False
     """Of `covariance`: whether each source's covariance is divided by its trace, so that sources
     that moved farther weigh no more."""
+
+    center: bool = False
+    """Of `covariance`: whether the mean of a change's rows is taken from them first."""
 
     include: tuple[str, ...] = ("*",)
     """Shell-style patterns of tensor names that are merged; the others are the base's."""
@@ -142,6 +166,7 @@ class MergeRecipe:
             ("consensus", CONSENSUS),
             ("combine", COMBINE),
             ("calibrate", CALIBRATE),
+            ("packed", PACKED),
             ("dtype", DTYPES),
         ):
             if getattr(self, field) not in allowed:
@@ -163,14 +188,26 @@ class MergeRecipe:
             )
         if self.vectors == self._implied_vectors:
             object.__setattr__(self, "vectors", "")
-        object.__setattr__(self, "ridge", _number("ridge", self.ridge))
-        if self.ridge < 0:
-            raise errors.RecipeError(f"ridge is {self.ridge}; it must be 0 or more")
-        if not isinstance(self.normalize, bool):
-            raise errors.RecipeError(f"normalize is {self.normalize!r}; it must be true or false")
-        if self.combine != "covariance" and (self.ridge or self.normalize):
+        if self.packed == "split" and self.bit_exact:
             raise errors.RecipeError(
-                f"ridge and normalize are for combine covariance, and combine is {self.combine!r}"
+                "packed is 'split', which is for recipes that decompose matrices; leave it out, or "
+                f"choose another combine than {self.combine!r}"
+            )
+        for field in ("depth", "ridge"):
+            object.__setattr__(self, field, _number(field, getattr(self, field)))
+            if getattr(self, field) < 0:
+                raise errors.RecipeError(f"{field} is {getattr(self, field)}; it must be 0 or more")
+        for field in ("normalize", "center"):
+            value = getattr(self, field)
+            if not isinstance(value, bool):
+                raise errors.RecipeError(f"{field} is {value!r}; it must be true or false")
+            if value and self.combine != "covariance":
+                raise errors.RecipeError(
+                    f"{field} is for combine covariance, and combine is {self.combine!r}"
+                )
+        if self.ridge and self.combine not in ("covariance", "ace"):
+            raise errors.RecipeError(
+                f"ridge is for combine covariance or ace, and combine is {self.combine!r}"
             )
 
     @property

@@ -257,3 +257,24 @@ def test_a_backend_is_chosen_by_name_and_device():
     assert choosing.choose(name="reference").name == "reference"
     with pytest.raises(errors.DeviceError, match="backend is 'tpu'; it must be one of auto, refer"):
         choosing.choose(name="tpu")
+
+
+@pytest.mark.parametrize("vectors", ["same", "mean"])
+def test_deep_blocks_get_more_of_what_is_merged_on_every_backend(store, tmp_path, vectors):
+    names = ["blocks.0.bias", "blocks.1.bias", "blocks.4.bias", "norm.bias"]
+    plain = [{name: state["t0"].clone() for name in names} for state in states(tensors=1)]
+    settings = recipe.MergeRecipe(density=1, alpha=0.2, depth=0.4, vectors=vectors)
+    opened = store(plain)
+    found = []
+    for number, backend in enumerate(
+        (reference.Reference(), cpu_backend.Cpu(2), gpu_backend.Gpu(gpu_device.DEVICE))
+    ):
+        output = tmp_path / f"out{number}.safetensors"
+        result = run(opened, output, settings=settings, backend=backend)
+        found.append(result.weights_digest)
+    assert len(set(found)) == 1
+    merged, base = load_file(output), plain[0]["norm.bias"]
+    total = sum(state["norm.bias"].double() - base.double() for state in plain[1:])
+    for name, scale in zip(names, (0.2, 0.3, 0.6, 0.2), strict=True):
+        expected = base + scale / (2 if vectors == "mean" else 1) * total
+        torch.testing.assert_close(merged[name].double(), expected, atol=1e-6, rtol=1e-6)

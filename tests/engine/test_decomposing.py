@@ -50,7 +50,11 @@ def states(sources=3, dtype=torch.float32, seed=0):
 def by_formula(made, contributions, whole, weights):
     """What a matrix's sources are combined to."""
     if made.combine == "covariance":
-        found = formulas.covariance_by_formula(contributions, whole, made.ridge, made.normalize)
+        found = formulas.covariance_by_formula(
+            contributions, whole, made.ridge, made.normalize, made.center
+        )
+    elif made.combine == "ace":
+        found = formulas.ace_by_formula(contributions, whole, made.ridge)
     elif made.combine == "mean":
         present = sum(w * (c != 0) for w, c in zip(weights, contributions, strict=True))
         total = np.sum(contributions, axis=0, dtype=np.float64)
@@ -58,11 +62,16 @@ def by_formula(made, contributions, whole, weights):
     elif made.combine == "sum":
         found = np.sum(contributions, axis=0, dtype=np.float64)
     else:
-        formula = {"tsv": formulas.tsv_by_formula, "iso": formulas.iso_by_formula}
+        formula = {
+            "tsv": formulas.tsv_by_formula,
+            "iso": formulas.iso_by_formula,
+            "iso_cts": formulas.iso_cts_by_formula,
+        }
         found = formula[made.combine](contributions)
     if made.calibrate == "svc":
-        floor = {"tsv": 1, "iso": 0.2}.get(made.combine, 1 / len(whole))
-        found = formulas.calibrated_by_formula(found, whole, floor)
+        floor = {"tsv": 1, "iso": 0.2, "iso_cts": 0.2}.get(made.combine, 1 / len(whole))
+        total = sum(contributions) if made.combine in ("iso", "iso_cts") else None
+        found = formulas.calibrated_by_formula(found, whole, floor, total)
     return found
 
 
@@ -113,6 +122,12 @@ def expected(all_states, made):
         {"density": 0.5, "calibrate": "svc", "combine": "mean", "vectors": "mean"},
         {"density": 0.5, "calibrate": "svc", "vectors": "same", "alpha": 0.3},
         {"density": 1, "calibrate": "svc", "combine": "tsv"},
+        {"combine": "covariance", "density": 0.5, "ridge": 0.01, "center": True},
+        {"combine": "iso_cts", "density": 1},
+        {"combine": "iso", "density": 1, "calibrate": "svc"},
+        {"combine": "iso_cts", "density": 0.5, "calibrate": "svc", "weights": (1, -0.5, 2)},
+        {"combine": "ace", "density": 1, "ridge": 1e-5},
+        {"combine": "ace", "density": 0.5, "ridge": 1e-5, "weights": (1, -0.5, 200)},
     ],
 )
 def test_a_merge_is_what_the_papers_say(tmp_path, fields):
@@ -158,7 +173,7 @@ def merges(draw):
         weights=draw(st.sampled_from([(), (0.7, -0.4, 0.0, 2.5)[:sources]])),
         unit=draw(st.sampled_from(["tensor", "row", "model"])),
         consensus=draw(st.sampled_from(["none", "mass"])),
-        combine=draw(st.sampled_from(["tsv", "iso", "covariance", "sum", "mean"])),
+        combine=draw(st.sampled_from(recipe.COMBINE)),
         calibrate=draw(st.sampled_from(["none", "svc"])),
         dtype=draw(st.sampled_from(["base", "base", "bfloat16", "float64"])),
     )

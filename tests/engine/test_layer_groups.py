@@ -35,3 +35,15 @@ def test_a_tensor_belongs_to_its_layer(name, expected):
 def test_layers_are_counted_as_people_do():
     names = [f"blocks.{number}.weight" for number in (10, 2, 1)]
     assert list(layer_groups.group(names).values()) == ["blocks.1", "blocks.2", "blocks.10"]
+
+
+def test_depth_counts_from_the_first_block_to_the_last_of_its_stack():
+    names = [
+        *(f"visual.transformer.resblocks.{number}.ln_1.bias" for number in range(3)),
+        *(f"transformer.resblocks.{number}.attn.in_proj_weight" for number in range(11)),
+        *("visual.conv1.weight", "head.0.weight", "logit_scale"),
+    ]
+    found = layer_groups.depths(names)
+    assert [found[name] for name in names[:3]] == [0, 0.5, 1]
+    assert found["transformer.resblocks.1.attn.in_proj_weight"] == 0.1
+    assert not {"visual.conv1.weight", "head.0.weight", "logit_scale"} & set(found)

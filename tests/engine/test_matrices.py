@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mlflow_breadcrumbs.engine import recipe
-from mlflow_breadcrumbs.engine.backends import calibration, covariance, matrices
+from mlflow_breadcrumbs.engine.backends import ace, calibration, covariance, matrices, subspaces
 
 SHAPES = [(1, 1), (1, 7), (7, 1), (5, 64), (64, 5), (31, 31), (3, 40), (2, 2)]
 PATTERNS = ["normal", "rank 1", "rank 2", "zeros", "one zero", "same", "short", "long"]
@@ -41,9 +41,9 @@ def tensors(given):
     return [torch.from_numpy(matrix.copy()) for matrix in given]
 
 
-def weighted(parts, whole, ridge=0.0, normalize=False):
+def weighted(parts, whole, ridge=0.0, normalize=False, center=False):
     pairs = zip(tensors(parts), tensors(whole), strict=True)
-    found = covariance.weighted(pairs, ridge=ridge, normalize=normalize)
+    found = covariance.weighted(pairs, ridge=ridge, normalize=normalize, center=center)
     assert found.dtype == torch.float64
     return found.numpy()
 
@@ -67,9 +67,57 @@ def assert_near(found, expected, allowed):
 def test_the_covariance_merge_is_that_of_the_formula(shape, pattern, sources):
     whole = changes(shape, pattern, sources)
     for parts in (whole, masked(whole)):
-        for ridge, normalize in ((0, False), (0.1, False), (1e-3, True)):
-            expected = formulas.covariance_by_formula(parts, whole, ridge, normalize)
-            assert_near(weighted(parts, whole, ridge, normalize), expected, 1e-5)
+        for how in ((0, False, False), (0.1, False, True), (1e-3, True, False)):
+            expected = formulas.covariance_by_formula(parts, whole, *how)
+            assert_near(weighted(parts, whole, *how), expected, 1e-5)
+
+
+@pytest.mark.parametrize("sources", [1, 2, 9])
+@pytest.mark.parametrize("pattern", PATTERNS)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_iso_cts_is_that_of_the_formula(shape, pattern, sources):
+    given = changes(shape, pattern, sources)
+    found = subspaces.isotropic(tensors(given)).numpy()
+    assert_near(found, formulas.iso_cts_by_formula(given), 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("directions", "sources", "expected"),
+    [(768, 8, (616, 19)), (10, 3, (7, 1)), (10, 4, (10, 0)), (2, 1, (1, 1)), (1, 1, (0, 1))],
+)
+def test_a_fifth_of_the_directions_is_shared_out(directions, sources, expected):
+    assert subspaces.counts(directions, sources) == expected
+
+
+@pytest.mark.parametrize("uneven", [1, 1e-2])
+@pytest.mark.parametrize("sources", [1, 2, 9])
+@pytest.mark.parametrize("pattern", PATTERNS)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_ace_is_that_of_the_formula(shape, pattern, sources, uneven):
+    """Small changes, as fine-tuning makes them; uneven ones take the other branch."""
+    whole = [matrix / 30 for matrix in changes(shape, pattern, sources)]
+    whole[-1] = whole[-1] * np.float32(uneven)
+    for parts in (whole, masked(whole)):
+        energies = [float(np.square(m, dtype=np.float64).sum()) for m in whole]
+        pairs = zip(tensors(parts), tensors(whole), strict=True)
+        found = ace.combined(pairs, energies, ridge=1e-5).numpy()
+        assert_near(found, formulas.ace_by_formula(parts, whole), 1e-5)
+
+
+def test_ace_tells_even_sources_from_uneven_ones():
+    assert not ace.heterogeneous([3.0, 3.1, 2.9])
+    assert not ace.heterogeneous([5.0])
+    assert not ace.heterogeneous([5.0, 0.0])
+    assert ace.heterogeneous([3.0, 3.1, 300.0])
+
+
+def test_packed_queries_keys_and_values_are_merged_apart():
+    given = changes((24, 8), "normal", 3)
+    settings = recipe.MergeRecipe(density=1, combine="tsv", packed="split")
+    made = matrices.Matrices(3, lambda: iter(tensors(given)), lambda: iter(tensors(given)))
+    found = matrices.merge(made, (1.0, 1.0, 1.0), settings, blocks=3).numpy()
+    for rows in (slice(8), slice(8, 16), slice(16, 24)):
+        assert_near(found[rows], formulas.tsv_by_formula([m[rows] for m in given]), 1e-5)
 
 
 @pytest.mark.parametrize("sources", [1, 9])

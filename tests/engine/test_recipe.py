@@ -23,6 +23,8 @@ from mlflow_breadcrumbs.engine import recipe
         ("breadcrumbs_calibrated", (0.14, 0.01, 1.0, "tensor", "none", "sum")),
         ("actmat", (1.0, 0.0, 1.0, "tensor", "none", "covariance")),
         ("tact", (0.5, 0.0, 1.0, "tensor", "none", "covariance")),
+        ("ace", (1.0, 0.0, 1.0, "tensor", "none", "ace")),
+        ("iso_cts", (1.0, 0.0, 1.0, "tensor", "none", "iso_cts")),
     ],
 )
 def test_presets_are_the_specification_with_the_scales_of_the_study(method, expected):
@@ -65,7 +67,14 @@ def test_presets_are_the_specification_with_the_scales_of_the_study(method, expe
         ),
         ({"density": 1, "combine": "covariance", "ridge": -1}, r"ridge is -1\.0; it must be 0 or"),
         ({"density": 1, "combine": "covariance", "normalize": 1}, r"normalize is 1; it must be tr"),
-        ({"density": 1, "ridge": 0.1}, r"ridge and normalize are for combine covariance, and"),
+        (
+            {"density": 1, "ridge": 0.1},
+            r"ridge is for combine covariance or ace, and combine is 's",
+        ),
+        ({"density": 1, "combine": "ace", "center": True}, r"center is for combine covariance, an"),
+        ({"density": 1, "packed": "split"}, r"packed is 'split', which is for recipes that deco"),
+        ({"density": 1, "packed": "yes"}, r"packed is 'yes'; it must be one of whole, split"),
+        ({"density": 1, "depth": -0.1}, r"depth is -0\.1; it must be 0 or more"),
         ({"density": 0.5, "dtype": "int8"}, r"dtype is 'int8'; it must be one of base, float64"),
         ({"density": 0.5, "include": "visual.*"}, r"include is 'visual\.\*'; it must be a list"),
         ({"density": 0.5, "exclude": [""]}, r"exclude has the pattern ''"),

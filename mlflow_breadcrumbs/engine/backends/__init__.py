@@ -3,14 +3,15 @@
 Read `reference` first: it is the definition. `arithmetic` and `ranks` hold what all backends share,
 `copying` is for what is not merged. `cpu` and `gpu` are rooms of their own, whose first lines name
 their modules; both hand recipes that decompose matrices to `cpu.decomposing`, which takes its
-formulas from `matrices`: those of `singular` or `covariance`, then `calibration`. `choosing` takes
+formulas from `matrices`: those of `singular`, `subspaces`, `covariance` or `ace`, then
+`calibration`. `choosing` takes
 one of the backends, by device and by name.
 """
 
 import concurrent.futures
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
 import torch
@@ -36,6 +37,8 @@ class Job:
     """The output dtype of each merged tensor."""
     running: Sequence[str] = ()
     """Running statistics and counters, which are the base's whatever a source has; sorted."""
+    depths: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    """How deep in the model each tensor lies, from 0 to 1; empty where the recipe does not ask."""
     verify: bool = False
     """Whether to compute the digests of the inputs."""
 

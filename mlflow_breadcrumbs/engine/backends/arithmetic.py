@@ -1,12 +1,16 @@
 """The steps of the arithmetic that every backend shares: working dtype, task vector, checks."""
 
 import contextlib
+import re
 from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 
 from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.engine.backends import Job
+
+PACKED = re.compile(r"(^|\.)(in_proj_weight|(qkv|Wqkv|in_proj)\.weight)$")
+"""Names of matrices that hold queries, keys and values, one above the other."""
 
 
 def working_dtype(base: torch.dtype) -> torch.dtype:
@@ -22,11 +26,18 @@ def float32(value: float) -> float:
 def scale(job: Job, name: str) -> float:
     """What the combined task vectors of a tensor are multiplied by, rounded once to float32.
 
-    It is alpha; and alpha / T for tensors that are no matrices where the recipe averages these over
-    the T sources.
+    It is alpha, and more in deep blocks where the recipe says so; and a T-th of that for tensors
+    that are no matrices where the recipe averages these over the T sources.
     """
-    alpha = job.recipe.alpha
-    return float32(alpha / len(job.sources) if averaged(job, name) else alpha)
+    factor = job.recipe.alpha + job.recipe.depth * job.depths.get(name, 0.0)
+    return float32(factor / len(job.sources) if averaged(job, name) else factor)
+
+
+def blocks(job: Job, name: str) -> int:
+    """How many matrices a matrix holds, one above the other, that are decomposed apart."""
+    rows, columns = job.base.info(name).shape
+    packed = job.recipe.packed == "split" and PACKED.search(name) and rows == 3 * columns
+    return 3 if packed else 1
 
 
 def averaged(job: Job, name: str) -> bool:

@@ -10,12 +10,15 @@ import torch
 
 from mlflow_breadcrumbs.engine.backends import singular
 
-FLOORS = {"tsv": 1.0, "iso": 0.2}
+FLOORS = {"tsv": 1.0, "iso": 0.2, "iso_cts": 0.2}
 """α of the formula, by what was combined how; 1/T for what is not here, the sums of T sources."""
 
 
 def calibrated(
-    merged: torch.Tensor, changes: Iterable[torch.Tensor], floor: float | None
+    merged: torch.Tensor,
+    changes: Iterable[torch.Tensor],
+    floor: float | None,
+    directions: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """A merged matrix, each of its singular directions as long as the sources are there on average.
 
@@ -28,6 +31,8 @@ def calibrated(
         merged: [rows, columns].
         changes: τ_t of every source, [rows, columns], whole, with no mask; taken one at a time.
         floor: the least that a source counts; `None`: 1/T.
+        directions: [rows, k] orthonormal columns to take in place of U, for a merged matrix whose
+            singular values are all alike, so that it has no U of its own.
 
     Returns:
         float64 [rows, columns].
@@ -35,8 +40,12 @@ def calibrated(
     merged = merged.double()
     if not merged.any():
         return merged
-    left, values, right = singular.leading(merged, min(merged.shape))
-    along = values[:, None] * right.T
+    if directions is None:
+        left, values, right = singular.leading(merged, min(merged.shape))
+        along = values[:, None] * right.T
+    else:
+        left = directions
+        along = left.T @ merged
     factors = [
         (along * own).sum(1) / own.square().sum(1)
         for change in changes

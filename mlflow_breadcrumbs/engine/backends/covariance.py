@@ -16,7 +16,11 @@ STEEP = 1e-6
 
 
 def weighted(
-    pairs: Iterable[tuple[torch.Tensor, torch.Tensor]], *, ridge: float, normalize: bool
+    pairs: Iterable[tuple[torch.Tensor, torch.Tensor]],
+    *,
+    ridge: float,
+    normalize: bool,
+    center: bool = False,
 ) -> torch.Tensor:
     """The sources' changes, each weighted by the covariance of its rows: (Σ τ_t C_t)·(Σ C_t)⁺.
 
@@ -29,6 +33,7 @@ def weighted(
             taken one at a time.
         ridge: ρ, at least 0.
         normalize: whether C_t is divided by its trace first.
+        center: whether the mean of M_t's rows is taken from them before.
 
     Returns:
         float64 [rows, columns].
@@ -37,6 +42,8 @@ def weighted(
     sources = 0
     for masked, whole in pairs:
         masked, whole = masked.double(), whole.double()
+        if center:
+            masked = masked - masked.mean(0)
         own = masked.T @ masked
         if normalize and masked.any():
             own /= own.trace()

@@ -6,7 +6,17 @@ from collections.abc import Callable, Iterator
 import torch
 
 from mlflow_breadcrumbs.engine import recipe
-from mlflow_breadcrumbs.engine.backends import arithmetic, calibration, covariance, singular
+from mlflow_breadcrumbs.engine.backends import (
+    ace,
+    arithmetic,
+    calibration,
+    covariance,
+    singular,
+    subspaces,
+)
+
+FLAT = ("iso", "iso_cts")
+"""Makes all singular values alike, so the result is calibrated along the directions of the sum."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,9 +32,15 @@ class Matrices:
 
 
 def merge(
-    given: Matrices, weights: tuple[float, ...], settings: recipe.MergeRecipe
+    given: Matrices, weights: tuple[float, ...], settings: recipe.MergeRecipe, blocks: int = 1
 ) -> torch.Tensor:
     """Combine the sources' matrices, and calibrate the result where the recipe says so.
+
+    Args:
+        given: the matrix of every source.
+        weights: w_t of every source.
+        settings: the recipe.
+        blocks: how many matrices of as many rows lie one above the other, to be merged apart.
 
     Returns:
         What is added to the base's matrix, before alpha; float64 [rows, columns].
@@ -32,16 +48,65 @@ def merge(
     Raises:
         torch.linalg.LinAlgError: a decomposition does not converge.
     """
-    how = settings.combine
-    if how == "covariance":
-        pairs = zip(given.masked(), given.whole(), strict=True)
-        combined = covariance.weighted(pairs, ridge=settings.ridge, normalize=settings.normalize)
-    elif how == "mean":
-        combined = arithmetic.combine(list(given.masked()), weights, how).double()
-    elif how == "sum":
-        combined = arithmetic.sum_in_order(given.masked()).double()
-    else:
-        combined = singular.combine(given.masked(), given.count, how)
+    if blocks > 1:
+        return torch.cat([_merged(one, weights, settings) for one in _apart(given, blocks)])
+    return _merged(given, weights, settings)
+
+
+def _apart(given: Matrices, blocks: int) -> Iterator[Matrices]:
+    """Each of the matrices that lie one above the other; masked ones are found once."""
+    masked = [matrix.chunk(blocks) for matrix in given.masked()]
+    for number in range(blocks):
+        yield Matrices(
+            given.count,
+            masked=lambda at=number: (parts[at] for parts in masked),  # type: ignore[misc]
+            whole=lambda at=number: (  # type: ignore[misc]
+                matrix.chunk(blocks)[at] for matrix in given.whole()
+            ),
+        )
+
+
+def _merged(
+    given: Matrices, weights: tuple[float, ...], settings: recipe.MergeRecipe
+) -> torch.Tensor:
     if settings.calibrate == "none":
-        return combined
-    return calibration.calibrated(combined, given.whole(), calibration.FLOORS.get(how))
+        return _combined(given, weights, settings)
+    directions = None
+    if settings.combine in FLAT:
+        masked = list(given.masked())
+        given = dataclasses.replace(given, masked=lambda: iter(masked))
+        total = arithmetic.sum_in_order(masked).double()
+        if total.any():
+            directions = singular.leading(total, min(total.shape)).left
+    combined = _combined(given, weights, settings)
+    floor = calibration.FLOORS.get(settings.combine)
+    return calibration.calibrated(combined, given.whole(), floor, directions)
+
+
+def _combined(
+    given: Matrices, weights: tuple[float, ...], settings: recipe.MergeRecipe
+) -> torch.Tensor:
+    match settings.combine:
+        case "covariance":
+            return covariance.weighted(
+                _pairs(given),
+                ridge=settings.ridge,
+                normalize=settings.normalize,
+                center=settings.center,
+            )
+        case "ace":
+            energies = [float(whole.double().square().sum()) for whole in given.whole()]
+            return ace.combined(_pairs(given), energies, ridge=settings.ridge)
+        case "iso_cts":
+            return subspaces.isotropic(list(given.masked()))
+        case "mean":
+            return arithmetic.combine(list(given.masked()), weights, "mean").double()
+        case "sum":
+            return arithmetic.sum_in_order(given.masked()).double()
+        case how:
+            return singular.combine(given.masked(), given.count, how)
+
+
+def _pairs(given: Matrices) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Of every source the masked matrix and the whole one."""
+    return zip(given.masked(), given.whole(), strict=True)

@@ -164,7 +164,7 @@ def decompose(job: Job, name: str, given: matrices.Matrices) -> torch.Tensor:
         given.count, lambda: checked(given.masked), lambda: checked(given.whole)
     )
     try:
-        return matrices.merge(both, tuple(job.weights), job.recipe)
+        return matrices.merge(both, tuple(job.weights), job.recipe, arithmetic.blocks(job, name))
     except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
         raise errors.MergeError(
             f"the decomposition of the tensor {name!r} failed ({error}); leave it out "

@@ -63,7 +63,7 @@ def decorrelated(matrices: Iterable[torch.Tensor], sources: int) -> torch.Tensor
     if not found:
         return zeros
     left, values, right = (torch.cat(part, dim=-1) for part in zip(*found, strict=True))
-    core = _inverse_root(left) * values @ _inverse_root(right)
+    core = inverse_root(left) * values @ inverse_root(right)
     combined: torch.Tensor = left @ core @ right.T
     return combined
 
@@ -107,7 +107,7 @@ def leading(matrix: torch.Tensor, count: int) -> Factors:
     return Factors(left, values * largest, right)
 
 
-def _inverse_root(vectors: torch.Tensor) -> torch.Tensor:
+def inverse_root(vectors: torch.Tensor) -> torch.Tensor:
     """(XᵀX)^(−1/2) of unit columns X [elements, K]; zero where X has no extent."""
     squares, directions = torch.linalg.eigh(vectors.T @ vectors)
     zero = (max(vectors.shape) * SINGLE) ** 2 * squares[-1]

@@ -12,7 +12,7 @@ interpreter: very slow, but the same code, which is how it is tested where there
 import concurrent.futures
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -156,7 +156,7 @@ class _GpuRun:
         self._advance = advance
         self._device = device
         self._outcome = Outcome([], [0] * (len(job.sources) + 1), [], [{} for _ in job.inputs])
-        self._scales = scales(job, device)
+        self._scales: dict[float, torch.Tensor] = {}
         self._touches = touch_counts(job, device)
 
     def outcome(self, piece: int, memory: int, pool: concurrent.futures.Executor) -> Outcome:
@@ -204,8 +204,15 @@ class _GpuRun:
         for position, view in enumerate(views):
             with self._visit(loader, view) as raw:
                 cuts = search.cuts(position, raw) if search else keep_all(view)
-                merged = merge_piece(view, raw, cuts, self._job.recipe, self._scales, self._touches)
+                scales = self._scales_of(view.piece.scale)
+                merged = merge_piece(view, raw, cuts, self._job.recipe, scales, self._touches)
             results.take(merged)
+
+    def _scales_of(self, scale: float) -> torch.Tensor:
+        """A piece's scale, then the weights, on the device."""
+        if scale not in self._scales:
+            self._scales[scale] = scales_of(scale, self._job.weights, self._device)
+        return self._scales[scale]
 
     @contextlib.contextmanager
     def _visit(self, loader: Loader, view: View) -> Iterator[torch.Tensor]:
@@ -273,7 +280,7 @@ def merge_piece(
         raw: uint8 [bytes] the piece on the device.
         cuts: int32 [tiles, sources, 4] of the long tiles; see `triton_kernels.merge_tiles`.
         settings: the recipe.
-        scales: float32 [2, 1 + sources], see `scales`.
+        scales: float32 [1 + sources], see `scales_of`.
         touches: int64 [a power of two, more than sources] increased by the elements that so many
             sources touched.
     """
@@ -296,7 +303,7 @@ def merge_piece(
             (tiles.last - tiles.first,),
             *view.arguments(raw, tiles),
             cuts if tiles.rowwise else cuts[own],
-            scales[int(piece.averaged)],
+            scales,
             merged.content,
             merged.seen[own],
             merged.energies[own],
@@ -316,15 +323,9 @@ def merge_piece(
     return merged
 
 
-def scales(job: Job, device: torch.device) -> torch.Tensor:
-    """Alpha, then the weights, each rounded once to float32; [2, 1 + sources].
-
-    The second row is for tensors that are averaged: alpha / T in place of alpha.
-    """
-    rows = [
-        [alpha, *job.weights] for alpha in (job.recipe.alpha, job.recipe.alpha / len(job.sources))
-    ]
-    return torch.tensor(rows, dtype=torch.float32, device=device)
+def scales_of(scale: float, weights: Sequence[float], device: torch.device) -> torch.Tensor:
+    """A piece's scale, then the weights, each rounded once to float32; [1 + sources]."""
+    return torch.tensor([scale, *weights], dtype=torch.float32, device=device)
 
 
 def touch_counts(job: Job, device: torch.device) -> torch.Tensor:

@@ -123,6 +123,8 @@ class Piece:
     """The first byte of each input, then the end."""
     dtype: torch.dtype
     """Of the output."""
+    scale: float
+    """What the combined sources are multiplied by; see `arithmetic.scale`."""
     averaged: bool
     """Whether the tensors are averaged over the sources, whatever others are combined by."""
     table: Table
@@ -261,11 +263,11 @@ def _element_bytes(job: Job, name: str) -> int:
     return sum(checkpoint.info(name).dtype.itemsize for checkpoint in job.inputs)
 
 
-def _signature(job: Job, name: str) -> tuple[int, ...]:
-    """The kinds of number of a tensor in all inputs and in the output; whether it is averaged."""
+def _signature(job: Job, name: str) -> tuple[tuple[int, ...], float, bool]:
+    """The kinds of number of a tensor in all inputs and in the output; its scale; if averaged."""
     dtypes = [checkpoint.info(name).dtype for checkpoint in job.inputs]
-    kinds = (reading.KINDS[dtype] for dtype in (*dtypes, job.dtypes[name]))
-    return (*kinds, int(arithmetic.averaged(job, name)))
+    kinds = tuple(reading.KINDS[dtype] for dtype in (*dtypes, job.dtypes[name]))
+    return kinds, arithmetic.scale(job, name), arithmetic.averaged(job, name)
 
 
 def _piece(job: Job, runs: Sequence[Stretch]) -> Piece:
@@ -276,7 +278,7 @@ def _piece(job: Job, runs: Sequence[Stretch]) -> Piece:
         segments.append(Segment(run.name, run.start, run.stop, run.units, position, unit))
         position += _aligned(run.elements, APART)
         unit += run.whole_units
-    *kinds, _, averaged = _signature(job, runs[0].name)
+    (*kinds, _), scale, averaged = _signature(job, runs[0].name)
     offsets = [0]
     for checkpoint in job.inputs:
         size = position * checkpoint.info(runs[0].name).dtype.itemsize
@@ -288,7 +290,8 @@ def _piece(job: Job, runs: Sequence[Stretch]) -> Piece:
         kinds=tuple(kinds),
         offsets=tuple(offsets),
         dtype=job.dtypes[runs[0].name],
-        averaged=bool(averaged),
+        scale=scale,
+        averaged=averaged,
         table=table,
         owner=owner,
         launches=launches,

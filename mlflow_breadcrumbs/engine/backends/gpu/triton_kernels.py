@@ -290,7 +290,7 @@ def merge_tiles(
     kinds,  # int32 [1 + sources]
     table,  # int64 [tiles, COLUMNS]
     cuts,  # int32 [tiles, sources, 4]; not read where ROWWISE
-    scales,  # float32 [1 + sources] alpha, then the weights
+    scales,  # float32 [1 + sources] the scale, then the weights
     merged,  # [elements] of the output's dtype, filled
     seen,  # int32 [tiles, sources, 4] kept, smallest and largest kept, largest of all; filled
     energies,  # float64 [tiles, sources, 2] Σ τ² of all and of the kept elements; filled

@@ -87,6 +87,11 @@ def import_command(
     type=click.Choice(["auto", "float32", "bfloat16"]),
     help="Of the forward pass; auto is bfloat16 on a GPU.  [default: auto]",
 )
+@click.option(
+    "--rank",
+    type=options.COUNT,
+    help="Learn changes of this rank only (LoRA); 0 trains all weights.  [default: 0]",
+)
 @click.option("--seed", type=options.COUNT, help="Of the order of the images.  [default: 0]")
 @click.option(
     "--resume-folder",

@@ -1,6 +1,5 @@
 """From a registered base and a task to a registered source; `training` does the training."""
 
-import dataclasses
 from pathlib import Path
 
 import mlflow
@@ -59,7 +58,7 @@ def finetune(
             "base": [resolved.uri, resolved.recorded_digest],
             "images": [train_set.digest, validation_set.digest],
             "task": [task.name, list(task.classes), list(task.templates)],
-            "settings": dataclasses.asdict(settings),
+            "settings": settings.fields(),
             "registeredModel": registered_model,
         }
     )
@@ -115,7 +114,7 @@ def _log_start(
     """Log the base, the images and the settings; `finetune.` keeps clear of `mlflow run`'s keys."""
     if resolved.model_id is not None:
         mlflow.MlflowClient().log_inputs(run_id, models=[LoggedModelInput(resolved.model_id)])
-    parameters = {"base": resolved.uri, "task": task.name, **dataclasses.asdict(settings)}
+    parameters = {"base": resolved.uri, "task": task.name, **settings.fields()}
     mlflow.log_params({f"finetune.{name}": value for name, value in parameters.items()})
     accuracy_records.log_image_set(train_set, context="training")
     accuracy_records.log_image_set(validation_set, context="validation")

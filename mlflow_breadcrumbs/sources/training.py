@@ -27,6 +27,7 @@ from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.engine import checkpoints
 from mlflow_breadcrumbs.evaluation import scoring
 from mlflow_breadcrumbs.models import architecture, image_sets, task_heads
+from mlflow_breadcrumbs.sources import low_rank
 from mlflow_breadcrumbs.support import canonical, devices, progress
 
 RESUME_FILE = "training.pt"
@@ -59,6 +60,8 @@ class TrainingSettings:
     fast with it."""
     seed: int = 0
     """Of the order of the images and of their crops."""
+    rank: int = 0
+    """Of what is learned of each matrix, see `low_rank`; 0 trains all weights."""
 
     def __post_init__(self) -> None:
         for name, valid, needed in (
@@ -70,10 +73,19 @@ class TrainingSettings:
             ("weight_decay", 0 <= self.weight_decay <= 1, "0 to 1"),
             ("clip", 0 < self.clip < math.inf, "positive and finite"),
             ("label_smoothing", 0 <= self.label_smoothing < 1, "0 to below 1"),
+            ("rank", self.rank >= 0, "0 or more"),
             ("precision", self.precision in PRECISIONS, f"one of {', '.join(PRECISIONS)}"),
         ):
             if not valid:
                 raise errors.RecipeError(f"{name} is {getattr(self, name)}; it must be {needed}.")
+
+    def fields(self) -> dict[str, Any]:
+        """All fields by name; the rank only where there is one, as before there were ranks."""
+        return {
+            name: value
+            for name, value in dataclasses.asdict(self).items()
+            if name != "rank" or value
+        }
 
     def schedule(self, images: int) -> tuple[int, int]:
         """Give the steps and epochs that a number of training images makes."""
@@ -158,33 +170,45 @@ def train(
             scoring.check_classes(head, image_set)
     steps, epochs = settings.schedule(len(train_set))
     visual = cast(nn.Module, model.to(device).visual)
-    parameters = list(visual.parameters())
-    optimizer = torch.optim.AdamW(
-        parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay
-    )
     saved = _Saved.at(folder, model, head, train_set, settings)
-    history = saved.load(visual, optimizer) if saved else []
-    if _workers(workers, device):
-        _ = train_set.digest  # what is read from Parquet lies ready before there are more processes
-    for past in history:
-        _report(on_epoch, past)
-    with show(f"fine-tune {head.task}", total=epochs * len(train_set), unit="images") as tick:
-        tick(len(history) * len(train_set))
-        for epoch in range(len(history), epochs):
-            loss, step = _epoch(
-                model, config, head, train_set, settings, optimizer, epoch, device, workers, tick
-            )
-            measured = None
-            if validation_set is not None:
-                preprocess = architecture.preprocess(config)
-                measured = scoring.accuracy(
-                    model, head, validation_set, preprocess, device=device
-                ).value
-            rate = settings.rate(step - 1, steps)
-            history.append(Epoch(epoch + 1, step, loss, rate, measured))
-            if saved:
-                saved.save(visual, optimizer, history)
-            _report(on_epoch, history[-1])
+    drawn = _generator(settings.seed)
+    with low_rank.adapted(visual, settings.rank, drawn) as parameters:
+        optimizer = torch.optim.AdamW(
+            parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay
+        )
+        history = saved.load(visual, optimizer) if saved else []
+        if _workers(workers, device):
+            _ = (
+                train_set.digest
+            )  # what is read from Parquet lies ready before there are more processes
+        for past in history:
+            _report(on_epoch, past)
+        with show(f"fine-tune {head.task}", total=epochs * len(train_set), unit="images") as tick:
+            tick(len(history) * len(train_set))
+            for epoch in range(len(history), epochs):
+                loss, step = _epoch(
+                    model,
+                    config,
+                    head,
+                    train_set,
+                    settings,
+                    optimizer,
+                    epoch,
+                    device,
+                    workers,
+                    tick,
+                )
+                measured = None
+                if validation_set is not None:
+                    preprocess = architecture.preprocess(config)
+                    measured = scoring.accuracy(
+                        model, head, validation_set, preprocess, device=device
+                    ).value
+                rate = settings.rate(step - 1, steps)
+                history.append(Epoch(epoch + 1, step, loss, rate, measured))
+                if saved:
+                    saved.save(visual, optimizer, history)
+                _report(on_epoch, history[-1])
     model.eval()
     return tuple(history)
 
@@ -317,7 +341,7 @@ class _Saved:
             return None
         key = canonical.digest(
             {
-                "settings": {k: repr(v) for k, v in dataclasses.asdict(settings).items()},
+                "settings": {k: repr(v) for k, v in settings.fields().items()},
                 "model": checkpoints.state_dict_digest(model.state_dict()),
                 "head": checkpoints.state_dict_digest({"weight": head.weight}),
                 # One by one: the order of the images decides which crops they get.

@@ -61,6 +61,28 @@ def test_it_learns_and_leaves_all_but_the_image_tower_alone(config):
     assert not model.training
 
 
+def test_of_a_low_rank_only_the_matrices_of_the_tower_change_and_by_that_rank(config):
+    model = tiny.model(config)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    how = dataclasses.replace(SETTINGS, epochs=6, rank=2)
+    history = training.train(model, config, head(), tiny.image_set(16, "colours/train"), how)
+    assert history[-1].train_loss < history[0].train_loss
+    after = model.state_dict()
+    assert set(after) == set(before)  # a whole model again, without the thin matrices
+    changed = {
+        name: after[name] - old for name, old in before.items() if (after[name] != old).any()
+    }
+    assert "visual.transformer.resblocks.0.attn.in_proj_weight" in changed
+    assert "visual.transformer.resblocks.0.mlp.c_fc.weight" in changed
+    for name, change in changed.items():
+        assert name.startswith("visual.transformer.")
+        assert change.dim() == 2
+        values = torch.linalg.svdvals(change.double())
+        assert values[1] > 0
+        assert values[2] < 1e-4 * values[0]  # but for float32's rounding of the weights
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
 def test_the_same_call_gives_the_same_weights(config):
     digests = set()
     for workers in (None, 0, 2):
@@ -87,11 +109,12 @@ class Stopped(BaseException):
     pass
 
 
-@pytest.mark.parametrize("after", [1, 2])
-def test_a_stopped_training_ends_with_the_same_weights(config, tmp_path, after):
+@pytest.mark.parametrize(("after", "rank"), [(1, 0), (2, 0), (1, 2)])
+def test_a_stopped_training_ends_with_the_same_weights(config, tmp_path, after, rank):
     images, told = tiny.image_set(6), []
+    how = dataclasses.replace(SETTINGS, rank=rank)
     whole = tiny.model(config)
-    expected = training.train(whole, config, head(), images, SETTINGS)
+    expected = training.train(whole, config, head(), images, how)
 
     def stop(epoch):
         if epoch.epoch == after:
@@ -103,7 +126,7 @@ def test_a_stopped_training_ends_with_the_same_weights(config, tmp_path, after):
             config,
             head(),
             images,
-            SETTINGS,
+            how,
             folder=tmp_path / "state",
             on_epoch=stop,
         )
@@ -113,7 +136,7 @@ def test_a_stopped_training_ends_with_the_same_weights(config, tmp_path, after):
         config,
         head(),
         images,
-        SETTINGS,
+        how,
         folder=tmp_path / "state",
         on_epoch=told.append,
     )
@@ -187,6 +210,7 @@ def test_the_schedule():
         ("learning_rate", 0, "above 0 and at most 1"),
         ("learning_rate", math.nan, "above 0 and at most 1"),
         ("warmup_steps", -1, "0 or more"),
+        ("rank", -1, "0 or more"),
         ("weight_decay", -0.1, "0 to 1"),
         ("clip", 0, "positive and finite"),
         ("label_smoothing", 1, "0 to below 1"),

@@ -4,7 +4,9 @@ from typing import Any
 
 import click
 
+from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.commands import options, printing
+from mlflow_breadcrumbs.engine import drafts
 
 
 @click.command("merge-files")
@@ -18,7 +20,7 @@ from mlflow_breadcrumbs.commands import options, printing
     help="Repeatable.",
 )
 @click.option("--output", required=True, type=click.Path(), help="Merged .safetensors file.")
-@options.recipe_options
+@options.draft_options
 @options.engine_options
 @click.option(
     "--device",
@@ -62,7 +64,7 @@ def merge_files(
     mlflow-breadcrumbs merge-files --base base.safetensors \\
         --source cars.safetensors --source signs.safetensors=0.5 --output merged.safetensors
     """
-    settings = options.make_recipe(sources, given)
+    draft = options.make_draft(sources, given)
     from mlflow_breadcrumbs.commands import terminal
     from mlflow_breadcrumbs.engine import files
     from mlflow_breadcrumbs.engine.backends import choosing
@@ -70,7 +72,7 @@ def merge_files(
     result = files.merge_files(
         base,
         [path for path, _ in sources],
-        settings,
+        draft,
         output,
         backend=choosing.choose(device, backend or "auto", threads=threads),
         max_norm_ratio=max_norm_ratio,
@@ -92,6 +94,8 @@ def merge_files(
         },
     )
     printing.print_notes(result.notes)
+    if result.choice:
+        printing.echo(f"Chosen: {result.choice.why}.")
     printing.echo(
         f"{result.output}: {result.merged_tensors} tensors, "
         f"{result.parameters / 1e6:.1f} M parameters merged in {result.seconds:.1f} s"
@@ -109,11 +113,15 @@ def merge_files(
 @click.option(
     "--tasks", type=options.TEXT, metavar="FILE", help="Task file: evaluate on these images."
 )
-@options.recipe_options
+@options.draft_options
 @options.engine_options
 @options.device_option
 @options.batch_size_option
 @options.cache_option
+@options.switch(
+    "--choose",
+    help="Try the few best recipes on the tasks' validation images, and merge by the best.",
+)
 @click.option("--alias", type=options.TEXT, help="Point this alias at the merged version.")
 @click.option("--force", is_flag=True, help="Make a new version even if this merge exists.")
 @options.notify_option
@@ -131,6 +139,7 @@ def merge_command(
     device: str,
     batch_size: int,
     no_cache: bool,
+    choose: bool | None,
     alias: str | None,
     force: bool,
     as_json: bool,
@@ -146,16 +155,38 @@ def merge_command(
         --registered-model clip-merged --tasks tasks.yaml --alias candidate
     """
     everything = options.all_sources(sources, source_list)
-    settings = options.make_recipe(everything, given)
+    if choose and tasks is None:
+        raise errors.TaskError("--choose looks at validation images; give --tasks")
+    if choose and given["method"] is None:
+        given["method"] = drafts.AUTO
+    draft = options.make_draft(everything, given)
     from mlflow_breadcrumbs.commands import terminal
     from mlflow_breadcrumbs.pipeline import flow
 
+    choice = None
+    if choose:
+        from mlflow_breadcrumbs.search import candidates, workbench
+
+        printing.echo(f"Choosing: {candidates.cost(len(everything))}.", err=True)
+        materials = workbench.Materials(
+            base=base,
+            sources=tuple(uri for uri, _ in everything),
+            tasks=str(tasks),
+            device=device,
+            batch_size=batch_size,
+            threads=threads,
+            max_norm_ratio=max_norm_ratio,
+        )
+        choice = candidates.choose(materials, draft, terminal.show)
+        draft = drafts.Draft(choice.recipe)
     result = flow.merge(
         flow.MergeRequest(
             base=base,
             sources=tuple(uri for uri, _ in everything),
             registered_model=registered_model,
-            recipe=settings,
+            recipe=draft.recipe,
+            left_open=draft.open,
+            choice=choice,
             tasks=tasks,
             device=device,
             batch_size=batch_size,
@@ -174,6 +205,8 @@ def merge_command(
     if rows := result.rows():
         terminal.print_table(printing.with_intervals(rows), TASK_COLUMNS)
     printing.print_notes(result.notes)
+    if result.choice:
+        printing.echo(f"Chosen: {result.choice.why}.")
     state = "exists already, nothing was merged" if result.reused else "registered"
     printing.echo(f"{result.version.uri} {state}" + (f", alias {alias}" if alias else ""))
     printing.echo(result.version.weights_digest)

@@ -9,7 +9,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from mlflow_breadcrumbs.engine import recipe
+from mlflow_breadcrumbs.engine import drafts, recipe
 from mlflow_breadcrumbs.support import defaults
 
 BACKENDS = ("auto", "reference", "cpu", "gpu")
@@ -79,6 +79,21 @@ class Optional(click.ParamType[Any]):
         return self.inner.get_metavar(param, ctx)
 
 
+class NumberOrAuto(click.ParamType[Any]):
+    """A number, or `auto`; nothing where it is empty, as `mlflow run` gives it."""
+
+    name = "float|auto"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float | str | None:
+        """Turn the text into a number, or leave it."""
+        if value == drafts.AUTO:
+            return drafts.AUTO
+        found: float | None = NUMBER.convert(value, param, ctx)
+        return found
+
+
 TEXT = Optional(click.STRING)
 NUMBER = Optional(click.FLOAT)
 WHOLE = Optional(click.IntRange(min=1))
@@ -90,14 +105,60 @@ def choice(*values: str) -> Optional:
     return Optional(click.Choice(values))
 
 
+def switch(name: str, *, help: str) -> Callable[..., Any]:
+    """An option that is on when it is named; `mlflow run` gives it a value, or an empty one."""
+    return click.option(
+        name, type=Optional(click.BOOL), is_flag=False, flag_value="true", metavar="", help=help
+    )
+
+
 def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
     """The options that make a recipe; `make_recipe` reads them."""
-    options = [
+    return _all(
+        command,
         click.option(
             "--method",
             type=choice(*recipe.PRESETS),
             help="Preset that fills in the recipe.  [default: breadcrumbs]",
         ),
+        click.option("--alpha", type=NUMBER, help="Scale of the summed, masked changes."),
+        *_field_options(),
+    )
+
+
+def draft_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The options that make a recipe or leave some of it open; `make_draft` reads them."""
+    return _all(
+        command,
+        click.option(
+            "--method",
+            type=choice(drafts.AUTO, *recipe.PRESETS),
+            help="Preset that fills in the recipe; auto chooses one by what the weights show.  "
+            f"[default: {defaults.METHOD}]",
+        ),
+        click.option(
+            "--alpha",
+            type=NumberOrAuto(),
+            help="Scale of the summed, masked changes; auto finds one from their lengths.",
+        ),
+        switch(
+            "--balance",
+            help="Shorten sources that went much farther than most to the median length.",
+        ),
+        *_field_options(),
+    )
+
+
+def _all(command: Callable[..., None], *options: Callable[..., Any]) -> Callable[..., None]:
+    """The command with these options, in this order."""
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _field_options() -> tuple[Callable[..., Any], ...]:
+    """The fields of a recipe that commands take, but for method and alpha."""
+    return (
         click.option("--recipe", "recipe_file", type=TEXT, help="Recipe file (YAML or JSON)."),
         click.option(
             "--density", type=NUMBER, help="Fraction of each unit that is kept, 0 < density ≤ 1."
@@ -107,7 +168,6 @@ def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
             type=NUMBER,
             help="Fraction of each unit, the largest changes, that is dropped, 0…1.",
         ),
-        click.option("--alpha", type=NUMBER, help="Scale of the summed, masked changes."),
         click.option("--unit", type=choice(*recipe.UNITS), help="What is masked as one vector."),
         click.option(
             "--consensus",
@@ -118,7 +178,8 @@ def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
             "--combine",
             type=choice(*recipe.COMBINE),
             help="Sum, or mean over the contributions that remain; of matrices, task singular "
-            "vectors (tsv), an isotropic sum (iso) or a mean weighted by covariances.",
+            "vectors (tsv), an isotropic sum (iso, iso_cts) or a mean weighted by covariances "
+            "(covariance, ace).",
         ),
         click.option(
             "--calibrate",
@@ -130,6 +191,16 @@ def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
             type=choice(*recipe.VECTORS),
             help="Tensors that are no matrices: the same as matrices, or the mean of the sources.  "
             "[default: same; mean where matrices are decomposed]",
+        ),
+        click.option(
+            "--packed",
+            type=choice(*recipe.PACKED),
+            help="Matrices of queries, keys and values: decomposed whole, or split into the three.",
+        ),
+        click.option(
+            "--depth",
+            type=NUMBER,
+            help="Added to alpha in the last block of the model, less in those before (LiNeS).",
         ),
         click.option(
             "--include",
@@ -146,10 +217,7 @@ def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option(
             "--dtype", type=choice(*recipe.DTYPES), help="Of the merged tensors.  [default: base]"
         ),
-    ]
-    for option in reversed(options):
-        command = option(command)
-    return command
+    )
 
 
 def engine_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -182,11 +250,35 @@ def make_recipe(
     sources: Sequence[tuple[str, float | None]], options: Mapping[str, Any]
 ) -> recipe.MergeRecipe:
     """The recipe of the command line's options, and the weights given with the sources."""
+    return recipe.make(
+        sources=len(sources),
+        method=options["method"],
+        file=options["recipe_file"],
+        overrides=_overrides(sources, options),
+    )
+
+
+def make_draft(
+    sources: Sequence[tuple[str, float | None]], options: Mapping[str, Any]
+) -> drafts.Draft:
+    """The same, where the options may leave something open."""
+    return drafts.draft(
+        sources=len(sources),
+        method=options["method"],
+        file=options["recipe_file"],
+        overrides=_overrides(sources, options) | {drafts.BALANCE: options["balance"]},
+        default=defaults.METHOD,
+    )
+
+
+def _overrides(
+    sources: Sequence[tuple[str, float | None]], options: Mapping[str, Any]
+) -> dict[str, Any]:
     overrides = {
         field: options[field]
         for field in (
             *("density", "gamma", "alpha", "unit", "consensus"),
-            *("combine", "calibrate", "vectors", "dtype"),
+            *("combine", "calibrate", "vectors", "packed", "depth", "dtype"),
         )
     }
     for field in ("include", "exclude"):
@@ -194,12 +286,7 @@ def make_recipe(
         overrides[field] = patterns or None
     if any(weight is not None for _, weight in sources):
         overrides["weights"] = [1.0 if weight is None else weight for _, weight in sources]
-    return recipe.make(
-        sources=len(sources),
-        method=options["method"],
-        file=options["recipe_file"],
-        overrides=overrides,
-    )
+    return overrides
 
 
 def _use_ledger(ctx: click.Context, _: click.Parameter, value: str | None) -> None:

@@ -1,18 +1,20 @@
 """Files without MLflow: what `merge-files` does, and where commands write their results."""
 
 import contextlib
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
 from mlflow_breadcrumbs import errors
-from mlflow_breadcrumbs.engine import backends, checkpoints, merging, recipe
+from mlflow_breadcrumbs.engine import backends, checkpoints, drafts, merging, recipe, settling
+from mlflow_breadcrumbs.engine.backends import choosing
 from mlflow_breadcrumbs.support import defaults, progress
 
 
 def merge_files(
     base: str | Path,
     sources: Sequence[str | Path],
-    settings: recipe.MergeRecipe,
+    settings: recipe.MergeRecipe | drafts.Draft,
     output: str | Path,
     *,
     backend: backends.Backend | None = None,
@@ -22,7 +24,7 @@ def merge_files(
     overwrite: bool = False,
     show: progress.Progress = progress.silent,
 ) -> merging.MergeResult:
-    """Merge checkpoint files; see `merging.merge`.
+    """Merge checkpoint files; see `merging.merge`. A draft is settled by the weights first.
 
     Raises:
         MergeError: a file is given twice, or the checkpoints don't fit together.
@@ -33,12 +35,16 @@ def merge_files(
         first, *others = (
             stack.enter_context(checkpoints.Checkpoint.open(path)) for path in (base, *sources)
         )
-        return merging.merge(
+        labels = [str(source) for source in sources]
+        draft = settings if isinstance(settings, drafts.Draft) else drafts.Draft(settings)
+        backend = backend or choosing.choose()
+        choice = settling.settle(first, others, draft, labels=labels, backend=backend, show=show)
+        result = merging.merge(
             first,
             others,
-            settings,
+            choice.recipe if choice else draft.recipe,
             output,
-            labels=[str(source) for source in sources],
+            labels=labels,
             backend=backend,
             verify=verify,
             max_norm_ratio=max_norm_ratio,
@@ -46,6 +52,7 @@ def merge_files(
             overwrite=overwrite,
             show=show,
         )
+        return dataclasses.replace(result, choice=choice)
 
 
 def _check_different(paths: Sequence[Path]) -> None:

@@ -16,6 +16,7 @@ from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.engine import (
     backends,
     checkpoints,
+    drafts,
     layer_groups,
     recipe,
     rounding,
@@ -59,6 +60,8 @@ class MergeResult:
     `tolerance`. Empty where the bits are fixed."""
     running: tuple[str, ...] = ()
     """Running statistics and counters, which are the base's; see `running`."""
+    choice: drafts.Choice | None = None
+    """What was left open and found from the weights before the merge."""
     noises: tuple[rounding.Noise, ...] = ()
     """What rounding did to the sources that are stored in fewer bits than the base."""
 
@@ -98,6 +101,7 @@ class MergeResult:
             "weights_digest": self.weights_digest,
             "recipe_digest": self.recipe.digest,
             "recipe": self.recipe.to_dict(),
+            **({"choice": self.choice.to_dict()} if self.choice else {}),
             "merged_tensors": self.merged_tensors,
             "parameters": self.parameters,
             "seconds": round(self.seconds, 3),

@@ -345,13 +345,30 @@ def make(
     given: dict[str, Any] = {k: v for k, v in (overrides or {}).items() if v is not None}
     fields = load_fields(file) if file is not None else {}
     named = fields.pop("method", None)
+    return of_fields(
+        fields | given,
+        sources=sources,
+        method=method if method is not None else named,
+        bare="density" in fields,
+    )
+
+
+def of_fields(
+    fields: Mapping[str, Any], *, sources: int, method: str | None, bare: bool
+) -> MergeRecipe:
+    """The recipe of a method with any field overridden.
+
+    Args:
+        fields: by name.
+        sources: how many there are.
+        method: a preset; without one the bare recipe, or the paper's method.
+        bare: which of the two.
+    """
     _check_names(fields)
-    if method is None and named is None:
-        if "density" in fields:
-            return MergeRecipe.from_dict(fields | given)
-        named = "breadcrumbs"
-    chosen = method if method is not None else named
-    return MergeRecipe.from_method(chosen, sources=sources, **(fields | given))
+    if method is None and bare:
+        return MergeRecipe.from_dict(fields)
+    chosen = "breadcrumbs" if method is None else method
+    return MergeRecipe.from_method(chosen, sources=sources, **fields)
 
 
 def exact(value: float) -> Fraction:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from mlflow_breadcrumbs.engine import recipe
+from mlflow_breadcrumbs.engine import drafts, recipe
 from mlflow_breadcrumbs.lineage import statement
 from mlflow_breadcrumbs.registry import tag_keys
 from mlflow_breadcrumbs.support import canonical
@@ -12,6 +12,17 @@ def merge_digest(settings: recipe.MergeRecipe, weights_digests: Sequence[str]) -
     """What makes two merges the same: the recipe, the base's digest, the sources' in order."""
     base, *sources = weights_digests
     return canonical.digest({"recipe": settings.to_dict(), "base": base, "sources": sources})
+
+
+def choice_digest(draft: drafts.Draft, weights_digests: Sequence[str]) -> str:
+    """What makes two merges the same whose recipe is to be found from the weights."""
+    return canonical.digest(
+        {
+            "merge": merge_digest(draft.recipe, weights_digests),
+            "open": sorted(draft.open),
+            "rule": drafts.RULE,
+        }
+    )
 
 
 def tags_of(lineage: bytes) -> dict[str, str]:

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mlflow_breadcrumbs import errors
-from mlflow_breadcrumbs.engine import recipe
+from mlflow_breadcrumbs.engine import drafts, recipe
 from mlflow_breadcrumbs.lineage import builder
 from mlflow_breadcrumbs.support import canonical, credentials, json_documents, processes
 
@@ -100,6 +100,7 @@ def build(
     evaluation: Sequence[Mapping[str, Any]] = (),
     tolerances: Mapping[str, float] | None = None,
     running: Sequence[str] = (),
+    choice: drafts.Choice | None = None,
 ) -> bytes:
     """The statement in canonical JSON, without the passwords and tokens of URIs that were given.
 
@@ -114,6 +115,7 @@ def build(
         evaluation: one mapping per task, with the data set's digest.
         tolerances: what `tolerance.tolerances` gave for the merge.
         running: names of the running statistics and counters that are the base's.
+        choice: how the recipe came about, where it was not given.
     """
     return canonical.dumps(
         credentials.cleaned(
@@ -138,6 +140,7 @@ def build(
                             "recipeDigest": settings.digest,
                             **({"tolerance": _tolerance(tolerances)} if tolerances else {}),
                             **({"running": _running(running)} if running else {}),
+                            **({"choice": choice.to_dict()} if choice else {}),
                         },
                         "resolvedDependencies": [
                             *(entry.descriptor() for entry in inputs),
@@ -200,6 +203,8 @@ class Statement:
     tolerances: Mapping[str, float]
     """By dtype, how far decomposed matrices may be off when the merge is done again; empty where
     it must give the same bits."""
+    choice: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """How the recipe came about: `open`, `why`, `measured`; empty where it was given."""
     running: tuple[str, ...] = ()
     """Running statistics and counters that are the base's; a merge by a release that summed them
     has none."""
@@ -251,6 +256,7 @@ def parse(content: bytes) -> Statement:
             entry["annotations"] for entry in products if entry["name"].startswith("evaluation/")
         ),
         tolerances=definition["internalParameters"].get("tolerance", {}).get("relativeNorm", {}),
+        choice=definition["internalParameters"].get("choice", {}),
         running=tuple(definition["internalParameters"].get("running", {}).get("tensors", ())),
     )
 

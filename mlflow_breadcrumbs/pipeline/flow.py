@@ -7,12 +7,20 @@ import contextlib
 import dataclasses
 import datetime
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mlflow_breadcrumbs import flavor, ledger
-from mlflow_breadcrumbs.engine import backends, checkpoints, merging, recipe, running
+from mlflow_breadcrumbs.engine import (
+    backends,
+    checkpoints,
+    drafts,
+    merging,
+    recipe,
+    running,
+    settling,
+)
 from mlflow_breadcrumbs.engine.backends import choosing
 from mlflow_breadcrumbs.evaluation import accuracy_records, caches, scorecard, trial
 from mlflow_breadcrumbs.flavor import foreign
@@ -44,6 +52,10 @@ class MergeRequest:
     """Registry URIs, in the order of the sum."""
     registered_model: str
     recipe: recipe.MergeRecipe
+    left_open: frozenset[str] = frozenset()
+    """What of the recipe is found from the weights first, see `drafts`."""
+    choice: drafts.Choice | None = None
+    """How the recipe came about, where it was not given."""
     tasks: str | None = None
     """A task file, or an artifact URI of one; without it nothing is evaluated."""
     split: Split = "test"
@@ -72,6 +84,8 @@ class MergedVersion:
     reused: bool
     """The version existed already; nothing was merged."""
     metrics: Mapping[str, float]
+    choice: drafts.Choice | None = None
+    """How the recipe came about, where it was not given."""
     notes: tuple[str, ...] = ()
     """What the sources or the merge have that a user should know; empty for a reused version."""
 
@@ -107,6 +121,7 @@ class MergedVersion:
             "weights_digest": self.version.weights_digest,
             "reused": self.reused,
             "metrics": dict(self.metrics),
+            **({"choice": self.choice.to_dict()} if self.choice else {}),
             **({"notes": list(self.notes)} if self.notes else {}),
         }
 
@@ -127,13 +142,17 @@ def merge(request: MergeRequest, show: progress.Progress = progress.silent) -> M
         return found
     with versions.workspace() as folder:
         taken = inputs.open_all(resolved, folder)
-        if None in recorded and (found := _find(request, taken.digests)):
+        draft = drafts.Draft(request.recipe, request.left_open)
+        request = _settled(request, taken, draft, backend, show)
+        if (None in recorded or draft.open) and (found := _find(request, taken.digests)):
             return found
         pairs = inputs.plan_evaluation(taken, request.tasks) if request.tasks is not None else ()
         asked = _request_digest(request, taken, pairs)
         if left := recovery.take_up(request.registered_model, asked):
             return _present(request, left)
         tags = _tags(request, taken, asked)
+        if draft.open:
+            tags[tag_keys.CHOICE_DIGEST] = ancestry_tags.choice_digest(draft, taken.digests)
         name = f"merge {request.registered_model}"
         mark = {tag_keys.REQUEST_DIGEST: asked}
         with (
@@ -166,7 +185,34 @@ def merge(request: MergeRequest, show: progress.Progress = progress.silent) -> M
         reused=reused,
         metrics=metrics,
         notes=(*taken.notes, *merged.notes),
+        choice=request.choice,
     )
+
+
+def _settled(
+    request: MergeRequest,
+    taken: inputs.Inputs,
+    draft: drafts.Draft,
+    backend: backends.Backend,
+    show: progress.Progress,
+) -> MergeRequest:
+    """The request with nothing left open."""
+    with _opened(taken) as (base, *sources):
+        labels = [source.resolved.uri for source in taken.sources]
+        choice = settling.settle(base, sources, draft, labels=labels, backend=backend, show=show)
+    if choice is None:
+        return request
+    return dataclasses.replace(request, recipe=choice.recipe, left_open=frozenset(), choice=choice)
+
+
+@contextlib.contextmanager
+def _opened(taken: inputs.Inputs) -> Iterator[list[checkpoints.Checkpoint]]:
+    """The weights of the base, then of the sources."""
+    with contextlib.ExitStack() as stack:
+        yield [
+            stack.enter_context(checkpoints.Checkpoint.open(version.weights))
+            for version in taken.everything
+        ]
 
 
 def _check(request: MergeRequest) -> tuple[str, backends.Backend]:
@@ -190,8 +236,13 @@ def _find(request: MergeRequest, digests: Sequence[str | None]) -> MergedVersion
     known = [digest for digest in digests if digest is not None]
     if request.force or len(known) < len(digests):
         return None
-    key = ancestry_tags.merge_digest(request.recipe, known)
-    found = registering.find_merge(request.registered_model, key)
+    if request.left_open:
+        draft = drafts.Draft(request.recipe, request.left_open)
+        asked = ancestry_tags.choice_digest(draft, known)
+        found = registering.find_merge(request.registered_model, asked, tag_keys.CHOICE_DIGEST)
+    else:
+        key = ancestry_tags.merge_digest(request.recipe, known)
+        found = registering.find_merge(request.registered_model, key)
     if found is None:
         return None
     _logger.info("%s is this merge already", found.uri)
@@ -234,11 +285,7 @@ def _merge_weights(
     show: progress.Progress,
 ) -> merging.MergeResult:
     """The engine's part: files in, one file out, every byte held against its recorded digest."""
-    with contextlib.ExitStack() as stack:
-        base, *sources = (
-            stack.enter_context(checkpoints.Checkpoint.open(version.weights))
-            for version in taken.everything
-        )
+    with _opened(taken) as (base, *sources):
         return merging.merge(
             base,
             sources,
@@ -326,6 +373,7 @@ def _statement(
         evaluation=[row | {"split": request.split} for row in card.rows()] if card else (),
         tolerances=merged.tolerances,
         running=merged.running,
+        choice=request.choice,
     )
 
 

@@ -62,14 +62,20 @@ def versions_of(name: str, source: str) -> list[Any]:
     return _search(name, f"source_path = '{source}'")
 
 
-def find_merge(name: str, merge_digest: str) -> versions.ResolvedVersion | None:
+def find_merge(
+    name: str, digest: str, key: str = tag_keys.MERGE_DIGEST
+) -> versions.ResolvedVersion | None:
     """The ready version of a name that is exactly this merge, if there is one.
 
     It is the newest that was forced, else the lowest. Twins of the lowest that a job made and was
     killed before it could look for others are deleted, unless they have an alias.
     """
     with failures.explained(f"cannot search the versions of {name!r}"):
-        found = [entry for entry in _search_merge(name, merge_digest) if entry.status == "READY"]
+        found = [
+            entry
+            for entry in _search(name, f"tags.`{key}` = '{digest}'")
+            if entry.status == "READY"
+        ]
         forced = [entry for entry in found if tag_keys.FORCED in entry.tags]
         twins = [entry for entry in found if tag_keys.FORCED not in entry.tags]
         if len(twins) > 1:
@@ -88,7 +94,7 @@ def _settle(name: str, source: str, tags: Mapping[str, str]) -> str:
     if digest is None or tag_keys.FORCED in tags:
         twins = versions_of(name, source)
     else:
-        twins = _search_merge(name, digest)
+        twins = _search(name, f"tags.`{tag_keys.MERGE_DIGEST}` = '{digest}'")
     lowest, *others = twins
     for twin in others:
         if twin.source == source:
@@ -96,10 +102,6 @@ def _settle(name: str, source: str, tags: Mapping[str, str]) -> str:
     if lowest.source != source:
         mlflow.MlflowClient().delete_logged_model(uris.logged_model(source))
     return _uri(lowest)
-
-
-def _search_merge(name: str, merge_digest: str) -> list[Any]:
-    return _search(name, f"tags.`{tag_keys.MERGE_DIGEST}` = '{merge_digest}'")
 
 
 def _search(name: str, condition: str) -> list[Any]:

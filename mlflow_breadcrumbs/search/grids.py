@@ -26,8 +26,8 @@ from typing import Any
 from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.engine import recipe
 
-NUMBERS = ("density", "gamma", "alpha")
-WORDS = ("method", "unit", "consensus", "combine", "calibrate", "vectors", "dtype")
+NUMBERS = ("density", "gamma", "alpha", "depth")
+WORDS = ("method", "unit", "consensus", "combine", "calibrate", "vectors", "packed", "dtype")
 LISTS = ("weights", "include", "exclude")
 
 DEFAULT: Mapping[str, str] = {

@@ -40,6 +40,8 @@ class SweepRequest:
     `None` measures every recipe on all validation images."""
     robustness: bool = True
     """Measure the chosen recipe with each hyperparameter at half and at one and a half."""
+    test: bool = True
+    """Look at the test images for the chosen recipe."""
     registered_model: str | None = None
     """Register the merge by the chosen recipe under this name."""
     alias: str | None = None
@@ -59,7 +61,7 @@ class SweepResult:
     validation: Mapping[str, float]
     """The chosen recipe's metrics on the validation images."""
     test: Mapping[str, float]
-    """And on the test images."""
+    """And on the test images; empty where they were not looked at."""
     robustness: tuple[Mapping[str, Any], ...]
     """One row per hyperparameter and factor: the metric, and how far it is below the chosen."""
     measured_now: int = 0
@@ -72,10 +74,10 @@ class SweepResult:
 
     def recipe_file(self) -> str:
         """The chosen recipe as YAML that `merge --recipe` takes."""
+        test = f", {self.test[METRIC]:.4f} in the test" if self.test else ""
         return (
             f"# Chosen by a sweep of {len(self.trials)} recipes, run {self.run_id}:\n"
-            f"# average normalized accuracy {self.validation[METRIC]:.4f} in validation, "
-            f"{self.test[METRIC]:.4f} in the test.\n"
+            f"# average normalized accuracy {self.validation[METRIC]:.4f} in validation{test}.\n"
         ) + yaml.safe_dump(self.recipe.to_dict(), sort_keys=False)
 
     def to_dict(self) -> dict[str, Any]:
@@ -126,6 +128,7 @@ def _digest(bench: workbench.Study, request: SweepRequest) -> str:
             "recipes": [settings.digest for settings in request.recipes],
             "halving": request.halving,
             "robustness": request.robustness,
+            **({} if request.test else {"test": False}),
         }
     )
 
@@ -153,7 +156,7 @@ def _run(
     robust = (
         _robustness(bench, chosen, rows, validation[METRIC], show) if request.robustness else ()
     )
-    test = bench.measure(chosen, split="test").metrics()
+    test = bench.measure(chosen, split="test").metrics() if request.test else {}
     result = SweepResult(
         run_id=parent.run_id,
         sweep_digest=digest,

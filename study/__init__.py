@@ -19,6 +19,7 @@ The way of the data, a module a step:
     choices      each method's best recipe, and the defaults, from the measurements
     measuring    accuracies, one JSON line each, never measured twice
     flow         all of it in order, from the base to the last measurement
+    untuned      the second study: every preset as it is, by `untuned_tables`
     summary      means with their intervals, by `paired`
     tables, page the tables and pictures of docs/study.md
 

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from mlflow_breadcrumbs import errors
-from study import flow, page, settings
+from study import flow, page, settings, untuned, untuned_tables
 
 HERE = Path(__file__).parent
 ABOUT = "Fine-tune, merge and measure what docs/study.md shows; goes on where it was stopped."
+PRESETS = "presets"
+"""The second study, in the setting `small`."""
 PAGE = HERE.parent / "docs" / "study.md"
 
 
@@ -23,10 +25,11 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog="python -m study", description=ABOUT)
     made.add_argument(
         "--setting",
-        choices=settings.NAMES,
+        choices=(*settings.NAMES, PRESETS),
         action="append",
-        help=f"can be repeated; {' and '.join(settings.USUAL)} when not given",
+        help=f"can be repeated; {', '.join((*settings.USUAL, PRESETS))} when not given",
     )
+    made.add_argument("--variant", choices=untuned.VARIANTS, action="append", help="of presets")
     made.add_argument("--folder", type=Path, help="for what is fetched and made")
     made.add_argument("--results", type=Path, default=HERE / "results")
     made.add_argument("--seeds", default="0,1,2", help="of fine-tuning, in this order")
@@ -57,15 +60,30 @@ def main(arguments: list[str] | None = None) -> int:
     seeds = tuple(int(seed) for seed in given.seeds.split(","))
     on_time = clock(given.minutes)
     every = []
-    for name in given.setting or settings.USUAL:
+    for name in given.setting or (*settings.USUAL, PRESETS):
         try:
-            report = _run(name, given, seeds, on_time)
+            if name == PRESETS:
+                report = _run_presets(given, on_time)
+            else:
+                report = _run(name, given, seeds, on_time)
         except errors.BreadcrumbsError as error:
             print(f"Error: {error}", file=sys.stderr)
             return 1
         print(json.dumps(report, indent=2))
         every.append(report["done"])
     return 3 if False in every else 0
+
+
+def _run_presets(given: argparse.Namespace, on_time: Callable[[], bool]) -> dict[str, Any]:
+    """Measure the presets as they are, and write their tables."""
+    results, done = given.results / PRESETS, None
+    if not given.tables:
+        folder = given.folder or HERE / "work"
+        setting, _ = settings.small(folder)
+        done = untuned.run(setting, folder, results, on_time, given.device, given.variant or ())
+    made = untuned_tables.make(results)
+    PAGE.write_text(page.fill(PAGE.read_text(encoding="utf-8"), made), encoding="utf-8")
+    return {"setting": PRESETS, "done": done, "tables": list(made)}
 
 
 def _run(

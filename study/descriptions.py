@@ -22,7 +22,7 @@ def write_tasks(task_list: Sequence[tasks.Task], fitting: Collection[str], folde
         }
         for task in task_list
     }
-    _write(folder / TASKS, content)
+    write(folder / TASKS, content)
 
 
 def write_geometry(zoo: zoos.Zoo, seed: int, folder: Path) -> None:
@@ -47,7 +47,7 @@ def write_geometry(zoo: zoos.Zoo, seed: int, folder: Path) -> None:
             "sign_conflict": row.get("sign_conflict", 0.0),
             "overlap": row.get("overlap", 0.0),
         }
-    _write(folder / GEOMETRY, {**known, str(seed): rows})
+    write(folder / GEOMETRY, {**known, str(seed): rows})
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -58,6 +58,7 @@ def read(path: Path) -> dict[str, Any]:
     return content
 
 
-def _write(path: Path, content: Mapping[str, Any]) -> None:
+def write(path: Path, content: Mapping[str, Any]) -> None:
+    """Write such a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -82,6 +82,7 @@ def source(
     settings: training.TrainingSettings,
     states: Path,
     device: str = "auto",
+    variant: str = "",
 ) -> str:
     """Fine-tune the base on a task, unless that was done with this seed.
 
@@ -92,27 +93,28 @@ def source(
         settings: All others.
         states: A folder for the state after each epoch.
         device: See `mlflow_breadcrumbs.support.devices`.
+        variant: Tells sources apart that were trained otherwise.
 
     Returns:
         Its URI.
     """
-    known = find(task.name, seed)
+    known = find(task.name, seed, variant)
     if known is not None:
         return known
     _logger.info("fine-tuning for %s, seed %d", task.name, seed)
     return finetuning.finetune(
         base_uri,
         task,
-        registered_model=_name(task.name, seed),
+        registered_model=_name(task.name, seed, variant),
         settings=dataclasses.replace(settings, seed=seed),
         device=device,
-        folder=states / f"{task.name}-{seed}",
+        folder=states / f"{variant}{task.name}-{seed}",
     ).uri
 
 
-def find(task: str, seed: int) -> str | None:
+def find(task: str, seed: int, variant: str = "") -> str | None:
     """The source of a task and seed, if it is registered."""
-    return _first(_name(task, seed))
+    return _first(_name(task, seed, variant))
 
 
 def opened(task_file: Path, names: tuple[str, ...], seed: int) -> Zoo | None:
@@ -147,8 +149,8 @@ def train(
     return 0
 
 
-def _name(task: str, seed: int) -> str:
-    return f"study-{task}-{seed}"
+def _name(task: str, seed: int, variant: str) -> str:
+    return f"study-{variant}{task}-{seed}"
 
 
 def _first(name: str) -> str | None:

@@ -56,6 +56,13 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         # alpha is 1/T for T sources; see `MergeRecipe.from_method`.
         "weight_average": {"density": 1.0, "gamma": 0.0},
         "tsv_m": {"density": 1.0, "gamma": 0.0, "alpha": 1.0, "combine": "tsv"},
+        "tsv_lines": {
+            "density": 1.0,
+            "gamma": 0.0,
+            "alpha": 0.8,
+            "combine": "tsv",
+            "depth": 0.5,
+        },
         "iso_c": {"density": 1.0, "gamma": 0.0, "alpha": 1.5, "combine": "iso"},
         "breadcrumbs_calibrated": {
             "density": 0.14,

@@ -94,7 +94,7 @@ def rule(rank: float) -> tuple[str, str]:
     """
     if rank <= LOW_RANK:
         return "actmat", f"the changes are of low rank ({rank:.0%} of the full one)"
-    return "tsv_m", f"the changes are not of low rank ({rank:.0%} of the full one)"
+    return "tsv_lines", f"the changes are not of low rank ({rank:.0%} of the full one)"
 
 
 def _lengths(job: backends.Job, show: progress.Progress) -> list[float]:

@@ -16,11 +16,11 @@ from mlflow_breadcrumbs.search import sweep, workbench
 from mlflow_breadcrumbs.support import progress
 
 CANDIDATES: Sequence[Mapping[str, Any]] = (
-    {"method": "tsv_m"},
+    {"method": "tsv_lines"},
     {"method": "actmat"},
+    {"method": "tsv_m"},
     {"method": "iso_c"},
     {"method": "breadcrumbs_calibrated"},
-    {"method": "breadcrumbs"},
     {"method": "weight_average"},
 )
 """Best on the average first: of equally good ones the first is taken. Chosen by docs/study.md."""

@@ -340,12 +340,14 @@ def _read_header(path: Path) -> tuple[dict[str, dict[str, Any]], int]:
         if not stat.S_ISREG(path.stat().st_mode):
             raise errors.CheckpointError(f"{path} is not a file; name a .safetensors file")
         with path.open("rb") as file:
-            start = file.read(8)
+            start = file.read(9)
     except OSError as error:
         raise errors.CheckpointError(
             f"cannot read the checkpoint {path}: {error.strerror}"
         ) from error
-    if start[:4] == b"PK\x03\x04" or start[:2] in (b"\x80\x02", b"\x80\x03", b"\x80\x04"):
+    # A header of 640 bytes begins as a pickle does; but JSON follows its length.
+    pickles = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04")
+    if start.startswith(pickles) and start[8:] != b"{":
         raise errors.CheckpointError(
             f"{path} is a PyTorch pickle, not safetensors; a pickle can run code when it is read. "
             "Use `mlflow-breadcrumbs import`, which reads plain tensors out of a .pt safely"

@@ -158,6 +158,15 @@ def test_no_tensors_are_refused(tmp_path):
         checkpoints.Checkpoint.open(path)
 
 
+@pytest.mark.parametrize("length", [0x0280, 0x0380, 0x0480])
+def test_a_header_whose_length_looks_like_a_pickle(tmp_path, length):
+    """The first bytes of a file are its header's length, and may be those of a pickle."""
+    header = json.dumps({"a": {"dtype": "U8", "shape": [2], "data_offsets": [0, 2]}}).encode()
+    path = write(tmp_path / "model.safetensors", header.ljust(length), b"ab")
+    with checkpoints.Checkpoint.open(path) as found:
+        assert bytes(found.raw("a")) == b"ab"
+
+
 def test_pickles_are_never_read(tmp_path):
     class Payload:
         def __reduce__(self):

@@ -174,10 +174,10 @@ def merge(
         with show("merge", total=volume, unit="bytes") as advance:
             copied = copying.copy_unmerged(job, writer, advance, processes.processors())
             outcome = backend.run(job, writer, advance)
-        digests = _input_digests(job, copied, outcome.hexdigests)
+        digests = input_digests(job, copied, outcome.hexdigests)
         if expected is not None:
-            _check_digests(job, digests, expected)
-        _check_norms(job, outcome, max_norm_ratio)
+            check_digests(job, digests, expected)
+        check_norms(job, outcome, max_norm_ratio)
         for checkpoint in job.inputs:
             checkpoint.check_unchanged()
         digest = writer.weights_digest
@@ -225,7 +225,7 @@ def merge_into(
     """
     copying.copy_unmerged(job, writer, _unheard, processes.processors())
     outcome = backend.run(job, writer, _unheard)
-    _check_norms(job, outcome, max_norm_ratio)
+    check_norms(job, outcome, max_norm_ratio)
 
 
 def output_infos(job: backends.Job) -> dict[str, checkpoints.TensorInfo]:
@@ -273,6 +273,35 @@ def plan(
             + "\n  ".join(problems)
             + "\nGive the base that they come from"
         )
+    job = dataclasses.replace(
+        outline(base, settings, keep_running=keep_running),
+        sources=sources,
+        labels=labels,
+        weights=weights,
+    )
+    for name in job.merged:
+        for label, checkpoint in zip(["the base", *labels], [base, *sources], strict=True):
+            if checkpoint.info(name).dtype not in MERGEABLE:
+                raise errors.MergeError(
+                    f"{label} has the tensor {name!r} as {_short(checkpoint.info(name).dtype)}, "
+                    "which can't be merged; convert it to bfloat16 or float32, or exclude it"
+                )
+    return job
+
+
+def outline(
+    base: checkpoints.Checkpoint, settings: recipe.MergeRecipe, *, keep_running: bool = True
+) -> backends.Job:
+    """A job without sources yet: which tensors of a base are merged, and into which dtypes.
+
+    Args:
+        base: the checkpoint that every source was fine-tuned from.
+        settings: the recipe.
+        keep_running: see `plan`.
+
+    Raises:
+        MergeError: the recipe chooses no tensor.
+    """
     unsummed = frozenset(running.kept(base, settings) if keep_running else ())
     merged = [
         name
@@ -286,18 +315,11 @@ def plan(
             f"no floating-point tensor of the base matches include {list(settings.include)} "
             f"without exclude {list(settings.exclude)}; widen the patterns"
         )
-    for name in merged:
-        for label, checkpoint in zip(["the base", *labels], [base, *sources], strict=True):
-            if checkpoint.info(name).dtype not in MERGEABLE:
-                raise errors.MergeError(
-                    f"{label} has the tensor {name!r} as {_short(checkpoint.info(name).dtype)}, "
-                    "which can't be merged; convert it to bfloat16 or float32, or exclude it"
-                )
     return backends.Job(
         base=base,
-        sources=sources,
-        labels=labels,
-        weights=weights,
+        sources=(),
+        labels=(),
+        weights=(),
         recipe=settings,
         merged=merged,
         running=sorted(unsummed),
@@ -340,7 +362,7 @@ def _differences(
     ]
 
 
-def _input_digests(
+def input_digests(
     job: backends.Job, copied: Sequence[dict[str, str]], merged: Sequence[dict[str, str]]
 ) -> list[str]:
     """The weights digests of the base and the sources; empty when they were not verified."""
@@ -353,7 +375,7 @@ def _input_digests(
     ]
 
 
-def _check_digests(
+def check_digests(
     job: backends.Job, digests: Sequence[str], expected: Sequence[str | None]
 ) -> None:
     """Hold the inputs' weights digests against those that were expected."""
@@ -365,7 +387,7 @@ def _check_digests(
             )
 
 
-def _check_norms(job: backends.Job, outcome: backends.Outcome, limit: float | None) -> None:
+def check_norms(job: backends.Job, outcome: backends.Outcome, limit: float | None) -> None:
     """Refuse a source that is too far from the base."""
     base = math.sqrt(outcome.base_energy)
     for position, label in enumerate(job.labels):

@@ -30,7 +30,7 @@ def scale(job: Job, name: str) -> float:
     that are no matrices where the recipe averages these over the T sources.
     """
     factor = job.recipe.alpha + job.recipe.depth * job.depths.get(name, 0.0)
-    return float32(factor / len(job.sources) if averaged(job, name) else factor)
+    return float32(factor / len(job.weights) if averaged(job, name) else factor)
 
 
 def blocks(job: Job, name: str) -> int:

@@ -91,7 +91,7 @@ def merge_tensor(
         tau = arithmetic.task_vector(job, source, name, base)
         kept = keep(source, tau)
         contributions.append(torch.where(kept, tau, 0.0) * arithmetic.float32(weight))
-        statistics.append(_statistics(name, source, tau, kept))
+        statistics.append(mask_statistics(name, source, tau, kept))
     if job.recipe.consensus == "mass":
         contributions = agreeing(contributions)
     if job.recipe.decomposes(base.shape):
@@ -225,7 +225,10 @@ def energy(tensor: torch.Tensor) -> float:
     return float(tensor.double().square().sum())
 
 
-def _statistics(name: str, source: int, tau: torch.Tensor, kept: torch.Tensor) -> MaskStatistics:
+def mask_statistics(
+    name: str, source: int, tau: torch.Tensor, kept: torch.Tensor
+) -> MaskStatistics:
+    """What a mask did to a source's task vector τ in the tensor `name`."""
     magnitudes = tau[kept].abs()
     return MaskStatistics(
         tensor=name,

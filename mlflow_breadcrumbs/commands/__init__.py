@@ -1,8 +1,8 @@
 """The commands, by what they are for; each parses, calls one library function, and prints.
 
 `merging`, `comparing`, `searching`, `versions`, `promoting`, `auditing`, `lineage`, `history`,
-`webhooks` and `demonstration` hold them; `options` are what they take in common, `printing` and
-`terminal` how they answer.
+`webhooks` and `demonstration` hold them; `options` are what they take in common, `changes` what
+`merge --from` takes, `printing` and `terminal` how they answer.
 
 They import what they call when they are called: a help text must not wait for torch.
 """

@@ -1,11 +1,12 @@
 """The main job, and its engine alone."""
 
+import functools
 from typing import Any
 
 import click
 
 from mlflow_breadcrumbs import errors
-from mlflow_breadcrumbs.commands import options, printing
+from mlflow_breadcrumbs.commands import changes, options, printing
 from mlflow_breadcrumbs.engine import drafts
 
 
@@ -108,8 +109,14 @@ def merge_files(
 
 
 @click.command("merge")
-@options.sources_options
-@click.option("--registered-model", required=True, metavar="NAME", help="Where the result goes.")
+@functools.partial(options.sources_options, required=False)
+@changes.change_options
+@click.option(
+    "--registered-model",
+    type=options.TEXT,
+    metavar="NAME",
+    help="Where the result goes.  [with --from, by default: where that version is]",
+)
 @click.option(
     "--tasks", type=options.TEXT, metavar="FILE", help="Task file: evaluate on these images."
 )
@@ -128,10 +135,8 @@ def merge_files(
 @options.ledger_option
 @options.json_option
 def merge_command(
-    base: str,
-    sources: tuple[tuple[str, float | None], ...],
-    source_list: str | None,
-    registered_model: str,
+    origin: str | None,
+    registered_model: str | None,
     tasks: str | None,
     backend: str | None,
     threads: int | None,
@@ -142,6 +147,7 @@ def merge_command(
     choose: bool | None,
     alias: str | None,
     force: bool,
+    keep_parts: bool | None,
     as_json: bool,
     **given: Any,
 ) -> None:
@@ -153,37 +159,33 @@ def merge_command(
     mlflow-breadcrumbs merge --base models:/clip/1 \\
         --source models:/clip-cars@best --source models:/clip-signs/3=0.5 \\
         --registered-model clip-merged --tasks tasks.yaml --alias candidate
+
+    \b
+    mlflow-breadcrumbs merge --from models:/clip-merged/1 --add models:/clip-birds/1
     """
-    everything = options.all_sources(sources, source_list)
-    if choose and tasks is None:
-        raise errors.TaskError("--choose looks at validation images; give --tasks")
-    if choose and given["method"] is None:
-        given["method"] = drafts.AUTO
-    draft = options.make_draft(everything, given)
+    change = changes.read(origin, given | {"choose": choose})
+    target = changes.target(registered_model, change)
+    if change is None:
+        if choose and given["method"] is None:
+            given["method"] = drafts.AUTO
+        everything = options.all_sources(given["sources"], given["source_list"])
+        base, draft = given["base"], options.make_draft(everything, given)
+        method, sources = given["method"], tuple(uri for uri, _ in everything)
+    else:
+        base, draft = change.base, drafts.Draft(change.recipe)
+        method, sources = change.method, change.sources
     from mlflow_breadcrumbs.commands import terminal
     from mlflow_breadcrumbs.pipeline import flow
 
     choice = None
     if choose:
-        from mlflow_breadcrumbs.search import candidates, workbench
-
-        printing.echo(f"Choosing: {candidates.cost(len(everything))}.", err=True)
-        materials = workbench.Materials(
-            base=base,
-            sources=tuple(uri for uri, _ in everything),
-            tasks=str(tasks),
-            device=device,
-            batch_size=batch_size,
-            threads=threads,
-            max_norm_ratio=max_norm_ratio,
-        )
-        choice = candidates.choose(materials, draft, terminal.show)
-        draft = drafts.Draft(choice.recipe)
+        choice = _choose(base, sources, tasks, draft, device, batch_size, threads, max_norm_ratio)
+        draft, method = drafts.Draft(choice.recipe), choice.method
     result = flow.merge(
         flow.MergeRequest(
             base=base,
-            sources=tuple(uri for uri, _ in everything),
-            registered_model=registered_model,
+            sources=sources,
+            registered_model=target,
             recipe=draft.recipe,
             left_open=draft.open,
             choice=choice,
@@ -196,6 +198,9 @@ def merge_command(
             max_norm_ratio=max_norm_ratio,
             alias=alias,
             force=force,
+            method=method,
+            keep_parts=bool(keep_parts),
+            change=change,
         ),
         terminal.show,
     )
@@ -210,6 +215,35 @@ def merge_command(
     state = "exists already, nothing was merged" if result.reused else "registered"
     printing.echo(f"{result.version.uri} {state}" + (f", alias {alias}" if alias else ""))
     printing.echo(result.version.weights_digest)
+
+
+def _choose(
+    base: str,
+    sources: tuple[str, ...],
+    tasks: str | None,
+    draft: drafts.Draft,
+    device: str,
+    batch_size: int,
+    threads: int | None,
+    max_norm_ratio: float,
+) -> drafts.Choice:
+    """The best of the candidates on validation images."""
+    if tasks is None:
+        raise errors.TaskError("--choose looks at validation images; give --tasks")
+    from mlflow_breadcrumbs.commands import terminal
+    from mlflow_breadcrumbs.search import candidates, workbench
+
+    printing.echo(f"Choosing: {candidates.cost(len(sources))}.", err=True)
+    materials = workbench.Materials(
+        base=base,
+        sources=sources,
+        tasks=tasks,
+        device=device,
+        batch_size=batch_size,
+        threads=threads,
+        max_norm_ratio=max_norm_ratio,
+    )
+    return candidates.choose(materials, draft, terminal.show)
 
 
 TASK_COLUMNS = {

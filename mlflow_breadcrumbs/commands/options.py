@@ -399,10 +399,16 @@ def notify(context: click.Context) -> None:
 _NOTIFY = "mlflow_breadcrumbs.notify"
 
 
-def sources_options(command: Callable[..., None]) -> Callable[..., None]:
+def sources_options(command: Callable[..., None], *, required: bool = True) -> Callable[..., None]:
     """The base and the sources, in both of the ways to name several; `all_sources` joins them."""
     options = [
-        click.option("--base", required=True, metavar="URI", help="Version the sources come from."),
+        click.option(
+            "--base",
+            required=required,
+            type=click.STRING if required else TEXT,
+            metavar="URI",
+            help="Version the sources come from.",
+        ),
         click.option(
             "--source",
             "sources",

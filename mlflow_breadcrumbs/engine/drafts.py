@@ -43,6 +43,8 @@ class Choice:
     """One sentence without its full stop."""
     measured: Mapping[str, Any]
     """What the sentence speaks of."""
+    method: str | None = None
+    """The preset that was chosen, where the method was open."""
 
     def to_dict(self) -> dict[str, Any]:
         """For `lineage.json` and `--json`."""

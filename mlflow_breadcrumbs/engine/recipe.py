@@ -59,7 +59,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "tsv_lines": {
             "density": 1.0,
             "gamma": 0.0,
-            "alpha": 0.8,
+            "alpha": 0.9,
             "combine": "tsv",
             "depth": 0.5,
         },

@@ -65,6 +65,7 @@ def settle(
         )
     said: list[str] = []
     measured: dict[str, Any] = {}
+    method = None
     if drafts.METHOD in draft.open:
         rank = _rank(job)
         measured["rank"] = float(f"{rank:.3g}")
@@ -83,7 +84,7 @@ def settle(
     if drafts.ALPHA in draft.open:
         settings, note = _scaled(job, settings, backend)
         said.append(note)
-    return drafts.Choice(settings, tuple(sorted(draft.open)), "; ".join(said), measured)
+    return drafts.Choice(settings, tuple(sorted(draft.open)), "; ".join(said), measured, method)
 
 
 def rule(rank: float) -> tuple[str, str]:

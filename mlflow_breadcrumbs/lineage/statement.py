@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.engine import drafts, recipe
-from mlflow_breadcrumbs.lineage import builder
+from mlflow_breadcrumbs.lineage import builder, kept_parts
 from mlflow_breadcrumbs.support import canonical, credentials, json_documents, processes
 
 if TYPE_CHECKING:
@@ -101,6 +101,7 @@ def build(
     tolerances: Mapping[str, float] | None = None,
     running: Sequence[str] = (),
     choice: drafts.Choice | None = None,
+    parts: kept_parts.KeptParts | None = None,
 ) -> bytes:
     """The statement in canonical JSON, without the passwords and tokens of URIs that were given.
 
@@ -116,6 +117,7 @@ def build(
         tolerances: what `tolerance.tolerances` gave for the merge.
         running: names of the running statistics and counters that are the base's.
         choice: how the recipe came about, where it was not given.
+        parts: where they were kept.
     """
     return canonical.dumps(
         credentials.cleaned(
@@ -168,6 +170,7 @@ def build(
                                 {"name": f"evaluation/{row['task']}", "annotations": dict(row)}
                                 for row in evaluation
                             ),
+                            *([parts.byproduct()] if parts else ()),
                         ],
                     },
                 },
@@ -208,6 +211,27 @@ class Statement:
     running: tuple[str, ...] = ()
     """Running statistics and counters that are the base's; a merge by a release that summed them
     has none."""
+    method: str | None = None
+    """That filled in the recipe, where it was given by name."""
+    origin: str | None = None
+    """The version that this one was made of by adding and taking out sources."""
+    added: tuple[str, ...] = ()
+    """Sources that the origin has not, as given."""
+    removed: tuple[str, ...] = ()
+    """Sources that only the origin has."""
+    parts_digest: str | None = None
+    """Of the index of the parts that were kept in the run."""
+
+    def change_text(self) -> str | None:
+        """How the version came from another merge, without the full stop; `None` if it did not."""
+        if self.origin is None:
+            return None
+        words = [
+            f"{verb} {', '.join(uris)}"
+            for verb, uris in (("adding", self.added), ("taking out", self.removed))
+            if uris
+        ]
+        return f"made of {self.origin} by {' and '.join(words) or 'merging it again'}"
 
     def tolerance_text(self, key: str) -> dict[str, str]:
         """The tolerances as canonical JSON under a key; nothing where there are none."""
@@ -236,6 +260,7 @@ def parse(content: bytes) -> Statement:
     definition = whole["predicate"]["buildDefinition"]
     details = whole["predicate"]["runDetails"]
     dependencies = definition["resolvedDependencies"]
+    asked = definition["externalParameters"]
     products = details["byproducts"]
     return Statement(
         content=whole,
@@ -258,6 +283,11 @@ def parse(content: bytes) -> Statement:
         tolerances=definition["internalParameters"].get("tolerance", {}).get("relativeNorm", {}),
         choice=definition["internalParameters"].get("choice", {}),
         running=tuple(definition["internalParameters"].get("running", {}).get("tensors", ())),
+        method=asked.get("method"),
+        origin=asked.get("from"),
+        added=tuple(asked.get("added", ())),
+        removed=tuple(asked.get("removed", ())),
+        parts_digest=kept_parts.digest_in(products),
     )
 
 

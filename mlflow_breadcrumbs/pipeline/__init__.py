@@ -1,6 +1,8 @@
 """THE main flow: registered versions in, one merged, evaluated, registered version out.
 
 `flow` is all of it on one page; `inputs` opens what goes in, `configurations` tells
-whether the sources compute as the base does, `recovery` takes up a merge that was
-stopped, `recording` fills the run.
+whether the sources compute as the base does, `computing` hands both to the engine,
+`recovery` takes up a merge that was stopped, `recording` fills the run. `changing` makes
+a merge of another one, with sources added or taken out, and `keeping` has what each
+source contributed.
 """

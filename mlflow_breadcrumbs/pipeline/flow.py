@@ -3,11 +3,10 @@
 Read `merge` from top to bottom; everything below it is one of its steps.
 """
 
-import contextlib
 import dataclasses
 import datetime
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +16,17 @@ from mlflow_breadcrumbs.engine import (
     checkpoints,
     drafts,
     merging,
+    parts,
     recipe,
     running,
-    settling,
 )
 from mlflow_breadcrumbs.engine.backends import choosing
 from mlflow_breadcrumbs.evaluation import accuracy_records, caches, scorecard, trial
 from mlflow_breadcrumbs.flavor import foreign
 from mlflow_breadcrumbs.ledger import finishing
-from mlflow_breadcrumbs.lineage import ancestry_tags, statement
+from mlflow_breadcrumbs.lineage import ancestry_tags, kept_parts, statement
 from mlflow_breadcrumbs.models.tasks import Split, Task
-from mlflow_breadcrumbs.pipeline import inputs, recording, recovery
+from mlflow_breadcrumbs.pipeline import changing, computing, inputs, keeping, recording, recovery
 from mlflow_breadcrumbs.registry import (
     aliases,
     failures,
@@ -73,6 +72,12 @@ class MergeRequest:
     alias: str | None = None
     force: bool = False
     """Make a new version even if this merge exists already."""
+    method: str | None = None
+    """By which the recipe was filled in, for the lineage."""
+    keep_parts: bool = False
+    """Keep what each source contributes in the run, for the next change."""
+    change: changing.Change | None = None
+    """The merge that base, sources and recipe come from, with what was added and taken out."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,11 +142,12 @@ def merge(request: MergeRequest, show: progress.Progress = progress.silent) -> M
     """
     device, backend = _check(request)
     resolved = inputs.resolve(request.base, request.sources)
-    recorded = [entry.recorded_digest for entry in resolved]
+    recorded = changing.recorded_digests(request.change, resolved)
     if found := _find(request, recorded):
         return found
     with versions.workspace() as folder:
-        taken = inputs.open_all(resolved, folder)
+        held = keeping.find(request.change, folder)
+        taken = _open(request, resolved, held, folder)
         draft = drafts.Draft(request.recipe, request.left_open)
         request = _settled(request, taken, draft, backend, show)
         if (None in recorded or draft.open) and (found := _find(request, taken.digests)):
@@ -161,14 +167,28 @@ def merge(request: MergeRequest, show: progress.Progress = progress.silent) -> M
         ):
             started = _now()
             recording.log_inputs(run_id, request.recipe, taken)
-            merged = _merge_weights(request, taken, backend, folder, show)
+            computed = computing.merge(
+                taken,
+                held,
+                request.recipe,
+                folder / "merged" / flavor.WEIGHTS_FILE,
+                backend=backend,
+                keep=request.keep_parts,
+                threads=request.threads,
+                max_norm_ratio=request.max_norm_ratio,
+                show=show,
+            )
+            merged = computed.result
             if pairs or (taken.is_ours and running.can_break(merged.running, request.recipe)):
                 trial.check(flavor.load_config(taken.base.folder), merged.output, device)
             recording.log_merge(run_id, taken, merged)
+            kept = None
+            if request.keep_parts and computed.joined:
+                kept = keeping.log(run_id, computed.joined)
             card = _evaluate(request, taken, merged, pairs, device, show)
             if card:
                 accuracy_records.log_evaluation(run_id, card, request.split)
-            lineage = _statement(run_id, started, request, taken, merged, card, device)
+            lineage = _statement(run_id, started, request, taken, computed, card, kept, device)
             version = _register(request, taken, merged, lineage, tags)
             metrics = card.metrics() if card else {}
             job.done(
@@ -176,15 +196,17 @@ def merge(request: MergeRequest, show: progress.Progress = progress.silent) -> M
                 recipe_digest=request.recipe.digest,
                 metrics=metrics,
                 **{accuracy_records.LINEAGE: canonical.sha256(lineage)},
+                **(request.change.said() if request.change else {}),
             )
     # Another job may have registered the same merge meanwhile; then its version is the result.
     reused = version.run_id != run_id
+    decided = request.change.notes if request.change else ()
     return MergedVersion(
         version,
         request.recipe.digest,
         reused=reused,
         metrics=metrics,
-        notes=(*taken.notes, *merged.notes),
+        notes=(*decided, *taken.notes, *merged.notes, *computed.notes),
         choice=request.choice,
     )
 
@@ -197,28 +219,24 @@ def _settled(
     show: progress.Progress,
 ) -> MergeRequest:
     """The request with nothing left open."""
-    with _opened(taken) as (base, *sources):
-        labels = [source.resolved.uri for source in taken.sources]
-        choice = settling.settle(base, sources, draft, labels=labels, backend=backend, show=show)
+    choice = computing.settle(taken, draft, backend, show)
     if choice is None:
         return request
-    return dataclasses.replace(request, recipe=choice.recipe, left_open=frozenset(), choice=choice)
-
-
-@contextlib.contextmanager
-def _opened(taken: inputs.Inputs) -> Iterator[list[checkpoints.Checkpoint]]:
-    """The weights of the base, then of the sources."""
-    with contextlib.ExitStack() as stack:
-        yield [
-            stack.enter_context(checkpoints.Checkpoint.open(version.weights))
-            for version in taken.everything
-        ]
+    return dataclasses.replace(
+        request,
+        recipe=choice.recipe,
+        left_open=frozenset(),
+        choice=choice,
+        method=choice.method or request.method,
+    )
 
 
 def _check(request: MergeRequest) -> tuple[str, backends.Backend]:
     """Hold the request against all that is known without the registry; device and backend."""
     check_target(request.registered_model, request.alias)
     request.recipe.weight_of(len(request.sources))
+    if request.keep_parts:
+        parts.check_recipe(request.recipe)
     ledger.check()
     backend = choosing.choose(request.device, request.backend, threads=request.threads)
     return devices.choose_device(request.device), backend
@@ -255,7 +273,24 @@ def _present(request: MergeRequest, version: records.RegisteredVersion) -> Merge
     if request.alias is not None:
         ledger.set_alias(version.name, request.alias, version.version)
     metrics = versions.metrics_of(version.run_id)
-    return MergedVersion(version, request.recipe.digest, reused=True, metrics=metrics)
+    notes = (
+        (f"{version.uri} was merged without --keep-parts; with --force it is merged again",)
+        if request.keep_parts and not keeping.has_parts(version.uri)
+        else ()
+    )
+    return MergedVersion(version, request.recipe.digest, reused=True, metrics=metrics, notes=notes)
+
+
+def _open(
+    request: MergeRequest,
+    resolved: Sequence[versions.ResolvedVersion],
+    held: keeping.HeldParts,
+    folder: Path,
+) -> inputs.Inputs:
+    """The base and the sources; weights that nobody reads stay where they are."""
+    known = request.change.digests if request.change else {}
+    spared = [uri for uri, digest in known.items() if digest in held.known and not request.tasks]
+    return inputs.open_all(resolved, folder, known=known, spared=spared)
 
 
 def _request_digest(
@@ -267,6 +302,7 @@ def _request_digest(
             "merge": ancestry_tags.merge_digest(request.recipe, taken.digests),
             "registeredModel": request.registered_model,
             "force": request.force,
+            **({"parts": True} if request.keep_parts else {}),
             "split": request.split,
             "tasks": request.tasks,
             "measured": [
@@ -275,28 +311,6 @@ def _request_digest(
             ],
         }
     )
-
-
-def _merge_weights(
-    request: MergeRequest,
-    taken: inputs.Inputs,
-    backend: backends.Backend,
-    folder: Path,
-    show: progress.Progress,
-) -> merging.MergeResult:
-    """The engine's part: files in, one file out, every byte held against its recorded digest."""
-    with _opened(taken) as (base, *sources):
-        return merging.merge(
-            base,
-            sources,
-            request.recipe,
-            folder / "merged" / flavor.WEIGHTS_FILE,
-            labels=[source.resolved.uri for source in taken.sources],
-            backend=backend,
-            expected=taken.digests,
-            max_norm_ratio=request.max_norm_ratio,
-            show=show,
-        )
 
 
 def _evaluate(
@@ -331,11 +345,13 @@ def _statement(
     started: datetime.datetime,
     request: MergeRequest,
     taken: inputs.Inputs,
-    merged: merging.MergeResult,
+    computed: computing.Computed,
     card: scorecard.Scorecard | None,
+    kept: kept_parts.KeptParts | None,
     device: str,
 ) -> bytes:
     """The lineage of the merged weights."""
+    merged = computed.result
     weights = (None, *request.recipe.weight_of(len(taken.sources)))
     shares = {noise.label: float(f"{noise.share:.3g}") for noise in merged.noises}
     own_configs = (None, *(fit.own for fit in taken.fits))
@@ -346,7 +362,7 @@ def _statement(
             uri=version.resolved.uri,
             weights_digest=digest,
             model_id=version.resolved.model_id,
-            dtypes=checkpoints.float_dtypes(version.weights),
+            dtypes=computed.dtypes(digest) or checkpoints.float_dtypes(version.weights),
             tasks=version.resolved.tasks,
             weight=weight,
             licence=versions.licence_of(version.resolved),
@@ -367,6 +383,8 @@ def _statement(
             "sources": list(request.sources),
             "registeredModel": request.registered_model,
             "tasks": request.tasks,
+            **({"method": request.method} if request.method else {}),
+            **(request.change.given() if request.change else {}),
         },
         inputs=entries,
         invocation=statement.Invocation(run_id, started, _now(), device, merged.backend),
@@ -374,6 +392,7 @@ def _statement(
         tolerances=merged.tolerances,
         running=merged.running,
         choice=request.choice,
+        parts=kept,
     )
 
 

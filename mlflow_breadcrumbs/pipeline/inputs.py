@@ -1,7 +1,7 @@
 """What goes into a merge: the base and the sources, resolved once, opened, and checked."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from mlflow_breadcrumbs import errors, flavor
@@ -81,7 +81,13 @@ def resolve(base: str, sources: Sequence[str]) -> tuple[versions.ResolvedVersion
     return resolved
 
 
-def open_all(resolved: Sequence[versions.ResolvedVersion], folder: Path) -> Inputs:
+def open_all(
+    resolved: Sequence[versions.ResolvedVersion],
+    folder: Path,
+    *,
+    known: Mapping[str, str] | None = None,
+    spared: Collection[str] = (),
+) -> Inputs:
     """Make every input readable here.
 
     The recorded digests are taken at their word: the merge holds the bytes against them while it
@@ -90,6 +96,8 @@ def open_all(resolved: Sequence[versions.ResolvedVersion], folder: Path) -> Inpu
     Args:
         resolved: what `resolve` gave.
         folder: downloads go there.
+        known: weights digests by pinned URI, of versions for which the registry may have none.
+        spared: pinned URIs of sources whose weights are not fetched.
 
     Raises:
         RegistryError: files are gone or are no safetensors.
@@ -97,7 +105,7 @@ def open_all(resolved: Sequence[versions.ResolvedVersion], folder: Path) -> Inpu
             source computes otherwise than the base.
         ArchitectureError: a configuration is damaged.
     """
-    opened, digests = open_versions(resolved, folder)
+    opened, digests = open_versions(resolved, folder, known=known, spared=spared)
     for number, digest in enumerate(digests):
         if (first := digests.index(digest)) < number:
             raise _same_weights(resolved[number], resolved[first], digest, opened)
@@ -106,20 +114,30 @@ def open_all(resolved: Sequence[versions.ResolvedVersion], folder: Path) -> Inpu
 
 
 def open_versions(
-    resolved: Sequence[versions.ResolvedVersion], folder: Path
+    resolved: Sequence[versions.ResolvedVersion],
+    folder: Path,
+    *,
+    known: Mapping[str, str] | None = None,
+    spared: Collection[str] = (),
 ) -> tuple[tuple[versions.OpenedVersion, ...], tuple[str, ...]]:
     """Make versions readable here, whatever they hold; with their weights digests.
+
+    `known` and `spared` are as for `open_all`.
 
     Raises:
         RegistryError: files are gone or are no safetensors.
         ArchitectureError: a version of our flavor has a configuration that is refused.
     """
-    opened = tuple(versions.open_version(entry, folder) for entry in resolved)
+    opened = tuple(
+        versions.open_version(entry, folder, weights=entry.uri not in spared) for entry in resolved
+    )
     for version in opened:
         if version.flavor == flavor.FLAVOR_NAME:
             flavor.load_config(version.folder)  # refused before work is done
     digests = tuple(
-        version.resolved.recorded_digest or checkpoints.weights_digest(version.weights)
+        version.resolved.recorded_digest
+        or (known or {}).get(version.resolved.uri)
+        or checkpoints.weights_digest(version.weights)
         for version in opened
     )
     return opened, digests

@@ -183,13 +183,15 @@ def workspace() -> Iterator[Path]:
         yield folder
 
 
-def open_version(resolved: ResolvedVersion, folder: Path, *, whole: bool = False) -> OpenedVersion:
+def open_version(
+    resolved: ResolvedVersion, folder: Path, *, whole: bool = False, weights: bool = True
+) -> OpenedVersion:
     """Make a version's weights and small files readable here.
 
     On a store that this machine mounts nothing is copied; otherwise the files are downloaded into
     `folder`. No pickle is read: a version that only has one is refused. This package's code, which
     lies beside the models of its flavor for those who serve them, is only downloaded if `whole`:
-    it is more than a hundred files.
+    it is more than a hundred files. Without `weights` they are not fetched, only named.
 
     Raises:
         RegistryError: the files are gone, or the flavor keeps no safetensors.
@@ -224,11 +226,10 @@ def open_version(resolved: ResolvedVersion, folder: Path, *, whole: bool = False
         unread = flavor == "breadcrumbs" and path.startswith("code/") and not whole
         if path not in candidates and not unread:
             fetch.file(path)
-    if indexes:
-        for path in candidates:
-            fetch.file(path)
-    weights = fetch.file(chosen[0])
-    return OpenedVersion(resolved, weights, flavor, fetch.root(), flavors.get(flavor, {}))
+    for path in candidates if weights else ():
+        fetch.file(path)
+    root = fetch.root()
+    return OpenedVersion(resolved, root / chosen[0], flavor, root, flavors.get(flavor, {}))
 
 
 def _flavors(resolved: ResolvedVersion, file: Path) -> dict[str, dict[str, Any]]:

@@ -6,8 +6,6 @@ left for the merge itself.
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
 
 from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.engine import drafts, recipe
@@ -15,15 +13,11 @@ from mlflow_breadcrumbs.figures.studies import METRIC
 from mlflow_breadcrumbs.search import sweep, workbench
 from mlflow_breadcrumbs.support import progress
 
-CANDIDATES: Sequence[Mapping[str, Any]] = (
-    {"method": "tsv_lines"},
-    {"method": "actmat"},
-    {"method": "tsv_m"},
-    {"method": "iso_c"},
-    {"method": "breadcrumbs_calibrated"},
-    {"method": "weight_average"},
+CANDIDATES = (
+    *("tsv_lines", "actmat", "tsv_m", "iso_c"),
+    *("breadcrumbs_calibrated", "weight_average"),
 )
-"""Best on the average first: of equally good ones the first is taken. Chosen by docs/study.md."""
+"""Presets, the best of docs/study.md first: of equally good ones the first is taken."""
 FIRST = 32
 """Images per task of the first round; every round doubles them and halves the recipes."""
 
@@ -37,13 +31,7 @@ def recipes(sources: int, neutral: recipe.MergeRecipe) -> dict[str, recipe.Merge
     """
     kept = {field: getattr(neutral, field) for field in drafts.NEUTRAL}
     return {
-        _name(fields): recipe.MergeRecipe.from_method(
-            fields["method"],
-            sources=sources,
-            **{name: value for name, value in fields.items() if name != "method"},
-            **kept,
-        )
-        for fields in CANDIDATES
+        name: recipe.MergeRecipe.from_method(name, sources=sources, **kept) for name in CANDIDATES
     }
 
 
@@ -84,6 +72,7 @@ def choose(
     )
     found = sweep.sweep(request, show)
     names = {settings.digest: name for name, settings in tried.items()}
+    taken = names[found.recipe.digest]
     rows = [
         {"recipe": names[row["recipe_digest"]], "images": row["images"], METRIC: row[METRIC]}
         for row in found.best(len(tried))
@@ -91,13 +80,10 @@ def choose(
     ends = [row for row in rows if row["images"] is None]
     others = ", ".join(f"{row['recipe']} {row[METRIC]:.3f}" for row in ends[1:])
     why = (
-        f"{names[found.recipe.digest]}, the best of {len(tried)} on validation images, with an "
+        f"{taken}, the best of {len(tried)} on validation images, with an "
         f"average normalized accuracy of {found.validation[METRIC]:.3f}"
         + (f" ({others})" if others else "")
     )
-    return drafts.Choice(found.recipe, (drafts.METHOD,), why, {"tried": rows, "run": found.run_id})
-
-
-def _name(fields: Mapping[str, Any]) -> str:
-    own = [f"{name} {value:g}" for name, value in fields.items() if name != "method"]
-    return " ".join([fields["method"], *own])
+    return drafts.Choice(
+        found.recipe, (drafts.METHOD,), why, {"tried": rows, "run": found.run_id}, taken
+    )

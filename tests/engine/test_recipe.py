@@ -23,7 +23,7 @@ from mlflow_breadcrumbs.engine import recipe
         ("breadcrumbs_calibrated", (0.14, 0.01, 1.0, "tensor", "none", "sum")),
         ("actmat", (1.0, 0.0, 1.0, "tensor", "none", "covariance")),
         ("tact", (0.5, 0.0, 1.0, "tensor", "none", "covariance")),
-        ("tsv_lines", (1.0, 0.0, 0.8, "tensor", "none", "tsv")),
+        ("tsv_lines", (1.0, 0.0, 0.9, "tensor", "none", "tsv")),
         ("ace", (1.0, 0.0, 1.0, "tensor", "none", "ace")),
         ("iso_cts", (1.0, 0.0, 1.0, "tensor", "none", "iso_cts")),
     ],

@@ -3,6 +3,7 @@
 import datetime
 import json
 
+import jsonschema
 import mlflow
 import pytest
 from google.protobuf import json_format
@@ -12,7 +13,7 @@ from in_toto_attestation.v1 import statement as in_toto
 
 from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.engine import recipe
-from mlflow_breadcrumbs.lineage import ancestry_tags, builder, statement
+from mlflow_breadcrumbs.lineage import ancestry_tags, builder, kept_parts, statement
 from mlflow_breadcrumbs.pipeline import flow
 from mlflow_breadcrumbs.registry import versions
 from mlflow_breadcrumbs.support import canonical
@@ -95,6 +96,8 @@ def changed(place, value=None):
 
 
 BUILD = ("predicate", "buildDefinition")
+ASKED = (*BUILD, "externalParameters")
+PARTS = ("predicate", "runDetails", "byproducts", 0)
 
 
 def test_files_of_the_first_release_stay_valid():
@@ -107,6 +110,39 @@ def test_files_of_the_first_release_stay_valid():
     assert found.weights_digest == f"sha256:{'1' * 64}"
     assert found.settings == recipe.MergeRecipe(density=0.5)
     assert (found.code, found.evaluation, found.environment) == ({}, (), {"user": "someone"})
+
+
+def made_of_another():
+    content = json.loads(changed((*ASKED, "from"), "models:/merged/1"))
+    asked = content["predicate"]["buildDefinition"]["externalParameters"]
+    asked |= {"added": ["models:/cars@best"], "removed": ["models:/signs/1"], "method": "ties"}
+    kept = kept_parts.KeptParts(f"sha256:{'4' * 64}", 123, "urn:mlflow-breadcrumbs:parts:v1")
+    content["predicate"]["runDetails"]["byproducts"].append(kept.byproduct())
+    return content
+
+
+def test_a_merge_of_another_says_so():
+    found = statement.parse(canonical.dumps(made_of_another()))
+    assert found.change_text() == (
+        "made of models:/merged/1 by adding models:/cars@best and taking out models:/signs/1"
+    )
+    assert (found.method, found.parts_digest) == ("ties", f"sha256:{'4' * 64}")
+    assert statement.parse(canonical.dumps(OLD)).change_text() is None
+    again = json.loads(changed((*ASKED, "from"), "models:/merged/1"))
+    again = statement.parse(canonical.dumps(again))
+    assert again.change_text() == "made of models:/merged/1 by merging it again"
+
+
+def test_releases_that_know_nothing_of_changes_and_parts_read_them():
+    """What was added to the schema is allowed by it as it was."""
+    before = statement.schema()
+    asked = before["$defs"]["buildDefinition"]["properties"]["externalParameters"]["properties"]
+    for name in ("method", "from", "added", "removed"):
+        del asked[name]
+    del before["$defs"]["parts"]
+    rules = before["$defs"]["runDetails"]["properties"]["byproducts"]["items"]["allOf"]
+    rules[:] = [rule for rule in rules if rule["if"]["properties"]["name"] != {"const": "parts"}]
+    jsonschema.Draft202012Validator(before).validate(made_of_another())
 
 
 @pytest.mark.parametrize(
@@ -142,6 +178,12 @@ def test_files_of_the_first_release_stay_valid():
         (
             changed((*BUILD, "internalParameters", "recipe", "density"), 0.25),
             r"recipeDigest is sha256:\w+, but the recipe's is sha256:",
+        ),
+        (changed((*ASKED, "from"), "clip/1"), r"externalParameters\.from: 'clip/1' does not match"),
+        (changed((*ASKED, "removed"), "x"), r"removed: 'x' is not of type 'array'"),
+        (
+            changed(PARTS, {"name": "parts", "annotations": {}}),
+            r"byproducts\[0\]: 'digest' is a required property",
         ),
         (json.dumps(OLD).encode(), "the bytes are not the canonical JSON"),
     ],

@@ -115,6 +115,18 @@ def test_other_entry_points(zoo, project):
     assert "accuracy/colours" in run.data.metrics
 
 
+def test_a_merge_of_a_merge(zoo, project):
+    pair = [f"base={zoo.base}", f"sources={','.join(zoo.sources[:2])}", "registered_model=pair"]
+    succeeded, told = project("main", *pair, "keep_parts=true")
+    assert succeeded, told
+    change = ["from=models:/pair/1", f"add={zoo.sources[2]}", f"remove={zoo.sources[0]}"]
+    succeeded, told = project("main", *change, "weights=1,0.5")
+    assert succeeded, told
+    assert "the base, 1 source whole and 1 from its part" in told
+    tags = mlflow.MlflowClient().get_model_version("pair", "2").tags
+    assert tags["breadcrumbs.sources"] == f'["{zoo.sources[1]}","{zoo.sources[2]}"]'
+
+
 def test_the_studies_of_a_merge_and_its_page(zoo, project):
     version = check(*project("main", *main_parameters(zoo)))
     uri = f"models:/merged/{version.version}"

@@ -1,0 +1,154 @@
+"""The engine's part of a merge: opened versions in, one file out, from whole sources or from parts.
+
+Every byte that is read is held against its recorded digest.
+"""
+
+import contextlib
+import dataclasses
+from pathlib import Path
+
+from mlflow_breadcrumbs.engine import (
+    backends,
+    checkpoints,
+    drafts,
+    joining,
+    merging,
+    parts,
+    recipe,
+    settling,
+)
+from mlflow_breadcrumbs.pipeline import inputs, keeping
+from mlflow_breadcrumbs.support import processes, progress
+
+
+@dataclasses.dataclass(frozen=True)
+class Computed:
+    """Merged weights, by either way."""
+
+    result: merging.MergeResult
+    joined: joining.JoinedMerge | None = None
+    """Where they were merged from parts."""
+    notes: tuple[str, ...] = ()
+    """What was read and what is kept, as sentences without their full stop."""
+
+    def dtypes(self, digest: str) -> tuple[str, ...]:
+        """The floating-point dtypes of a source that may not have been read; `()` if not known."""
+        known = self.joined.index.parts if self.joined else ()
+        return next((part.dtypes for part in known if part.source == digest), ())
+
+
+def merge(
+    taken: inputs.Inputs,
+    held: keeping.HeldParts,
+    settings: recipe.MergeRecipe,
+    output: Path,
+    *,
+    backend: backends.Backend,
+    keep: bool,
+    threads: int | None,
+    max_norm_ratio: float | None,
+    show: progress.Progress,
+) -> Computed:
+    """Merge, each source from its part where it has one.
+
+    Args:
+        taken: the base and the sources.
+        held: the parts that there are.
+        settings: the recipe.
+        output: the merged checkpoint.
+        backend: computes a merge without parts; one from parts is the processors' work.
+        keep: parts are to be made, so they must be smaller than the sources.
+        threads: of a merge from parts; all processors when `None`.
+        max_norm_ratio: as for `merging.merge`.
+        show: is told the bytes read.
+
+    Raises:
+        MergeError: see `merging.merge` and `joining.merge`.
+        IntegrityError: a part is not the one that was written, or an input is not.
+    """
+    with contextlib.ExitStack() as stack:
+        base = stack.enter_context(checkpoints.Checkpoint.open(taken.base.weights))
+        sources: list[checkpoints.Checkpoint | parts.OpenedPart] = []
+        for version, digest in zip(taken.sources, taken.digests[1:], strict=True):
+            if digest in held.known:
+                part = parts.OpenedPart(held.known[digest], held.folder)
+                stack.callback(part.close)
+                sources.append(part)
+            else:
+                opened = checkpoints.Checkpoint.open(version.weights)
+                sources.append(stack.enter_context(opened))
+        labels = [source.resolved.uri for source in taken.sources]
+        if not keep and not held.known:
+            result = merging.merge(
+                base,
+                [source for source in sources if isinstance(source, checkpoints.Checkpoint)],
+                settings,
+                output,
+                labels=labels,
+                backend=backend,
+                expected=taken.digests,
+                max_norm_ratio=max_norm_ratio,
+                show=show,
+            )
+            return Computed(result, notes=held.notes)
+        folder = output.parent / parts.FOLDER
+        folder.mkdir(parents=True)
+        joined = joining.merge(
+            base,
+            sources,
+            settings,
+            output,
+            folder,
+            labels=labels,
+            expected=taken.digests,
+            threads=threads or processes.processors(),
+            worthwhile=keep,
+            max_norm_ratio=max_norm_ratio,
+            show=show,
+        )
+    kept = (_keeping_note(joined),) if keep else ()
+    return Computed(joined.result, joined, (*held.notes, _reading_note(joined, held), *kept))
+
+
+def settle(
+    taken: inputs.Inputs,
+    draft: drafts.Draft,
+    backend: backends.Backend,
+    show: progress.Progress,
+) -> drafts.Choice | None:
+    """What a draft leaves open, found from the weights; see `settling.settle`."""
+    if not draft.open:
+        return None
+    with contextlib.ExitStack() as stack:
+        base, *sources = (
+            stack.enter_context(checkpoints.Checkpoint.open(version.weights))
+            for version in taken.everything
+        )
+        labels = [source.resolved.uri for source in taken.sources]
+        return settling.settle(base, sources, draft, labels=labels, backend=backend, show=show)
+
+
+def _reading_note(joined: joining.JoinedMerge, held: keeping.HeldParts) -> str:
+    """What was read."""
+    number = len(joined.index.parts)
+    from_parts = sum(part.source in held.known for part in joined.index.parts)
+    whole = number - from_parts
+    said = ["the base"]
+    if whole:
+        said.append(f"{whole} source{'s' * (whole != 1)} whole")
+    if from_parts:
+        said.append(f"{from_parts} from {'its part' if from_parts == 1 else 'their parts'}")
+    listed = " and ".join([", ".join(said[:-1]), said[-1]])
+    return (
+        f"{joined.result.bytes_read / 1e6:.1f} MB were read: {listed}; whole, the base and all "
+        f"sources have {joined.bytes_without / 1e6:.1f} MB"
+    )
+
+
+def _keeping_note(joined: joining.JoinedMerge) -> str:
+    """What was kept."""
+    number = len(joined.index.parts)
+    return (
+        f"the run keeps what {'each of ' if number > 1 else ''}{number} source{'s' * (number > 1)} "
+        f"contributes, {joined.index.nbytes / 1e6:.1f} MB, for `merge --from`"
+    )

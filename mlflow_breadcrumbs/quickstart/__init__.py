@@ -1,12 +1,13 @@
-"""A whole zoo on one machine in three minutes: what `mlflow-breadcrumbs quickstart` does.
+"""A whole zoo on one machine in four minutes: what `mlflow-breadcrumbs quickstart` does.
 
 ```
 settings    how large, how long
 materials   images that installed packages carry: handwriting, typefaces, photographs
-pretrain    a small CLIP learns clean prints with captions: the base
+variety     how images differ from one step of the pretraining to the next
+pretrain    a small CLIP learns prints of all kinds with captions: the base
 demo_tasks  six teams photograph signs of their own in poor light: the tasks
 run         import the base, fine-tune it per task, merge through `mlflow run`, show the result
-contest     the other ways to merge beside it, each with the scale that is best in validation
+contest     the other ways to merge beside it, untuned, and two of them tuned as well
 conclusion  what came out, in three sentences
 ```
 

@@ -20,15 +20,13 @@ def conclude(
     """
     base, sources, *others, merged = entries
     tasks = len(merged.accuracies)
-    kept = sum(normalized(merged, sources).values()) / tasks
     gained = [task for task, own in merged.accuracies.items() if own > base.accuracies[task]]
     lost = [task for task, own in merged.accuracies.items() if own < base.accuracies[task]]
-    scale = "" if merged.alpha is None else f", alpha {merged.alpha:g}"
     weakest = weakest_task(base, sources, merged)
     return (
-        f"The merged model ({merged.name}{scale}) keeps {kept:.0%} of the accuracy of "
-        f"{_number(tasks)} fine-tuned models, on average over their tasks, in one model instead of "
-        f"{_number(tasks)} and without training.",
+        f"The merged model ({merged.name}, nothing tuned) keeps {merged.kept:.0%} of the accuracy "
+        f"of {_number(tasks)} fine-tuned models, on average over their tasks, in one model instead "
+        f"of {_number(tasks)} and without training.",
         f"Its average accuracy is {merged.average:.3f}, the base's {base.average:.3f}: it is "
         f"better than the base on {_number(len(gained))} of {_number(tasks)} tasks and worse on "
         f"{_lost(lost, base, merged)}{_better(others, merged)}.",

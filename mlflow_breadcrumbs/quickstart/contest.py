@@ -1,4 +1,4 @@
-"""Ways to merge side by side, each with the scale that is best on the validation images."""
+"""Ways to merge side by side: each as its preset has it, and two of them with a chosen scale."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,18 @@ from mlflow_breadcrumbs.evaluation import scorecard
 from mlflow_breadcrumbs.search import workbench
 from mlflow_breadcrumbs.support import progress
 
-METHODS = ("weight_average", "task_arithmetic", "breadcrumbs")
+METHODS = (
+    "weight_average",
+    "task_arithmetic",
+    "tsv_m",
+    "breadcrumbs_calibrated",
+    "breadcrumbs",
+)
+"""The rows of the table, in this order, nothing tuned; the last is also merged through `mlflow run`
+and registered."""
+
+TUNED = ("task_arithmetic", "breadcrumbs")
+"""What depends on its scale: another row has the alpha that is best on the validation images."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,9 +29,11 @@ class Contender:
 
     name: str
     alpha: float | None
-    """The scale that was best in validation; `None` where there is nothing to choose."""
+    """The merge's scale; `None` where nothing was merged."""
     accuracies: Mapping[str, float]
     """On the test images."""
+    kept: float
+    """Accuracy as a fraction of that of the task's own source, the mean over the tasks."""
 
     @property
     def average(self) -> float:
@@ -34,6 +47,7 @@ class Contender:
             "alpha": self.alpha,
             **self.accuracies,
             "average": self.average,
+            "kept": self.kept,
         }
 
 
@@ -42,34 +56,45 @@ def contest(
 ) -> list[Contender]:
     """The base, the sources (each on its own task), then every method of merging.
 
-    The methods get the same choice of alphas and the same validation images. A weight average is
-    task arithmetic with alpha = 1/sources, so there is nothing to choose.
+    The methods in `TUNED` come twice, tuned first, and get the same choice of alphas and the same
+    validation images.
 
     Args:
         bench: merges and measures.
         alphas: to choose from.
         show: told about each method.
     """
-    entries: list[Contender] = []
+    merged: list[Contender] = []
     cards: list[scorecard.Scorecard] = []
     with show("ways to merge", total=len(METHODS), unit="methods") as advance:
         for method in METHODS:
-            settings = recipe.MergeRecipe.from_method(method, sources=len(bench.labels))
-            bench.prepare([settings])
-            alpha = None
-            if method != "weight_average":
-                tried = [dataclasses.replace(settings, alpha=alpha) for alpha in alphas]
-                settings = max(tried, key=lambda one: bench.measure(one).average_accuracy)
-                alpha = settings.alpha
-            cards.append(bench.measure(settings, split="test"))
-            merged = {score.task: score.merged.value for score in cards[-1].scores}
-            entries.append(Contender(method, alpha, merged))
+            preset = recipe.MergeRecipe.from_method(method, sources=len(bench.labels))
+            bench.prepare([preset])
+            tuned = {f"{method}, tuned": _tuned(bench, preset, alphas)} if method in TUNED else {}
+            for name, settings in (tuned | {method: preset}).items():
+                card = bench.measure(settings, split="test")
+                own = {score.task: score.merged.value for score in card.scores}
+                kept = card.average_normalized_accuracy
+                merged.append(Contender(name, settings.alpha, own, kept))
+                cards.append(card)
             advance(1)
-    scores = cards[0].scores
-    return [
-        Contender("base", None, {score.task: score.zero_shot.value for score in scores}),
-        Contender(
-            "sources, each its own", None, {score.task: score.finetuned.value for score in scores}
-        ),
-        *entries,
-    ]
+    return [*_unmerged(cards[0]), *merged]
+
+
+def _tuned(
+    bench: workbench.Study, settings: recipe.MergeRecipe, alphas: Sequence[float]
+) -> recipe.MergeRecipe:
+    """The recipe with the alpha that is best on the validation images."""
+    tried = [dataclasses.replace(settings, alpha=alpha) for alpha in alphas]
+    return max(tried, key=lambda one: bench.measure(one).average_accuracy)
+
+
+def _unmerged(card: scorecard.Scorecard) -> tuple[Contender, Contender]:
+    """What every merge is held against."""
+    base = {score.task: score.zero_shot.value for score in card.scores}
+    sources = {score.task: score.finetuned.value for score in card.scores}
+    kept = sum(base[task] / sources[task] for task in base) / len(base)
+    return (
+        Contender("base", None, base, kept),
+        Contender("sources, each its own", None, sources, 1.0),
+    )

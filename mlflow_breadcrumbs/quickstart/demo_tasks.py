@@ -1,7 +1,8 @@
 """The tasks: what six teams photographed, as folders of PNG files and a task file.
 
 Each team has boards of its own colour; all of them work in poor light: weak contrast, noise, and
-nobody holds the camera straight. The base has never seen such pictures, nor any handwriting.
+nobody holds the camera straight. The base has never seen contrast so weak, noise so strong, nor any
+handwriting. It knows the words of all captions.
 """
 
 import dataclasses
@@ -26,10 +27,12 @@ class Assignment:
 
     name: str
     kind: str
-    """Of character, as in `materials.CHARACTERS`, or `handwritten`, or `photo`."""
+    """Of character, as in `materials.CHARACTERS`, or `photo`."""
     classes: tuple[str, ...]
     board: tuple[float, float, float]
     """Colour of the ground."""
+    handwritten: bool = False
+    """Whether people wrote the characters; otherwise they are set in typefaces."""
 
     @property
     def light(self) -> materials.Light:
@@ -47,7 +50,7 @@ class Assignment:
     ) -> tuple[list[materials.Picture], list[int]]:
         """Take the pictures; labels index `classes`."""
         each, size = settings.task_images, settings.image_size
-        if self.kind == "handwritten":
+        if self.handwritten:
             return materials.handwriting(size, self.light, rng)
         if self.kind == "photo":
             return materials.surfaces(each, size, self.light, rng)
@@ -55,7 +58,7 @@ class Assignment:
 
 
 ASSIGNMENTS = (
-    Assignment("handwriting", "handwritten", materials.DIGITS, (0.75, 0.7, 0.6)),
+    Assignment("handwriting", "digit", materials.DIGITS, (0.75, 0.7, 0.6), handwritten=True),
     Assignment("letters", "letter", tuple("ABCDEFGHJK"), (0.5, 0.55, 0.8)),
     Assignment("greek", "greek", tuple(materials.CHARACTERS["greek"]), (0.8, 0.5, 0.5)),
     Assignment("cyrillic", "cyrillic", tuple(materials.CHARACTERS["cyrillic"]), (0.7, 0.5, 0.75)),

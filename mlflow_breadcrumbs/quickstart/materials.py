@@ -25,7 +25,7 @@ Share = npt.NDArray[np.float32]
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 CHARACTERS: dict[str, dict[str, str]] = {
-    "printed": dict(zip(DIGITS, string.digits, strict=True)),
+    "digit": dict(zip(DIGITS, string.digits, strict=True)),
     "letter": {letter: letter for letter in string.ascii_uppercase},
     "small letter": {letter: letter for letter in string.ascii_lowercase},
     "greek": {

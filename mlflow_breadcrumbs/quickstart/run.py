@@ -114,12 +114,13 @@ def quickstart(
         )
         with workbench.opened(materials, show) as bench:
             tried = contest.contest(bench, settings.alphas, show)
-        alpha = tried[-1].alpha
-        _mlflow_run(project, base, sources, task_file, alpha, show)
+        _mlflow_run(project, base, sources, task_file, tried[-1].name, show)
         merged = versions.resolve(f"models:/{MERGED_MODEL}@{ALIAS}")
         measured = versions.metrics_of(merged.run_id)
         accuracies = {task.name: measured[f"accuracy/{task.name}"] for task in task_list}
-        last = dataclasses.replace(tried[-1], accuracies=accuracies)
+        last = dataclasses.replace(
+            tried[-1], accuracies=accuracies, kept=measured["average_normalized_accuracy"]
+        )
         ancestry = relatives.tree(merged.uri)
     entries = (*tried[:-1], last)
     return Shown(
@@ -209,7 +210,7 @@ def _mlflow_run(
     base: records.RegisteredVersion,
     sources: Sequence[records.RegisteredVersion],
     task_file: Path,
-    alpha: float | None,
+    method: str,
     show: progress.Progress,
 ) -> None:
     """Merge as a pipeline does: the project's main entry point, in a process of its own.
@@ -222,7 +223,7 @@ def _mlflow_run(
         "sources": ",".join(source.uri for source in sources),
         "registered_model": MERGED_MODEL,
         "tasks": str(task_file.resolve()),
-        "alpha": str(alpha),
+        "method": method,
         "alias": ALIAS,
         "device": "cpu",
     }

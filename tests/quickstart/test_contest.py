@@ -6,26 +6,47 @@ from mlflow_breadcrumbs.quickstart import contest
 from mlflow_breadcrumbs.search import workbench
 
 
-def test_each_method_has_its_best_alpha_and_the_numbers_of_a_merge(zoo):
+def test_untuned_rows_are_presets_tuned_ones_have_the_best_alpha_and_all_a_merges_numbers(zoo):
     materials = workbench.Materials(zoo.base, zoo.sources, zoo.tasks, device="cpu")
     alphas = (0.5, 1.0, 2.0)
     with workbench.opened(materials) as bench:
-        base, sources, *merged = contest.contest(bench, alphas)
+        entries = contest.contest(bench, alphas)
         validated = {
             alpha: bench.measure(
                 recipe.MergeRecipe.from_method("breadcrumbs", sources=3, alpha=alpha)
             ).average_accuracy
             for alpha in alphas
         }
-    assert [entry.name for entry in merged] == list(contest.METHODS)
-    average, _, breadcrumbs = merged
-    assert average.alpha is None
-    assert validated[breadcrumbs.alpha] == max(validated.values())
-    settings = recipe.MergeRecipe.from_method("breadcrumbs", sources=3, alpha=breadcrumbs.alpha)
-    result = flow.merge(
-        flow.MergeRequest(zoo.base, zoo.sources, "merged", settings, tasks=zoo.tasks, device="cpu")
-    )
-    for row in result.rows()[:-1]:
-        assert breadcrumbs.accuracies[row["task"]] == row["accuracy"]
-        assert base.accuracies[row["task"]] == row["zero_shot_accuracy"]
-        assert sources.accuracies[row["task"]] == row["finetuned_accuracy"]
+    base, sources, *merged = entries
+    assert [entry.name for entry in entries] == [
+        "base",
+        "sources, each its own",
+        "weight_average",
+        "task_arithmetic, tuned",
+        "task_arithmetic",
+        "tsv_m",
+        "breadcrumbs_calibrated",
+        "breadcrumbs, tuned",
+        "breadcrumbs",
+    ]
+    named = {entry.name: entry for entry in merged}
+    for method in contest.METHODS:
+        preset = recipe.MergeRecipe.from_method(method, sources=3)
+        assert named[method].alpha == preset.alpha
+    tuned = named["breadcrumbs, tuned"].alpha
+    assert validated[tuned] == max(validated.values())
+    assert (base.alpha, sources.alpha, sources.kept) == (None, None, 1.0)
+    for name, alpha in (("breadcrumbs, tuned", tuned), ("breadcrumbs_calibrated", None)):
+        method = name.removesuffix(", tuned")
+        settings = recipe.MergeRecipe.from_method(method, sources=3, alpha=alpha)
+        result = flow.merge(
+            flow.MergeRequest(
+                zoo.base, zoo.sources, f"merged-{method}", settings, tasks=zoo.tasks, device="cpu"
+            )
+        )
+        *rows, average = result.rows()
+        assert named[name].kept == average["normalized_accuracy"]
+        for row in rows:
+            assert named[name].accuracies[row["task"]] == row["accuracy"]
+            assert base.accuracies[row["task"]] == row["zero_shot_accuracy"]
+            assert sources.accuracies[row["task"]] == row["finetuned_accuracy"]

@@ -62,13 +62,17 @@ def test_the_table_has_the_base_the_sources_and_the_ways_to_merge(shown):
         "base",
         "sources, each its own",
         "weight_average",
+        "task_arithmetic, tuned",
         "task_arithmetic",
+        "tsv_m",
+        "breadcrumbs_calibrated",
+        "breadcrumbs, tuned",
         "breadcrumbs",
     ]
     for row in rows:
-        assert list(row) == ["model", "alpha", *names, "average"]
+        assert list(row) == ["model", "alpha", *names, "average", "kept"]
         assert row["average"] == pytest.approx(np.mean([row[name] for name in names]))
-    assert {row["alpha"] for row in rows[3:]} <= set(SMALL.alphas)
+    assert {row["alpha"] for row in rows if "tuned" in row["model"]} <= set(SMALL.alphas)
     answer = json.loads(json.dumps(result.to_dict()))
     assert answer["test_images"] == result.images
     assert answer["conclusion"] == list(result.conclusion)
@@ -84,6 +88,7 @@ def test_the_merged_version_came_through_mlflow_run(shown):
     assert made.info.status == "FINISHED"
     last = result.entries[-1]
     assert made.data.params["alpha"] == str(last.alpha)
+    assert made.data.metrics["average_normalized_accuracy"] == last.kept
     # What the pipeline measured from PNG files is what the contest measured from memory.
     for name, value in last.accuracies.items():
         assert made.data.metrics[f"accuracy/{name}"] == value
@@ -148,30 +153,31 @@ def test_a_typeface_draws_every_character(kind):
     """No character comes out as the empty box that stands for a missing glyph."""
     rng = np.random.default_rng(0)
     names = tuple(materials.CHARACTERS[kind])
-    drawn, labels = materials.characters(kind, names, 2, 32, pretrain.CLEAN, rng)
+    drawn, labels = materials.characters(kind, names, 2, 32, pretrain.BARE, rng)
     assert labels == [label for label in range(len(names)) for _ in range(2)]
     assert all(picture.shape == (32, 32, 3) and picture.dtype == np.float32 for picture in drawn)
     assert all(0 <= picture.min() < picture.max() <= 1 for picture in drawn)
 
 
 def test_an_average_counts_every_task_alike():
-    entry = contest.Contender("x", None, {"a": 1.0, "b": 0.0, "c": 0.5})
+    entry = contest.Contender("x", None, {"a": 1.0, "b": 0.0, "c": 0.5}, kept=0.5)
     assert entry.average == 0.5
 
 
-def entry(name, *accuracies, alpha=None):
-    return contest.Contender(name, alpha, dict(zip(("cars", "signs"), accuracies, strict=True)))
+def entry(name, *accuracies, alpha=None, kept=1.0):
+    own = dict(zip(("cars", "signs"), accuracies, strict=True))
+    return contest.Contender(name, alpha, own, kept)
 
 
 def test_the_end_says_what_is_kept_what_is_lost_and_what_is_next():
     base, sources = entry("base", 0.4, 0.6), entry("sources, each its own", 0.8, 1.0)
-    merged = entry("breadcrumbs", 0.6, 0.5, alpha=0.8)
+    merged = entry("breadcrumbs", 0.6, 0.5, alpha=0.5, kept=0.62)
     others = entry("weight_average", 0.5, 0.5), entry("task_arithmetic", 0.7, 0.5, alpha=0.3)
     kept, gained, then = conclusion.conclude(
         (base, sources, *others, merged), "models:/m@candidate", Path("demo/tasks.yaml")
     )
     assert kept == (
-        "The merged model (breadcrumbs, alpha 0.8) keeps 62% of the accuracy of two fine-tuned "
+        "The merged model (breadcrumbs, nothing tuned) keeps 62% of the accuracy of two fine-tuned "
         "models, on average over their tasks, in one model instead of two and without training."
     )
     assert gained == (

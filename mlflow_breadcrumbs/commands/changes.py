@@ -56,7 +56,7 @@ def change_options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-def read(origin: str | None, given: Mapping[str, Any]) -> "changing.Change | None":
+def read(origin: str | None, given: Mapping[str, Any]) -> "changing.MergeChange | None":
     """The change that the options ask for; `None` where they ask for none.
 
     Args:
@@ -88,7 +88,7 @@ def read(origin: str | None, given: Mapping[str, Any]) -> "changing.Change | Non
     )
 
 
-def target(name: str | None, change: "changing.Change | None") -> str:
+def target(name: str | None, change: "changing.MergeChange | None") -> str:
     """Where the result goes: the name that was given, else that of the version that is changed.
 
     Raises:

@@ -172,7 +172,7 @@ def merge_command(
         base, draft = given["base"], options.make_draft(everything, given)
         method, sources = given["method"], tuple(uri for uri, _ in everything)
     else:
-        base, draft = change.base, drafts.Draft(change.recipe)
+        base, draft = change.base, drafts.RecipeDraft(change.recipe)
         method, sources = change.method, change.sources
     from mlflow_breadcrumbs.commands import terminal
     from mlflow_breadcrumbs.pipeline import flow
@@ -180,7 +180,7 @@ def merge_command(
     choice = None
     if choose:
         choice = _choose(base, sources, tasks, draft, device, batch_size, threads, max_norm_ratio)
-        draft, method = drafts.Draft(choice.recipe), choice.method
+        draft, method = drafts.RecipeDraft(choice.recipe), choice.method
     result = flow.merge(
         flow.MergeRequest(
             base=base,
@@ -221,7 +221,7 @@ def _choose(
     base: str,
     sources: tuple[str, ...],
     tasks: str | None,
-    draft: drafts.Draft,
+    draft: drafts.RecipeDraft,
     device: str,
     batch_size: int,
     threads: int | None,

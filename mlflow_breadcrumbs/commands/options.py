@@ -260,7 +260,7 @@ def make_recipe(
 
 def make_draft(
     sources: Sequence[tuple[str, float | None]], options: Mapping[str, Any]
-) -> drafts.Draft:
+) -> drafts.RecipeDraft:
     """The same, where the options may leave something open."""
     return drafts.draft(
         sources=len(sources),

@@ -23,7 +23,7 @@ NEUTRAL = frozenset({"weights", "include", "exclude", "dtype"})
 
 
 @dataclasses.dataclass(frozen=True)
-class Draft:
+class RecipeDraft:
     """A recipe, and what of it is still open."""
 
     recipe: recipe.MergeRecipe
@@ -58,7 +58,7 @@ def draft(
     file: str | Path | None = None,
     overrides: Mapping[str, Any] | None = None,
     default: str = "breadcrumbs",
-) -> Draft:
+) -> RecipeDraft:
     """The recipe of a command, as `recipe.make` has it, or one with something left open.
 
     Args:
@@ -93,4 +93,4 @@ def draft(
         left.add(METHOD)
         fields, bare, named = {"density": 1.0} | fields, True, None
     settings = recipe.of_fields(fields, sources=sources, method=named, bare=bare)
-    return Draft(settings, frozenset(left))
+    return RecipeDraft(settings, frozenset(left))

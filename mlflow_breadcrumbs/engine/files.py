@@ -14,7 +14,7 @@ from mlflow_breadcrumbs.support import defaults, progress
 def merge_files(
     base: str | Path,
     sources: Sequence[str | Path],
-    settings: recipe.MergeRecipe | drafts.Draft,
+    settings: recipe.MergeRecipe | drafts.RecipeDraft,
     output: str | Path,
     *,
     backend: backends.Backend | None = None,
@@ -36,7 +36,9 @@ def merge_files(
             stack.enter_context(checkpoints.Checkpoint.open(path)) for path in (base, *sources)
         )
         labels = [str(source) for source in sources]
-        draft = settings if isinstance(settings, drafts.Draft) else drafts.Draft(settings)
+        draft = (
+            settings if isinstance(settings, drafts.RecipeDraft) else drafts.RecipeDraft(settings)
+        )
         backend = backend or choosing.choose()
         choice = settling.settle(first, others, draft, labels=labels, backend=backend, show=show)
         result = merging.merge(

@@ -35,7 +35,7 @@ STRETCH = 2.0
 def settle(
     base: checkpoints.Checkpoint,
     sources: Sequence[checkpoints.Checkpoint],
-    draft: drafts.Draft,
+    draft: drafts.RecipeDraft,
     *,
     labels: Sequence[str] | None = None,
     backend: backends.Backend,

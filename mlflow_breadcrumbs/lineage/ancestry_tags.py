@@ -14,7 +14,7 @@ def merge_digest(settings: recipe.MergeRecipe, weights_digests: Sequence[str]) -
     return canonical.digest({"recipe": settings.to_dict(), "base": base, "sources": sources})
 
 
-def choice_digest(draft: drafts.Draft, weights_digests: Sequence[str]) -> str:
+def choice_digest(draft: drafts.RecipeDraft, weights_digests: Sequence[str]) -> str:
     """What makes two merges the same whose recipe is to be found from the weights."""
     return canonical.digest(
         {

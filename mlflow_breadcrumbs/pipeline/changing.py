@@ -16,7 +16,7 @@ Weighted = tuple[str, float | None]
 
 
 @dataclasses.dataclass(frozen=True)
-class Change:
+class MergeChange:
     """What is merged instead, and what is known of it."""
 
     uri: str
@@ -56,7 +56,7 @@ def plan(
     add: Sequence[Weighted] = (),
     remove: Sequence[str] = (),
     weights: Sequence[float] | None = None,
-) -> Change:
+) -> MergeChange:
     """The merge that is asked for, from the lineage of the version that is changed.
 
     Args:
@@ -90,7 +90,7 @@ def plan(
     own = _weights(before, stated.sources, stays, add) if weights is None else tuple(weights)
     settings = dataclasses.replace(settings, weights=own)
     settings.weight_of(len(stays) + len(add))
-    return Change(
+    return MergeChange(
         uri=resolved.uri,
         name=resolved.name,
         base=stated.base.uri,
@@ -107,7 +107,7 @@ def plan(
 
 
 def recorded_digests(
-    change: Change | None, resolved: Sequence[versions.ResolvedVersion]
+    change: MergeChange | None, resolved: Sequence[versions.ResolvedVersion]
 ) -> list[str | None]:
     """The weights digest of each input that was recorded, by the registry or by the lineage.
 

@@ -112,7 +112,7 @@ def merge(
 
 def settle(
     taken: inputs.Inputs,
-    draft: drafts.Draft,
+    draft: drafts.RecipeDraft,
     backend: backends.Backend,
     show: progress.Progress,
 ) -> drafts.Choice | None:

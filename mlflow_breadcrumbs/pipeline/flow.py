@@ -76,7 +76,7 @@ class MergeRequest:
     """By which the recipe was filled in, for the lineage."""
     keep_parts: bool = False
     """Keep what each source contributes in the run, for the next change."""
-    change: changing.Change | None = None
+    change: changing.MergeChange | None = None
     """The merge that base, sources and recipe come from, with what was added and taken out."""
 
 
@@ -148,7 +148,7 @@ def merge(request: MergeRequest, show: progress.Progress = progress.silent) -> M
     with versions.workspace() as folder:
         held = keeping.find(request.change, folder)
         taken = _open(request, resolved, held, folder)
-        draft = drafts.Draft(request.recipe, request.left_open)
+        draft = drafts.RecipeDraft(request.recipe, request.left_open)
         request = _settled(request, taken, draft, backend, show)
         if (None in recorded or draft.open) and (found := _find(request, taken.digests)):
             return found
@@ -214,7 +214,7 @@ def merge(request: MergeRequest, show: progress.Progress = progress.silent) -> M
 def _settled(
     request: MergeRequest,
     taken: inputs.Inputs,
-    draft: drafts.Draft,
+    draft: drafts.RecipeDraft,
     backend: backends.Backend,
     show: progress.Progress,
 ) -> MergeRequest:
@@ -255,7 +255,7 @@ def _find(request: MergeRequest, digests: Sequence[str | None]) -> MergedVersion
     if request.force or len(known) < len(digests):
         return None
     if request.left_open:
-        draft = drafts.Draft(request.recipe, request.left_open)
+        draft = drafts.RecipeDraft(request.recipe, request.left_open)
         asked = ancestry_tags.choice_digest(draft, known)
         found = registering.find_merge(request.registered_model, asked, tag_keys.CHOICE_DIGEST)
     else:

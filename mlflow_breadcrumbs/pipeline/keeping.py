@@ -30,7 +30,7 @@ def nothing(folder: Path, *notes: str) -> HeldParts:
     return HeldParts({}, folder, notes)
 
 
-def find(change: changing.Change | None, folder: Path) -> HeldParts:
+def find(change: changing.MergeChange | None, folder: Path) -> HeldParts:
     """The parts that the version which is changed has, of the sources that stay.
 
     Args:
@@ -70,7 +70,7 @@ def find(change: changing.Change | None, folder: Path) -> HeldParts:
     return _held(change, index, there, kept.file)
 
 
-def _check(change: changing.Change, index: parts.PartsIndex, origin: str) -> None:
+def _check(change: changing.MergeChange, index: parts.PartsIndex, origin: str) -> None:
     """Hold an index against the lineage that names it."""
     if index.base != change.digests[change.base] or index.masks != parts.mask_fields(change.recipe):
         raise errors.IntegrityError(
@@ -80,7 +80,7 @@ def _check(change: changing.Change, index: parts.PartsIndex, origin: str) -> Non
 
 
 def _held(
-    change: changing.Change,
+    change: changing.MergeChange,
     index: parts.PartsIndex,
     there: set[str],
     fetch: Callable[[str], Path],

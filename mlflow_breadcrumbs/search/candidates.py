@@ -47,7 +47,7 @@ def cost(sources: int) -> str:
 
 def choose(
     materials: workbench.Materials,
-    draft: drafts.Draft,
+    draft: drafts.RecipeDraft,
     show: progress.Progress = progress.silent,
 ) -> drafts.Choice:
     """Try the candidates, and take the best one; goes on where an earlier call stopped.

@@ -49,8 +49,6 @@ def lineage_command(uri: str, form: str, where: Any, as_json: bool) -> None:
         printing.print_json(root.to_dict())
     else:
         terminal.print_tree(root)
-        if where == "mlflow" and (said := relatives.origin(root)):
-            printing.echo(said)
 
 
 @click.command("impact")

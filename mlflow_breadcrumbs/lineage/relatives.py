@@ -7,7 +7,6 @@ import dataclasses
 from typing import Any, Literal
 
 from mlflow_breadcrumbs import errors, ledger
-from mlflow_breadcrumbs.lineage import contents
 from mlflow_breadcrumbs.registry import catalog, graph, uris, versions
 
 Where = Literal["mlflow", "ledger"]
@@ -73,19 +72,6 @@ def tree(uri: str, where: Where = "mlflow") -> Ancestor:
     """
     known, pinned = ancestry(uri, where)
     return _ancestor(known, pinned, "", set())
-
-
-def origin(root: Ancestor) -> str | None:
-    """How a version came from another merge, as a sentence; `None` where it did not.
-
-    Raises:
-        UnreachableError: The tracking server does not answer.
-    """
-    if root.kind != "merge":
-        return None
-    stated = contents.lineage_of(versions.resolve(root.uri))
-    said = None if isinstance(stated, errors.BreadcrumbsError) else stated.change_text()
-    return f"{root.uri} was {said}." if said else None
 
 
 def ancestry(uri: str, where: Where = "mlflow") -> tuple[graph.Graph, str]:

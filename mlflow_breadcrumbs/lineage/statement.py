@@ -222,17 +222,6 @@ class Statement:
     parts_digest: str | None = None
     """Of the index of the parts that were kept in the run."""
 
-    def change_text(self) -> str | None:
-        """How the version came from another merge, without the full stop; `None` if it did not."""
-        if self.origin is None:
-            return None
-        words = [
-            f"{verb} {', '.join(uris)}"
-            for verb, uris in (("adding", self.added), ("taking out", self.removed))
-            if uris
-        ]
-        return f"made of {self.origin} by {' and '.join(words) or 'merging it again'}"
-
     def tolerance_text(self, key: str) -> dict[str, str]:
         """The tolerances as canonical JSON under a key; nothing where there are none."""
         return {key: canonical.dumps(dict(self.tolerances)).decode()} if self.tolerances else {}

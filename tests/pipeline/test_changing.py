@@ -1,5 +1,6 @@
 """Merges of merges with a source more or less: the digests of the whole list, and what is read."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -9,9 +10,9 @@ import pytest
 from click.testing import CliRunner
 
 from mlflow_breadcrumbs import cli, errors
-from mlflow_breadcrumbs.engine import parts
+from mlflow_breadcrumbs.engine import parts, tensor_files
 from mlflow_breadcrumbs.lineage import contents
-from mlflow_breadcrumbs.pipeline import changing, flow
+from mlflow_breadcrumbs.pipeline import changing, flow, inputs, keeping
 from mlflow_breadcrumbs.registry import versions
 
 WEIGHTS = "open_clip_model.safetensors"
@@ -95,10 +96,11 @@ def test_a_source_is_added_at_the_cost_of_one(pair):
     made = merge("--from", before["uri"], "--add", zoo.sources[2])
     same(made, expected)
     assert made["name"] == "pair"
-    size = folder_of(zoo.sources[2]).joinpath(WEIGHTS).stat().st_size
+    with tensor_files.TensorFiles.open(folder_of(zoo.sources[2]) / WEIGHTS) as file:
+        size = file.nbytes
     metrics = mlflow.get_run(made["run_id"]).data.metrics
     kept = sum(path.stat().st_size for path in parts_of(before).glob("*.safetensors"))
-    assert metrics["merge_bytes"] == pytest.approx(2 * size + kept, rel=0.01)
+    assert metrics["merge_bytes"] == 2 * size + kept
     assert kept < 0.3 * 2 * size
     assert note(made, "MB were read") == (
         f"{metrics['merge_bytes'] / 1e6:.1f} MB were read: the base, 1 source whole and 2 from "
@@ -106,7 +108,6 @@ def test_a_source_is_added_at_the_cost_of_one(pair):
     )
     found = stated(made)
     assert (found.origin, found.added, found.removed) == (before["uri"], (zoo.sources[2],), ())
-    assert found.change_text() == f"made of {before['uri']} by adding {zoo.sources[2]}"
     assert found.parts_digest is None
     # Without the parts they are read, and found out.
     shutil.rmtree(parts_of(before))
@@ -123,7 +124,7 @@ def test_a_source_is_taken_out_and_none_is_read(pair):
     same(made, expected)
     assert "the base and 2 from their parts; whole" in note(made, "MB were read")
     found = stated(made)
-    assert found.change_text() == f"made of {before['uri']} by taking out {zoo.sources[1]}"
+    assert (found.origin, found.added, found.removed) == (before["uri"], (), (zoo.sources[1],))
     # The parts were handed on, so that it can be gone on from here.
     last = merge("--from", made["uri"], "--remove", zoo.sources[0])
     assert "the base and 1 from its part; whole" in note(last, "MB were read")
@@ -224,7 +225,7 @@ def test_the_same_change_is_found_not_repeated(pair):
     assert stated(forced).parts_digest is not None
 
 
-def test_the_history_and_the_lineage_say_where_it_came_from(pair):
+def test_the_history_says_where_it_came_from_and_it_can_be_done_again(pair):
     zoo, before = pair
     made = merge("--from", before["uri"], "--add", zoo.sources[2], "--remove", zoo.sources[0])
     runner = CliRunner()
@@ -235,12 +236,6 @@ def test_the_history_and_the_lineage_say_where_it_came_from(pair):
         "added": zoo.sources[2],
         "removed": zoo.sources[0],
     }
-    shown = runner.invoke(cli.main, ["lineage", made["uri"]]).output.replace("\n", " ")
-    words = (
-        f"{made['uri']} was made of {before['uri']} by adding {zoo.sources[2]} and taking out "
-        f"{zoo.sources[0]}."
-    )
-    assert words in shown
     for command in ("verify", "reproduce"):
         done = runner.invoke(cli.main, [command, made["uri"]])
         assert done.exit_code == 0, done.output
@@ -311,9 +306,7 @@ def test_parts_of_another_merge(pair):
     zoo, before = pair
     other = whole(zoo, *zoo.sources[:2], name="other", more=["--density", "0.3", "--keep-parts"])
     change = changing.plan(before["uri"], [(zoo.sources[2], None)])
-    from mlflow_breadcrumbs.pipeline import keeping
-
-    mixed = changing.dataclasses.replace(
+    mixed = dataclasses.replace(
         change, run_id=other["run_id"], parts_digest=stated(other).parts_digest
     )
     with versions.workspace() as folder, pytest.raises(errors.IntegrityError, match="is of anothe"):
@@ -404,8 +397,6 @@ def test_a_source_of_ones_own_with_parts_from_a_server(on_server, tmp_path):
     mlflow.set_experiment("changed-over-http")
     before = whole(zoo, *zoo.sources[:2], name="http-pair", more=["--keep-parts"])
     change = changing.plan(before["uri"], [(zoo.sources[2], None)])
-    from mlflow_breadcrumbs.pipeline import inputs, keeping
-
     with versions.workspace() as folder:
         held = keeping.find(change, folder)
         request = flow.MergeRequest(change.base, change.sources, "x", change.recipe, change=change)

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mlflow_breadcrumbs.engine import recipe
+from mlflow_breadcrumbs.engine import drafts, recipe
 from mlflow_breadcrumbs.evaluation import scorecard
 from mlflow_breadcrumbs.search import workbench
 from mlflow_breadcrumbs.support import progress
@@ -14,6 +14,7 @@ METHODS = (
     "task_arithmetic",
     "tsv_m",
     "breadcrumbs_calibrated",
+    drafts.AUTO,
     "breadcrumbs",
 )
 """The rows of the table, in this order, nothing tuned; the last is also merged through `mlflow run`
@@ -68,7 +69,7 @@ def contest(
     cards: list[scorecard.Scorecard] = []
     with show("ways to merge", total=len(METHODS), unit="methods") as advance:
         for method in METHODS:
-            preset = recipe.MergeRecipe.from_method(method, sources=len(bench.labels))
+            preset = bench.settled(drafts.draft(sources=len(bench.labels), method=method))
             bench.prepare([preset])
             tuned = {f"{method}, tuned": _tuned(bench, preset, alphas)} if method in TUNED else {}
             for name, settings in (tuned | {method: preset}).items():

@@ -18,7 +18,15 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 
 from mlflow_breadcrumbs import flavor
-from mlflow_breadcrumbs.engine import backends, checkpoints, merging, recipe, writing
+from mlflow_breadcrumbs.engine import (
+    backends,
+    checkpoints,
+    drafts,
+    merging,
+    recipe,
+    settling,
+    writing,
+)
 from mlflow_breadcrumbs.engine.backends.cpu import cpu_backend, decomposing, grid
 from mlflow_breadcrumbs.engine.backends.cpu.masking import Masks
 from mlflow_breadcrumbs.evaluation import bench, scorecard, scoring
@@ -264,6 +272,17 @@ class Study:
             ),
             tuple(self.bench(split).images(name, limit) for name in names),
         )
+
+    def settled(self, draft: drafts.RecipeDraft) -> recipe.MergeRecipe:
+        """The recipe that a draft comes to with all sources; see `settling`."""
+        choice = settling.settle(
+            self._base,
+            self._sources,
+            draft,
+            labels=self.labels,
+            backend=cpu_backend.Cpu(self._threads),
+        )
+        return choice.recipe if choice else draft.recipe
 
     def base_tensors(self) -> dict[str, torch.Tensor]:
         """The base's tensors by name; they share its file's memory map."""

@@ -1,6 +1,6 @@
 """The quickstart's comparison of methods: it is a study, with the numbers of the main flow."""
 
-from mlflow_breadcrumbs.engine import recipe
+from mlflow_breadcrumbs.engine import drafts, recipe
 from mlflow_breadcrumbs.pipeline import flow
 from mlflow_breadcrumbs.quickstart import contest
 from mlflow_breadcrumbs.search import workbench
@@ -11,6 +11,10 @@ def test_untuned_rows_are_presets_tuned_ones_have_the_best_alpha_and_all_a_merge
     alphas = (0.5, 1.0, 2.0)
     with workbench.opened(materials) as bench:
         entries = contest.contest(bench, alphas)
+        presets = {
+            method: bench.settled(drafts.draft(sources=3, method=method))
+            for method in contest.METHODS
+        }
         validated = {
             alpha: bench.measure(
                 recipe.MergeRecipe.from_method("breadcrumbs", sources=3, alpha=alpha)
@@ -26,13 +30,13 @@ def test_untuned_rows_are_presets_tuned_ones_have_the_best_alpha_and_all_a_merge
         "task_arithmetic",
         "tsv_m",
         "breadcrumbs_calibrated",
+        "auto",
         "breadcrumbs, tuned",
         "breadcrumbs",
     ]
     named = {entry.name: entry for entry in merged}
-    for method in contest.METHODS:
-        preset = recipe.MergeRecipe.from_method(method, sources=3)
-        assert named[method].alpha == preset.alpha
+    for method, settings in presets.items():
+        assert named[method].alpha == settings.alpha
     tuned = named["breadcrumbs, tuned"].alpha
     assert validated[tuned] == max(validated.values())
     assert (base.alpha, sources.alpha, sources.kept) == (None, None, 1.0)

@@ -66,6 +66,7 @@ def test_the_table_has_the_base_the_sources_and_the_ways_to_merge(shown):
         "task_arithmetic",
         "tsv_m",
         "breadcrumbs_calibrated",
+        "auto",
         "breadcrumbs, tuned",
         "breadcrumbs",
     ]

@@ -157,7 +157,7 @@ def test_merge_files_prints_a_table(checkpoints, tmp_path):
         (["--density", "2"], 1, "Error: density is 2.0; it must be in 0 < density ≤ 1"),
         (["--density", "0.9", "--gamma", "0.2"], 1, "density 0.9 + gamma 0.2 is more than 1"),
         (["--density", "much"], 2, "'much' is not a valid float"),
-        (["--method", "magic"], 2, "'magic' is not one of 'breadcrumbs'"),
+        (["--method", "magic"], 2, "'magic' is not one of 'auto', 'breadcrumbs'"),
         (["--max-shard-size", "big"], 2, "'big' is not a size; write 5GB"),
         (["--recipe", "none.yaml"], 1, "the recipe file none.yaml can't be read: No such file"),
     ],

@@ -26,7 +26,7 @@ def conclude(
     return (
         f"The merged model ({merged.name}, nothing tuned) keeps {merged.kept:.0%} of the accuracy "
         f"of {_number(tasks)} fine-tuned models, on average over their tasks, in one model instead "
-        f"of {_number(tasks)} and without training.",
+        f"of {_number(tasks)} and without training; the base has {base.kept:.0%} of it.",
         f"Its average accuracy is {merged.average:.3f}, the base's {base.average:.3f}: it is "
         f"better than the base on {_number(len(gained))} of {_number(tasks)} tasks and worse on "
         f"{_lost(lost, base, merged)}{_better(others, merged)}.",

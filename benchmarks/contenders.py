@@ -226,6 +226,9 @@ CONTENDERS: dict[str, Callable[[dict[str, Any]], Callable[[], None]]] = {
     "tsv_m": lambda job: ours(job, verify=False, density=1, gamma=0, combine="tsv"),
     "iso_c": lambda job: ours(job, verify=False, density=1, gamma=0, combine="iso"),
     "tsv_m, masked": lambda job: ours(job, verify=False, combine="tsv"),
+    "breadcrumbs_calibrated": lambda job: ours(job, verify=False, alpha=1, calibrate="svc"),
+    "actmat": lambda job: ours(job, verify=False, density=1, gamma=0, combine="covariance"),
+    "tact": lambda job: ours(job, verify=False, density=0.5, gamma=0, combine="covariance"),
 }
 
 

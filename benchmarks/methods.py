@@ -16,7 +16,7 @@ from pathlib import Path
 import engine
 import torch
 
-from mlflow_breadcrumbs.engine.backends import singular
+from mlflow_breadcrumbs.engine.backends import singular, symmetric
 
 CONTENDERS = ("ours", "iso_c", "tsv_m", "tsv_m, masked")
 SHAPES = ((768, 768), (3072, 768), (512, 2048))
@@ -60,7 +60,7 @@ def decompositions(repeats: int) -> list[str]:
     """Every way on every shape, in one thread, in Markdown."""
     lines = ["| | " + " | ".join(f"{m} × {n}" for m, n in SHAPES) + " | relative error |"]
     lines.append("|---|" + "---|" * (len(SHAPES) + 1))
-    with singular.one_thread():
+    with symmetric.one_thread():
         matrices = [spectrum(shape) for shape in SHAPES]
         exact = [whole(matrix.double(), COUNT) for matrix in matrices]
         for name, (way, dtype) in WAYS.items():

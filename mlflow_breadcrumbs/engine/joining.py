@@ -35,7 +35,7 @@ from mlflow_breadcrumbs.engine.backends import (
     giving_up,
     matrices,
     reference,
-    singular,
+    symmetric,
 )
 from mlflow_breadcrumbs.support import defaults, progress
 
@@ -272,7 +272,7 @@ class _Joining:
         numbers = {name: number for number, name in enumerate(self.job.merged)}
         by_size = sorted(self.job.merged, key=lambda name: -self.job.base.info(name).numel)
         with (
-            singular.one_thread(),
+            symmetric.one_thread(),
             concurrent.futures.ThreadPoolExecutor(
                 threads, initializer=torch.set_num_threads, initargs=(1,)
             ) as pool,

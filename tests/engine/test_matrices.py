@@ -196,3 +196,51 @@ def test_the_sources_are_left_alone(fields):
     made = matrices.Matrices(3, lambda: iter(given), lambda: iter(given))
     matrices.merge(made, (1.0, 1.0, 1.0), recipe.MergeRecipe(density=1, **fields))
     assert all(torch.equal(one, other) for one, other in zip(given, before, strict=True))
+
+
+@pytest.mark.parametrize("pattern", [*PATTERNS, "parts"])
+@pytest.mark.parametrize("shape", [(80, 72), (70, 150), (4500, 66)])
+def test_large_matrices_are_merged_as_small_ones(shape, pattern):
+    """At these sizes products are in float32 where that is enough, and taken by blocks of rows."""
+    whole = changes(shape, "normal" if pattern == "parts" else pattern, 3)
+    if pattern == "parts":  # a source without extent in the directions of another
+        for number, matrix in enumerate(whole):
+            matrix[np.arange(len(matrix)) % 3 != number] = 0
+    merged = np.sum(whole, axis=0)
+    expected = formulas.calibrated_by_formula(merged, whole, 1.0)
+    assert_near(calibrated(merged, whole, 1.0), expected, 1e-5)
+    parts = masked(whole)
+    expected = formulas.covariance_by_formula(parts, whole, 1e-3, True)
+    assert_near(weighted(parts, whole, 1e-3, True), expected, 1e-5)
+
+
+def test_a_calibration_in_float32_is_repeated_in_float64_where_it_is_not_enough(monkeypatch):
+    """The second source is next to nothing in one direction of the sum."""
+    one = changes((90, 70), "normal", 1)[0]
+    left = np.linalg.svd(one)[0][:, :1]
+    other = one - (1 - 1e-6) * left @ (left.T @ one)
+    taken, original = [], calibration._overstated
+
+    def noted(*sides):
+        taken.append(sides[0].dtype)
+        return original(*sides)
+
+    monkeypatch.setattr(calibration, "_overstated", noted)
+    whole = [one, other.astype(np.float32)]
+    assert_near(calibrated(one, whole, 0.5), formulas.calibrated_by_formula(one, whole, 0.5), 1e-6)
+    assert len(taken) == 3
+    assert taken.count(torch.float64) == 1
+
+
+@pytest.mark.parametrize(("density", "times"), [(1, 1), (0.5, 2)])
+def test_sources_that_nothing_masks_are_read_once(density, times):
+    given = tensors(changes((6, 4), "normal", 3))
+    read = []
+
+    def sources():
+        read.append(1)
+        return iter(given)
+
+    made = recipe.MergeRecipe(density=density, combine="covariance")
+    matrices.merge(matrices.Matrices(3, sources, sources), (1.0, 1.0, 1.0), made)
+    assert len(read) == times

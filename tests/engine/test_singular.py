@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from mlflow_breadcrumbs.engine.backends import singular
+from mlflow_breadcrumbs.engine.backends import singular, symmetric
 
 SHAPES = [(1, 1), (1, 7), (7, 1), (5, 64), (64, 5), (31, 31), (3, 40), (2, 2)]
 PATTERNS = ["normal", "low rank", "zeros", "one zero", "same", "tiny", "huge"]
@@ -140,8 +140,54 @@ def test_the_sources_are_taken_one_at_a_time_and_left_alone(how):
     assert all(torch.equal(one, other) for one, other in zip(given, before, strict=True))
 
 
-def test_one_thread_is_for_a_while():
-    before = torch.get_num_threads()
-    with singular.one_thread():
-        assert torch.get_num_threads() == 1
-    assert torch.get_num_threads() == before
+LARGE = [(80, 72), (150, 70), (70, 150), (4500, 66)]
+"""Sizes at which LAPACK's leading eigenvectors, float32 products and blocks of rows are used."""
+
+
+def large(shape, pattern, sources):
+    """Matrices of a size that all ways to decompose are for, and spectra that tell them apart."""
+    found = matrices(shape, "normal" if pattern in ("steep", "double") else pattern, sources)
+    if pattern == "steep":
+        for number, matrix in enumerate(found):
+            left, _, right = np.linalg.svd(matrix, full_matrices=False)
+            values = 10.0 ** -np.linspace(0, 9, len(right))
+            found[number] = (left * values @ right).astype(np.float32)
+    if pattern == "double":
+        found = [matrix.astype(np.float64) for matrix in found]
+    return found
+
+
+@pytest.mark.parametrize("pattern", ["normal", "steep", "low rank", "one zero", "same", "double"])
+@pytest.mark.parametrize("shape", LARGE)
+def test_large_matrices_are_decomposed_as_small_ones(shape, pattern):
+    given = large(shape, pattern, 3)
+    # What is left of a float32 matrix below 1e-7 of its longest direction is rounding.
+    assert_near(combined(given, "tsv"), formulas.tsv_by_formula(given), 1e-6)
+    if pattern != "low rank":  # the rest is the rounding of the sum, see above
+        assert_near(combined(given, "iso"), formulas.iso_by_formula(given), 1e-6)
+
+
+@pytest.mark.parametrize("pattern", ["normal", "tiny", "huge"])
+def test_large_matrices_of_any_size_of_numbers(pattern):
+    given = matrices((90, 70), pattern, 2)
+    assert_near(combined(given, "tsv"), formulas.tsv_by_formula(given), 1e-6)
+    assert_near(combined(given, "iso"), formulas.iso_by_formula(given), 1e-6)
+
+
+@pytest.mark.parametrize(("shape", "whole"), [((200, 70), 0), ((70, 70), 1)])
+def test_an_isotropic_sum_is_decomposed_only_where_its_squares_are_steep(monkeypatch, shape, whole):
+    taken, svd = [], torch.linalg.svd
+    monkeypatch.setattr(torch.linalg, "svd", lambda *a, **k: taken.append(a) or svd(*a, **k))
+    combined(large(shape, "steep" if whole else "normal", 1), "iso")
+    assert len(taken) == whole
+
+
+def test_only_the_leading_eigenvectors_of_a_source_are_computed(monkeypatch):
+    counts, found = [], symmetric.eigenvectors
+    monkeypatch.setattr(
+        symmetric,
+        "eigenvectors",
+        lambda square, count=None: counts.append((len(square), count)) or found(square, count),
+    )
+    combined(large((150, 70), "normal", 7), "tsv")
+    assert counts == [(70, 10)] * 7 + [(70, None)] * 2

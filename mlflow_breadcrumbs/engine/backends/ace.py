@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 
 import torch
 
-from mlflow_breadcrumbs.engine.backends import singular
+from mlflow_breadcrumbs.engine.backends import singular, symmetric
 
 HETEROGENEOUS = 0.3
 """The spread of the logarithms of the sources' energies, var/mean², above which each covariance is
@@ -55,7 +55,7 @@ def combined(
             continue
         changed += 1
         rows = masked - masked.mean(0)
-        own = rows.T @ rows
+        own = symmetric.squares(rows)
         mean = mean + own.mean(0)
         trace = float(own.trace())
         added = ridge

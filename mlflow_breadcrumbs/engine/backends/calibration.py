@@ -8,10 +8,14 @@ from collections.abc import Iterable
 
 import torch
 
-from mlflow_breadcrumbs.engine.backends import singular
+from mlflow_breadcrumbs.engine.backends import singular, symmetric
 
 FLOORS = {"tsv": 1.0, "iso": 0.2, "iso_cts": 0.2}
 """α of the formula, by what was combined how; 1/T for what is not here, the sums of T sources."""
+
+
+SHORT = 1e-4
+"""Least ratio of squared lengths, to their mean, for which products in float32 are good enough."""
 
 
 def calibrated(
@@ -37,25 +41,41 @@ def calibrated(
     Returns:
         float64 [rows, columns].
     """
-    merged = merged.double()
     if not merged.any():
-        return merged
+        return merged.double()
+    low, high = symmetric.MODERATE
+    moderate = low < float(torch.linalg.vector_norm(merged)) < high
+    dtype = symmetric.enough(merged) if moderate else torch.float64
     if directions is None:
-        left, values, right = singular.leading(merged, min(merged.shape))
-        along = values[:, None] * right.T
+        left, values, right = singular.leading(merged, min(merged.shape), dtype)
+        along = (values[:, None] * right.T).to(dtype).contiguous()
     else:
-        left = directions
-        along = left.T @ merged
-    factors = [
-        (along * own).sum(1) / own.square().sum(1)
-        for change in changes
-        if change.any()
-        for own in (left.T @ change.double(),)
-    ]
+        left, along = directions, directions.T @ merged.double()
+    factors = [_overstated(left, along, change) for change in changes if change.any()]
     if not factors:
-        return merged
+        return merged.double()
     # A source without extent in a direction says nothing of it: 0/0 there.
     overstated = torch.stack(factors).nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
     least = 1 / len(factors) if floor is None else floor
     gains = len(factors) / overstated.clamp(min=least).sum(0)
-    return merged + left @ ((gains - 1)[:, None] * along)
+    along *= (gains - 1)[:, None]
+    return merged.double().add_(symmetric.times(left, along))
+
+
+def _overstated(left: torch.Tensor, along: torch.Tensor, change: torch.Tensor) -> torch.Tensor:
+    """s_t of one source in every direction, [k], float64.
+
+    In the dtype of `along`; but if in some direction the change is so much shorter than in others
+    that the rounding of float32 shows, in float64.
+
+    Args:
+        left: u_r, [rows, k].
+        along: u_rᵀ·merged, [k, columns].
+        change: τ_t, [rows, columns].
+    """
+    own = left.T.to(along.dtype) @ change.to(along.dtype)
+    lengths = (own * own).sum(1, dtype=torch.float64)
+    shortest = max(SHORT * float(lengths.mean()), symmetric.MODERATE[0] ** 2)
+    if along.dtype == torch.float32 and not shortest < float(lengths.min()) < torch.inf:
+        return _overstated(left.double(), along.double(), change)
+    return (along * own).sum(1, dtype=torch.float64) / lengths

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 import torch
 
-from mlflow_breadcrumbs.engine.backends import singular
+from mlflow_breadcrumbs.engine.backends import singular, symmetric
 
 STEEP = 1e-6
 """Least ratio of the pivots of a covariance's root for which it is inverted by that root."""
@@ -38,29 +38,53 @@ def weighted(
     Returns:
         float64 [rows, columns].
     """
-    numerator = covariances = total = trace = torch.zeros((), dtype=torch.float64)
-    sources = 0
+    numerator = covariances = total = torch.zeros((), dtype=torch.float64)
+    trace, sources = 0.0, 0
     for masked, whole in pairs:
-        masked, whole = masked.double(), whole.double()
+        if not sources:
+            numerator = torch.zeros_like(whole, dtype=torch.float64)
+            covariances = numerator.new_zeros((whole.shape[1],) * 2)
+            total = torch.zeros_like(numerator) if ridge else total
         if center:
+            masked = masked.double()
             masked = masked - masked.mean(0)
-        own = masked.T @ masked
-        if normalize and masked.any():
-            own /= own.trace()
-        numerator = numerator + whole @ own
-        covariances = covariances + own
-        total = total + whole
-        trace = trace + own.trace()
+        energy = float(torch.linalg.vector_norm(masked, dtype=torch.float64)) ** 2
+        weight = 1 / energy if normalize and energy else 1.0
+        _add(numerator, covariances, masked, whole, weight)
+        trace += weight * energy
+        if ridge:
+            total += whole
         sources += 1
     if ridge and trace:
         added = ridge * trace / sources / len(covariances)
-        numerator = numerator + added * total
+        numerator += added * total
         covariances.diagonal().add_(sources * added)
     return _divided(numerator, covariances)
 
 
+def _add(
+    numerator: torch.Tensor,
+    covariances: torch.Tensor,
+    masked: torch.Tensor,
+    whole: torch.Tensor,
+    weight: float,
+) -> None:
+    """Add one source's τ_t C_t and C_t; of (τ_t M_tᵀ) M_t and τ_t (M_tᵀ M_t) what is less work."""
+    own = symmetric.squares(masked).mul_(weight)
+    covariances += own
+    rows, columns = whole.shape
+    if rows < columns:
+        masked = masked.double()
+        numerator.addmm_(whole.double() @ masked.T, masked, alpha=weight)
+        return
+    for part, sums in zip(
+        whole.split(symmetric.ROWS), numerator.split(symmetric.ROWS), strict=True
+    ):
+        sums.addmm_(part.double(), own)
+
+
 def _divided(numerator: torch.Tensor, squares: torch.Tensor) -> torch.Tensor:
-    """Numerator · squares⁺, of a symmetric matrix without negative eigenvalues."""
+    """Numerator · squares⁺, of a symmetric matrix without negative eigenvalues; in place."""
     largest = squares.abs().max() if squares.numel() else squares.new_zeros(())
     if not largest:
         return torch.zeros_like(numerator)
@@ -68,7 +92,9 @@ def _divided(numerator: torch.Tensor, squares: torch.Tensor) -> torch.Tensor:
     root, failed = torch.linalg.cholesky_ex(squares)
     pivots = root.diagonal()
     if not failed and float(pivots.min()) > STEEP * float(pivots.max()):
-        return torch.cholesky_solve(numerator.T, root).T / largest
+        for part in numerator.split(symmetric.ROWS):
+            part.copy_(torch.cholesky_solve(part.T, root).T / largest)
+        return numerator
     values, vectors = torch.linalg.eigh(squares)
     there = values > len(values) * singular.DOUBLE * values[-1]
     inverse = torch.where(there, 1 / torch.where(there, values, 1.0), 0.0)

@@ -89,24 +89,28 @@ def _combined(
     match settings.combine:
         case "covariance":
             return covariance.weighted(
-                _pairs(given),
+                _pairs(given, settings),
                 ridge=settings.ridge,
                 normalize=settings.normalize,
                 center=settings.center,
             )
         case "ace":
             energies = [float(whole.double().square().sum()) for whole in given.whole()]
-            return ace.combined(_pairs(given), energies, ridge=settings.ridge)
+            return ace.combined(_pairs(given, settings), energies, ridge=settings.ridge)
         case "iso_cts":
             return subspaces.isotropic(list(given.masked()))
         case "mean":
-            return arithmetic.combine(list(given.masked()), weights, "mean").double()
+            return arithmetic.combine(list(given.masked()), weights, "mean")
         case "sum":
-            return arithmetic.sum_in_order(given.masked()).double()
+            return arithmetic.sum_in_order(given.masked())
         case how:
             return singular.combine(given.masked(), given.count, how)
 
 
-def _pairs(given: Matrices) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Of every source the masked matrix and the whole one."""
+def _pairs(
+    given: Matrices, settings: recipe.MergeRecipe
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Of every source the masked matrix and the whole; one and the same where nothing is masked."""
+    if settings.density == 1 and settings.consensus == "none":
+        return ((matrix, matrix) for matrix in given.masked())
     return zip(given.masked(), given.whole(), strict=True)

@@ -21,7 +21,7 @@ from mlflow_breadcrumbs.engine.backends import (
     arithmetic,
     matrices,
     ranks,
-    singular,
+    symmetric,
 )
 from mlflow_breadcrumbs.support import progress
 
@@ -38,7 +38,7 @@ class Reference:
         """See `backends.Backend.run`."""
         outcome = Outcome([], [0] * (len(job.sources) + 1), [], [{} for _ in job.inputs])
         keep = keep_of(job)
-        with contextlib.nullcontext() if job.recipe.bit_exact else singular.one_thread():
+        with contextlib.nullcontext() if job.recipe.bit_exact else symmetric.one_thread():
             for name in job.merged:
                 statistics, touched, squares = write_tensor(
                     job, name, keep, writer, outcome.hexdigests, advance

@@ -5,16 +5,20 @@ formulas are those of TSV-M (Gargiulo et al., CVPR 2025, arXiv 2412.00081) and I
 al., ICML 2025, arXiv 2502.04959); docs/methods.md says where a choice was ours.
 """
 
-import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
 
-from mlflow_breadcrumbs.engine.backends import arithmetic
+from mlflow_breadcrumbs.engine.backends import arithmetic, symmetric
 
 SINGLE, DOUBLE = 2.0**-23, 2.0**-52
 """The spacing of float32 and of float64 numbers at 1."""
+STEEP = 1e-9
+"""Least ratio of the squares' eigenvalues for which an isotropic sum is made from them: float64
+leaves these to 1e-7 of themselves."""
+ALIKE = 1e-2
+"""Least ratio of the squares' eigenvalues for which a last product in float32 is good to 1e-6."""
 
 
 class Factors(NamedTuple):
@@ -56,16 +60,18 @@ def decorrelated(matrices: Iterable[torch.Tensor], sources: int) -> torch.Tensor
         sources: T, how many there are; at least 1.
     """
     found, zeros = [], torch.empty(0)
+    enough = torch.float32
     for matrix in matrices:
         zeros = torch.zeros_like(matrix, dtype=torch.float64)
+        enough = torch.promote_types(enough, symmetric.enough(matrix))
         if matrix.any():
-            found.append(leading(matrix.double(), max(1, min(matrix.shape) // sources)))
+            found.append(leading(matrix, max(1, min(matrix.shape) // sources)))
     if not found:
         return zeros
     left, values, right = (torch.cat(part, dim=-1) for part in zip(*found, strict=True))
-    core = inverse_root(left) * values @ inverse_root(right)
-    combined: torch.Tensor = left @ core @ right.T
-    return combined
+    if len(left) < len(right):
+        return _procrustes(right, values, left, enough).T
+    return _procrustes(left, values, right, enough)
 
 
 def isotropic(matrices: Iterable[torch.Tensor]) -> torch.Tensor:
@@ -74,18 +80,25 @@ def isotropic(matrices: Iterable[torch.Tensor]) -> torch.Tensor:
     Singular values that are zero, up to the rounding of float64, stay zero and are not counted:
     the sum has no direction there.
     """
-    total = arithmetic.sum_in_order(matrices).double()
+    total = arithmetic.sum_in_order(matrices)
     largest = _largest(total)
     if not largest:
-        return total
-    left, values, right = torch.linalg.svd(total / largest, full_matrices=False)
+        return total.double()
+    tall = total if total.shape[0] >= total.shape[1] else total.T
+    squared, directions = symmetric.eigenvectors(_squares(tall, largest))
+    if float(squared[-1]) > STEEP * float(squared[0]):
+        values = squared.sqrt()
+        root = directions / values @ directions.T * values.mean()
+        flat = symmetric.times(tall, root.to(_enough(squared, symmetric.enough(tall)))).double()
+        return flat if tall.shape == total.shape else flat.T
+    left, values, right = torch.linalg.svd(total.double() / largest, full_matrices=False)
     kept = values > max(total.shape) * DOUBLE * values[0]
     mean: torch.Tensor = kept * values[kept].mean() * largest
-    flat: torch.Tensor = left * mean @ right
-    return flat
+    exact: torch.Tensor = left * mean @ right
+    return exact
 
 
-def leading(matrix: torch.Tensor, count: int) -> Factors:
+def leading(matrix: torch.Tensor, count: int, dtype: torch.dtype = torch.float64) -> Factors:
     """The `count` leading components of a matrix, or all that have a singular value above zero.
 
     From the eigenvectors of the smaller of AᵀA and AAᵀ in float64: for float32 inputs that is as
@@ -93,40 +106,76 @@ def leading(matrix: torch.Tensor, count: int) -> Factors:
     inputs of this size can't tell from it: max(rows, columns)·2⁻²³ of the largest.
 
     Args:
-        matrix: [rows, columns], float64, not zero.
+        matrix: [rows, columns], not zero.
         count: at least 1.
+        dtype: of the vectors of the longer side, float32 or float64; the others' is float64.
     """
     largest = _largest(matrix)
-    tall = (matrix if matrix.shape[0] >= matrix.shape[1] else matrix.T) / largest
-    squares, vectors = torch.linalg.eigh(tall.T @ tall)
-    values = squares.flip(0)[:count].clamp(min=0).sqrt()
+    tall = matrix if matrix.shape[0] >= matrix.shape[1] else matrix.T
+    squared, near = symmetric.eigenvectors(_squares(tall, largest), count)
+    values = squared.clamp(min=0).sqrt()
     values = values[values > len(tall) * SINGLE * values[0]]
-    near = vectors.flip(1)[:, : len(values)]
-    far = tall @ near / values
+    near = near[:, : len(values)]
+    values = values * largest
+    far = symmetric.times(tall, (near / values).to(dtype))
     left, right = (far, near) if tall.shape == matrix.shape else (near, far)
-    return Factors(left, values * largest, right)
+    return Factors(left, values, right)
 
 
-def inverse_root(vectors: torch.Tensor) -> torch.Tensor:
-    """(XᵀX)^(−1/2) of unit columns X [elements, K]; zero where X has no extent."""
-    squares, directions = torch.linalg.eigh(vectors.T @ vectors)
-    zero = (max(vectors.shape) * SINGLE) ** 2 * squares[-1]
-    scales = torch.where(squares > zero, squares.clamp(min=zero).rsqrt(), 0.0)
-    root: torch.Tensor = directions * scales @ directions.T
-    return root
+def _procrustes(
+    far: torch.Tensor, values: torch.Tensor, near: torch.Tensor, dtype: torch.dtype
+) -> torch.Tensor:
+    """F·(FᵀF)^(−1/2) · diag(values) · (NᵀN)^(−1/2)·Nᵀ, float64.
+
+    Args:
+        far: F [elements, K], unit columns.
+        values: [K].
+        near: N [fewer elements, K], unit columns.
+        dtype: of the last product, if that loses nothing.
+    """
+    extents, turns = symmetric.eigenvectors(symmetric.squares(far))
+    others, directions = symmetric.eigenvectors(symmetric.squares(near))
+    core = (turns.T * values) @ directions * inverse_root(others, near)
+    core = (turns * inverse_root(extents, far)) @ (core @ (near @ directions).T)
+    if not symmetric.MODERATE[0] < float(values.max()) < symmetric.MODERATE[1]:
+        dtype = torch.float64  # or the product leaves the range of float32
+    return symmetric.times(far, core.to(_enough(extents, dtype))).double()
+
+
+def inverse_root(squared: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
+    """λ^(−1/2) of the eigenvalues λ of XᵀX, descending; zero where X has no extent.
+
+    Args:
+        squared: [K] λ.
+        vectors: X [elements, K].
+    """
+    zero = (max(vectors.shape) * SINGLE) ** 2 * squared[0]
+    return torch.where(squared > zero, squared.clamp(min=zero).rsqrt(), 0.0)
+
+
+def _squares(tall: torch.Tensor, largest: float) -> torch.Tensor:
+    """AᵀA of A / largest, so that no square is too large or too small; float64."""
+    if symmetric.MODERATE[0] < largest < symmetric.MODERATE[1]:
+        return symmetric.squares(tall) / largest / largest
+    return symmetric.squares(tall.double() / largest)
+
+
+def _enough(squared: torch.Tensor, dtype: torch.dtype) -> torch.dtype:
+    """The dtype itself for a product with a matrix whose directions differ little in length.
+
+    What a product in float32 loses is relative to the longest direction; where others are much
+    shorter and all are made equally long, it would show.
+
+    Args:
+        squared: the squares of the lengths, descending.
+        dtype: which is enough for the matrix as it is.
+    """
+    return dtype if bool(squared[-1] > ALIKE * squared[0]) else torch.float64
 
 
 def _largest(matrix: torch.Tensor) -> float:
     """The largest magnitude; 0 where there are no elements."""
-    return float(matrix.abs().max()) if matrix.numel() else 0.0
-
-
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """Compute in the calling thread alone, so that the bits don't depend on how many there are."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+    if not matrix.numel():
+        return 0.0
+    least, most = torch.aminmax(matrix)
+    return max(-float(least), float(most))

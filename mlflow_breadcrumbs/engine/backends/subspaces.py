@@ -10,7 +10,7 @@ from fractions import Fraction
 
 import torch
 
-from mlflow_breadcrumbs.engine.backends import arithmetic, singular
+from mlflow_breadcrumbs.engine.backends import arithmetic, singular, symmetric
 
 COMMON = Fraction(8, 10)
 """The share of a matrix's directions that is common to all sources."""
@@ -50,7 +50,7 @@ def isotropic(matrices: Sequence[torch.Tensor]) -> torch.Tensor:
     if not found:
         return torch.zeros_like(total)
     left, values, right = (torch.cat(part, dim=-1) for part in zip(*found, strict=True))
-    core = singular.inverse_root(left) @ singular.inverse_root(right)
+    core = _inverse_root(left) @ _inverse_root(right)
     flat: torch.Tensor = values.mean() * (left @ core @ right.T)
     return flat
 
@@ -59,3 +59,10 @@ def counts(directions: int, sources: int) -> tuple[int, int]:
     """How many directions are common, and how many each source has for its own."""
     own = round(Fraction(directions - int(COMMON * directions), sources))
     return directions - own * sources, own
+
+
+def _inverse_root(vectors: torch.Tensor) -> torch.Tensor:
+    """(XᵀX)^(−1/2) of unit columns X [elements, K]; zero where X has no extent."""
+    squared, directions = symmetric.eigenvectors(symmetric.squares(vectors))
+    root: torch.Tensor = directions * singular.inverse_root(squared, vectors) @ directions.T
+    return root

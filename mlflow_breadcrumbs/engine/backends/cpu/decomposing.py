@@ -25,7 +25,7 @@ from mlflow_breadcrumbs.engine.backends import (
     giving_up,
     matrices,
     reference,
-    singular,
+    symmetric,
 )
 from mlflow_breadcrumbs.engine.backends.cpu import blocks, grid, kernels, row_kernels
 from mlflow_breadcrumbs.engine.backends.cpu.masking import Masks, Rows
@@ -79,7 +79,7 @@ class Decomposing:
             torch.linalg.eigh(torch.eye(2, dtype=torch.float64, device=self._device))
         with (
             arithmetic.first_fault(job),
-            singular.one_thread(),  # what new threads begin with; restored at the end
+            symmetric.one_thread(),  # what new threads begin with; restored at the end
             concurrent.futures.ThreadPoolExecutor(
                 at_a_time, initializer=_begin, initargs=(self._device,)
             ) as pool,

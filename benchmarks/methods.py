@@ -18,7 +18,15 @@ import torch
 
 from mlflow_breadcrumbs.engine.backends import singular, symmetric
 
-CONTENDERS = ("ours", "iso_c", "tsv_m", "tsv_m, masked")
+CONTENDERS = (
+    "ours",
+    "iso_c",
+    "breadcrumbs_calibrated",
+    "tsv_m",
+    "tsv_m, masked",
+    "actmat",
+    "tact",
+)
 SHAPES = ((768, 768), (3072, 768), (512, 2048))
 COUNT = 96
 """Components that TSV-M keeps of a matrix of rank 768 where there are 8 sources."""
@@ -97,15 +105,16 @@ def main() -> None:
         "",
         "## ViT-B-32 (151 M parameters), 8 sources of random noise, float32",
         "",
-        "| | time | processor time | peak anonymous memory | peak resident |",
-        "|---|---|---|---|---|",
+        "| | time | processor time | × breadcrumbs | peak anonymous memory | peak resident |",
+        "|---|---|---|---|---|---|",
     ]
+    plain = min(entry["processor"] for entry in found["rounds"]["ours"])
     for name, rounds in found["rounds"].items():
-        best = min(rounds, key=lambda entry: entry["seconds"])
+        best = min(rounds, key=lambda entry: entry["processor"])
         peaks = [max(entry[kind] for entry in rounds) for kind in ("anonymous", "resident")]
         lines.append(
             f"| {'breadcrumbs' if name == 'ours' else name} | {best['seconds']:.1f} s "
-            f"| {best['processor']:.1f} s | {peaks[0] / 1e9:.2f} GB | {peaks[1] / 1e9:.2f} GB |"
+            f"| {best['processor']:.1f} s | {best['processor'] / plain:.1f} | {peaks[0] / 1e9:.2f} GB | {peaks[1] / 1e9:.2f} GB |"
         )
     lines += ["", f"## One matrix, its leading {COUNT} components, one thread (processor time)", ""]
     lines += ways

@@ -77,9 +77,7 @@ def _add(
         masked = masked.double()
         numerator.addmm_(whole.double() @ masked.T, masked, alpha=weight)
         return
-    for part, sums in zip(
-        whole.split(symmetric.ROWS), numerator.split(symmetric.ROWS), strict=True
-    ):
+    for part, sums in zip(symmetric.blocks(whole), symmetric.blocks(numerator), strict=True):
         sums.addmm_(part.double(), own)
 
 
@@ -92,7 +90,7 @@ def _divided(numerator: torch.Tensor, squares: torch.Tensor) -> torch.Tensor:
     root, failed = torch.linalg.cholesky_ex(squares)
     pivots = root.diagonal()
     if not failed and float(pivots.min()) > STEEP * float(pivots.max()):
-        for part in numerator.split(symmetric.ROWS):
+        for part in symmetric.blocks(numerator):
             part.copy_(torch.cholesky_solve(part.T, root).T / largest)
         return numerator
     values, vectors = torch.linalg.eigh(squares)

@@ -25,12 +25,17 @@ MODERATE = 1e-15, 1e15
 """Magnitudes between which squares, and sums of them, stay in the range of float32."""
 
 
+def blocks(matrix: torch.Tensor) -> list[torch.Tensor]:
+    """Views of at most `ROWS` rows each."""
+    return [matrix[start : start + ROWS] for start in range(0, len(matrix), ROWS)]
+
+
 def squares(matrix: torch.Tensor, dtype: torch.dtype = torch.float64) -> torch.Tensor:
     """AᵀA [columns, columns] of a matrix [rows, columns], in a dtype; rows are taken in blocks.
 
     The blocks' products are added in float64 where there are several.
     """
-    parts = [_product(part.to(dtype)) for part in matrix.split(ROWS)]
+    parts = [_product(part.to(dtype)) for part in blocks(matrix)]
     if len(parts) == 1:
         return parts[0]
     total = matrix.new_zeros((matrix.shape[1],) * 2, dtype=torch.float64)
@@ -44,7 +49,7 @@ def times(matrix: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
     if len(matrix) <= ROWS:
         return matrix.to(other.dtype) @ other
     found = other.new_empty(len(matrix), other.shape[1])
-    for part, result in zip(matrix.split(ROWS), found.split(ROWS), strict=True):
+    for part, result in zip(blocks(matrix), blocks(found), strict=True):
         torch.mm(part.to(other.dtype), other, out=result)
     return found
 

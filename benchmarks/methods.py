@@ -114,7 +114,8 @@ def main() -> None:
         peaks = [max(entry[kind] for entry in rounds) for kind in ("anonymous", "resident")]
         lines.append(
             f"| {'breadcrumbs' if name == 'ours' else name} | {best['seconds']:.1f} s "
-            f"| {best['processor']:.1f} s | {best['processor'] / plain:.1f} | {peaks[0] / 1e9:.2f} GB | {peaks[1] / 1e9:.2f} GB |"
+            f"| {best['processor']:.1f} s | {best['processor'] / plain:.1f} "
+            f"| {peaks[0] / 1e9:.2f} GB | {peaks[1] / 1e9:.2f} GB |"
         )
     lines += ["", f"## One matrix, its leading {COUNT} components, one thread (processor time)", ""]
     lines += ways

@@ -26,18 +26,31 @@ class Found:
             key: recipe.MergeRecipe.from_dict(row["recipe"]) for key, row in choices.items()
         }
         self.names = tuple(descriptions.read(folder / descriptions.TASKS))
+        presets = [
+            recipe.MergeRecipe.from_method(name, sources=len(self.names)) for name in recipe.PRESETS
+        ]
+        self.seeds = tuple(
+            seed
+            for seed in self.variant.seeds
+            if all(self._measured(settings, len(self.names), seed) for settings in presets)
+        )
+        """Seeds of which all tasks were merged by every preset; a seed that was begun is none."""
 
     def at(self, method: str, size: int) -> list[measuring.Measured] | None:
         """By seed; none where a seed is missing."""
         found = []
-        for seed in self.variant.seeds:
+        for seed in self.seeds:
             settings = self.settings(method, size, seed)
-            point = settings and untuned.point(self.names, size, seed, settings)
-            measured = point and self._results.find(seed, point)
+            measured = settings and self._measured(settings, size, seed)
             if not measured:
                 return None
             found.append(measured)
-        return found
+        return found or None
+
+    def _measured(
+        self, settings: recipe.MergeRecipe, size: int, seed: int
+    ) -> measuring.Measured | None:
+        return self._results.find(seed, untuned.point(self.names, size, seed, settings))
 
     def settings(self, method: str, size: int, seed: int) -> recipe.MergeRecipe | None:
         """The recipe of a preset, or what the automatic method came to."""
@@ -54,7 +67,7 @@ class Found:
         """On validation images of all tasks, of the first seed, with another scale."""
         for name, own, point in untuned.off(self.names):
             if (name, own) == (method, factor):
-                found = self._results.find(self.variant.seeds[0], point)
+                found = self._results.find(self.seeds[0], point)
                 return found.average if found else None
         return None
 
@@ -87,7 +100,8 @@ def make(folder: Path) -> dict[str, Table]:
 def presets(found: Found) -> Table:
     """Every preset against the number of tasks, on test images."""
     sizes = found.sizes()
-    rows = [["", *(f"T = {size}" for size in sizes)]]
+    seeds = f"{len(found.seeds)} seed{'s' * (len(found.seeds) > 1)}"
+    rows = [[seeds, *(f"T = {size}" for size in sizes)]]
     for method in _order(found):
         cells = []
         for size in sizes:
@@ -149,7 +163,7 @@ def regrets(found: Mapping[str, Found]) -> Table:
             mine = own.mean(AUTO, size)
             if mine is None:
                 continue
-            taken = {_of(own.settings(AUTO, size, seed), size) for seed in own.variant.seeds}
+            taken = {_of(own.settings(AUTO, size, seed), size) for seed in own.seeds}
             rows.append(
                 [
                     *(TITLES[name], str(size), ", ".join(sorted(taken)), f"{mine:.3f}"),

@@ -94,7 +94,7 @@ def rule(rank: float) -> tuple[str, str]:
         rank: mean over the sources, as a share of the full rank, 0…1.
     """
     if rank <= LOW_RANK:
-        return "actmat", f"the changes are of low rank ({rank:.0%} of the full one)"
+        return "weight_average", f"the changes are of low rank ({rank:.0%} of the full one)"
     return "tsv_lines", f"the changes are not of low rank ({rank:.0%} of the full one)"
 
 

@@ -14,8 +14,8 @@ from mlflow_breadcrumbs.search import sweep, workbench
 from mlflow_breadcrumbs.support import progress
 
 CANDIDATES = (
-    *("tsv_lines", "actmat", "tsv_m", "iso_c"),
-    *("breadcrumbs_calibrated", "weight_average"),
+    *("tsv_lines", "actmat", "tsv_m", "breadcrumbs_calibrated"),
+    *("ties", "weight_average"),
 )
 """Presets, the best of docs/study.md first: of equally good ones the first is taken."""
 FIRST = 32

@@ -171,7 +171,8 @@ def train(
     steps, epochs = settings.schedule(len(train_set))
     visual = cast(nn.Module, model.to(device).visual)
     saved = _Saved.at(folder, model, head, train_set, settings)
-    drawn = _generator(settings.seed)
+    # Of the task too: matrices that begin alike end up in one subspace, where merges interfere.
+    drawn = _generator(settings.seed, head.task)
     with low_rank.adapted(visual, settings.rank, drawn) as parameters:
         optimizer = torch.optim.AdamW(
             parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay
@@ -396,7 +397,7 @@ def _train_mode(model: nn.Module) -> None:
             module.eval()
 
 
-def _generator(*parts: int) -> torch.Generator:
+def _generator(*parts: int | str) -> torch.Generator:
     digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 

@@ -56,7 +56,7 @@ def test_it_goes_on_where_it_was_stopped_and_fills_the_tables(setting, tmp_path,
 
     made = untuned_tables.make(results)
     head, base, *rows = made["presets"]
-    assert head == ["", "T = 2", "T = 3"]
+    assert head == ["2 seeds", "T = 2", "T = 3"]
     assert base[0] == "base"
     assert {row[0] for row in rows} == {
         *("`weight_average`", "`task_arithmetic`", "`tsv_m`", "`actmat`", "auto")

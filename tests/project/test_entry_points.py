@@ -120,7 +120,7 @@ def test_a_merge_of_a_merge(zoo, project):
     succeeded, told = project("main", *pair, "keep_parts=true")
     assert succeeded, told
     change = ["from=models:/pair/1", f"add={zoo.sources[2]}", f"remove={zoo.sources[0]}"]
-    succeeded, told = project("main", *change, "weights=1,0.5")
+    succeeded, told = project("main", *change, "new_weights=1,0.5")
     assert succeeded, told
     assert "the base, 1 source whole and 1 from its part" in told
     tags = mlflow.MlflowClient().get_model_version("pair", "2").tags

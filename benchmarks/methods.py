@@ -4,7 +4,7 @@
 
 Makes random checkpoints in `benchmarks/data` (5.5 GB), as `engine.py` does, and writes
 `benchmarks/results/methods.md`: the time and the memory of whole merges, each in a process of its
-own, and the time and the error of four ways to decompose one matrix, which is why `singular.py`
+own, and the time and the error of three ways to decompose one matrix, which is why `singular.py`
 does it as it does. Random noise has full rank, so no matrix is cheaper than it could be.
 """
 
@@ -59,7 +59,6 @@ def squares(matrix: torch.Tensor, count: int) -> torch.Tensor:
 WAYS: dict[str, tuple[Callable[[torch.Tensor, int], torch.Tensor], torch.dtype]] = {
     "SVD, float32": (whole, torch.float32),
     "SVD, float64": (whole, torch.float64),
-    "eigenvectors of the squares, float32": (squares, torch.float32),
     "eigenvectors of the squares, float64 (`singular.leading`)": (squares, torch.float64),
 }
 

@@ -4,8 +4,8 @@ Read `reference` first: it is the definition. `arithmetic` and `ranks` hold what
 `copying` is for what is not merged. `cpu` and `gpu` are rooms of their own, whose first lines name
 their modules; both hand recipes that decompose matrices to `cpu.decomposing`, which takes its
 formulas from `matrices`: those of `singular`, `subspaces`, `covariance` or `ace`, then
-`calibration`, all of which rest on `symmetric`. `choosing` takes
-one of the backends, by device and by name.
+`calibration`, all of which rest on `symmetric`. `choosing` takes one of the
+backends, by device and by name.
 """
 
 import concurrent.futures

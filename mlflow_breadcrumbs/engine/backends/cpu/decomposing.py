@@ -189,7 +189,7 @@ class _Tensor:
         self._done = done
         self._base = arithmetic.working_base(job, name)
         self._changes = torch.zeros(self._base.shape, dtype=torch.int16)
-        self.base_energy = reference.energy(self._base)
+        self.base_energy = float(kernels.energy(self._base.reshape(-1).numpy()))
         self.statistics: list[MaskStatistics] = []
 
     @property

@@ -17,7 +17,8 @@ NEED_FROM = ("add", "remove", "weights")
 
 def change_options(command: Callable[..., None]) -> Callable[..., None]:
     """The options that make a merge of another merge; `read` reads them."""
-    made = [
+    return options.with_options(
+        command,
         click.option(
             "--from",
             "origin",
@@ -50,10 +51,7 @@ def change_options(command: Callable[..., None]) -> Callable[..., None]:
             "--keep-parts",
             help="Keep what each source contributes, so that --from reads no source but the added.",
         ),
-    ]
-    for option in reversed(made):
-        command = option(command)
-    return command
+    )
 
 
 def read(origin: str | None, given: Mapping[str, Any]) -> "changing.MergeChange | None":

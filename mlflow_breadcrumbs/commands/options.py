@@ -114,7 +114,7 @@ def switch(name: str, *, help: str) -> Callable[..., Any]:
 
 def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
     """The options that make a recipe; `make_recipe` reads them."""
-    return _all(
+    return with_options(
         command,
         click.option(
             "--method",
@@ -128,7 +128,7 @@ def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
 
 def draft_options(command: Callable[..., None]) -> Callable[..., None]:
     """The options that make a recipe or leave some of it open; `make_draft` reads them."""
-    return _all(
+    return with_options(
         command,
         click.option(
             "--method",
@@ -149,7 +149,7 @@ def draft_options(command: Callable[..., None]) -> Callable[..., None]:
     )
 
 
-def _all(command: Callable[..., None], *options: Callable[..., Any]) -> Callable[..., None]:
+def with_options(command: Callable[..., None], *options: Callable[..., Any]) -> Callable[..., None]:
     """The command with these options, in this order."""
     for option in reversed(options):
         command = option(command)
@@ -222,7 +222,8 @@ def _field_options() -> tuple[Callable[..., Any], ...]:
 
 def engine_options(command: Callable[..., None]) -> Callable[..., None]:
     """The options of how a merge is computed, whatever its recipe."""
-    options = [
+    return with_options(
+        command,
         click.option(
             "--backend",
             type=choice(*BACKENDS),
@@ -240,10 +241,7 @@ def engine_options(command: Callable[..., None]) -> Callable[..., None]:
             help="Refuse a source farther from the base than so many times its norm; inf takes "
             "any.",
         ),
-    ]
-    for option in reversed(options):
-        command = option(command)
-    return command
+    )
 
 
 def make_recipe(

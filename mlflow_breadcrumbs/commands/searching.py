@@ -33,7 +33,8 @@ def _axis_options(command: Callable[..., None]) -> Callable[..., None]:
 
 def _material_options(command: Callable[..., None]) -> Callable[..., None]:
     """Where images are and how models run; `_materials` reads them."""
-    given = [
+    return options.with_options(
+        command,
         click.option("--tasks", required=True, metavar="FILE", help="Task file with images."),
         options.device_option,
         options.batch_size_option,
@@ -45,10 +46,7 @@ def _material_options(command: Callable[..., None]) -> Callable[..., None]:
             show_default=True,
             help="Refuse a source farther from the base than so many times its norm.",
         ),
-    ]
-    for option in reversed(given):
-        command = option(command)
-    return command
+    )
 
 
 def _materials(

@@ -56,14 +56,15 @@ def merge(
 def _apart(given: Matrices, blocks: int) -> Iterator[Matrices]:
     """Each of the matrices that lie one above the other; masked ones are found once."""
     masked = [matrix.chunk(blocks) for matrix in given.masked()]
-    for number in range(blocks):
-        yield Matrices(
+
+    def part(number: int) -> Matrices:
+        return Matrices(
             given.count,
-            masked=lambda at=number: (parts[at] for parts in masked),  # type: ignore[misc]
-            whole=lambda at=number: (  # type: ignore[misc]
-                matrix.chunk(blocks)[at] for matrix in given.whole()
-            ),
+            masked=lambda: (parts[number] for parts in masked),
+            whole=lambda: (matrix.chunk(blocks)[number] for matrix in given.whole()),
         )
+
+    return map(part, range(blocks))
 
 
 def _merged(

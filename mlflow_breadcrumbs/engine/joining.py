@@ -294,7 +294,7 @@ class _Joining:
         if job.recipe.decomposes(info.shape):
             touched, squares = self._whole(number, name, base)
         else:
-            touched, squares = self._runs(number, name, base.reshape(-1))
+            touched, squares = self._runs(number, name, base)
         job.base.release(name)
         self.advance(info.nbytes)
         statistics = [
@@ -305,16 +305,16 @@ class _Joining:
 
     def _runs(self, number: int, name: str, base: torch.Tensor) -> tuple[list[int], float]:
         """Write a tensor run by run; how many sources changed its elements, and Σ θ²."""
-        job, dtype = self.job, self.job.dtypes[name]
+        job, dtype, flat = self.job, self.job.dtypes[name], base.reshape(-1)
         working = arithmetic.working_dtype(base.dtype)
         scale, how = arithmetic.scale(job, name), arithmetic.combining(job, name)
         room = torch.empty((len(self.opened), min(parts.RUN, base.numel())), dtype=working)
         touched, squares = torch.zeros(len(self.opened) + 1, dtype=torch.int64), 0.0
         digest = hashlib.sha256()
         for start in range(0, base.numel(), parts.RUN):
-            theta = base[start : start + parts.RUN].to(working)
+            theta = flat[start : start + parts.RUN].to(working)
             found = list(self._contributions(number, start, room[:, : theta.numel()]))
-            if job.recipe.consensus == "mass":
+            if job.recipe.aligns(base.shape):
                 found = reference.agreeing(found)
             touched += _count(found)
             total = arithmetic.combine(found, job.weights, how)

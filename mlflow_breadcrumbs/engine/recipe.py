@@ -19,7 +19,7 @@ DECOMPOSING = ("tsv", "iso", "iso_cts", "covariance", "ace")
 """Ways to combine the sources that need decompositions of matrices."""
 COMBINE = ("sum", "mean", *DECOMPOSING)
 CALIBRATE = ("none", "svc")
-VECTORS = ("same", "mean")
+VECTORS = ("same", "mean", "whole_mean")
 PACKED = ("whole", "split")
 
 UNSAID: Mapping[str, Any] = MappingProxyType(
@@ -69,9 +69,16 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             "gamma": 0.01,
             "alpha": 1.0,
             "calibrate": "svc",
+            "vectors": "whole_mean",
         },
         "actmat": {"density": 1.0, "gamma": 0.0, "alpha": 1.0, "combine": "covariance"},
-        "tact": {"density": 0.5, "gamma": 0.0, "alpha": 1.0, "combine": "covariance"},
+        "tact": {
+            "density": 0.5,
+            "gamma": 0.0,
+            "alpha": 1.0,
+            "combine": "covariance",
+            "vectors": "whole_mean",
+        },
         "ace": {"density": 1.0, "gamma": 0.0, "alpha": 1.0, "combine": "ace", "ridge": 1e-5},
         "iso_cts": {"density": 1.0, "gamma": 0.0, "alpha": 1.0, "combine": "iso_cts"},
     }
@@ -117,9 +124,9 @@ class MergeRecipe:
     there, which makes the combination's own scale all but irrelevant; see docs/methods.md."""
 
     vectors: str = ""
-    """Tensors of other than two dimensions: `same` as the matrices, or their `mean` over all
-    sources. Empty for what goes without saying: `mean` where matrices are decomposed, otherwise
-    `same`."""
+    """Tensors of other than two dimensions: `same` as the matrices, their `mean` over all sources
+    of what the masks keep, or the `whole_mean`, to which masks and consensus don't apply. Empty for
+    what goes without saying: `mean` where matrices are decomposed, otherwise `same`."""
 
     packed: str = "whole"
     """Matrices that hold queries, keys and values one above the other: decomposed `whole`, or
@@ -191,7 +198,7 @@ class MergeRecipe:
         if self.vectors == "same" and self.combine in DECOMPOSING:
             raise errors.RecipeError(
                 f"vectors is 'same' and combine is {self.combine!r}, which is for matrices alone; "
-                "leave vectors out, or make it 'mean'"
+                "leave vectors out, or make it 'mean' or 'whole_mean'"
             )
         if self.vectors == self._implied_vectors:
             object.__setattr__(self, "vectors", "")
@@ -224,7 +231,15 @@ class MergeRecipe:
     @property
     def averages_vectors(self) -> bool:
         """Whether tensors of other than two dimensions are averaged over all sources."""
-        return (self.vectors or self._implied_vectors) == "mean"
+        return (self.vectors or self._implied_vectors) != "same"
+
+    def masks(self, shape: Sequence[int]) -> bool:
+        """Whether a merged tensor of this shape is masked; one without dimensions is kept whole."""
+        return len(shape) == 2 or (len(shape) > 0 and self.vectors != "whole_mean")
+
+    def aligns(self, shape: Sequence[int]) -> bool:
+        """Whether the sources' signs are held against their consensus in a tensor of this shape."""
+        return self.consensus == "mass" and (len(shape) == 2 or self.vectors != "whole_mean")
 
     @classmethod
     def from_method(cls, method: str, *, sources: int, **overrides: Any) -> "MergeRecipe":

@@ -92,7 +92,7 @@ def merge_tensor(
         kept = keep(source, tau)
         contributions.append(torch.where(kept, tau, 0.0) * arithmetic.float32(weight))
         statistics.append(mask_statistics(name, source, tau, kept))
-    if job.recipe.consensus == "mass":
+    if job.recipe.aligns(base.shape):
         contributions = agreeing(contributions)
     if job.recipe.decomposes(base.shape):
         given = matrices.Matrices(
@@ -181,6 +181,8 @@ def keep_unit(settings: recipe.MergeRecipe) -> Keep:
     """The masks of the units `tensor` and `row`."""
 
     def keep(source: int, tau: torch.Tensor) -> torch.Tensor:
+        if not settings.masks(tau.shape):
+            return torch.ones_like(tau, dtype=torch.bool)
         return keep_mask(tau, settings.unit, settings.density, settings.gamma)
 
     return keep
@@ -189,16 +191,17 @@ def keep_unit(settings: recipe.MergeRecipe) -> Keep:
 def _keep_model(job: Job) -> Keep:
     """The mask of the unit `model`: all merged tensors, by name, are one long vector.
 
-    0-dimensional tensors are kept whole and are no part of the vector.
+    What is kept whole, such as 0-dimensional tensors, is no part of the vector.
     """
+    settings = job.recipe
     infos = [job.base.info(name) for name in job.merged]
-    n = sum(info.numel for info in infos if info.shape)
+    n = sum(info.numel for info in infos if settings.masks(info.shape))
     dtype = torch.float64 if any(info.dtype == torch.float64 for info in infos) else torch.float32
-    low, keep, _ = masks.counts(n, job.recipe.density, job.recipe.gamma)
+    low, keep, _ = masks.counts(n, settings.density, settings.gamma)
 
     def parts(source: int) -> Iterator[torch.Tensor]:
         for name in job.merged:
-            if job.base.info(name).shape:
+            if settings.masks(job.base.info(name).shape):
                 base = arithmetic.working_base(job, name)
                 tau = arithmetic.task_vector(job, source, name, base)
                 yield ranks.magnitude_bits(tau, dtype)
@@ -211,7 +214,7 @@ def _keep_model(job: Job) -> Keep:
     ]
 
     def kept(source: int, tau: torch.Tensor) -> torch.Tensor:
-        if tau.dim() == 0:
+        if not settings.masks(tau.shape):
             return torch.ones_like(tau, dtype=torch.bool)
         bits = ranks.magnitude_bits(tau, dtype)
         lower, upper = cuts[source]

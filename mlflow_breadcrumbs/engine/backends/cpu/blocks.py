@@ -42,7 +42,8 @@ class TensorMerge:
             max(masking.BLOCK, chosen[0].length if isinstance(chosen[0], Rows) else 1),
         )
         self._total = np.empty(room, np.float32)
-        self._direction = np.empty(room if job.recipe.consensus == "mass" else 0, np.float32)
+        aligns = job.recipe.aligns(job.base.info(name).shape)
+        self._direction = np.empty(room if aligns else 0, np.float32)
         self._divisor = np.empty(
             room if arithmetic.combining(job, name) == "mean" else 0, np.float32
         )

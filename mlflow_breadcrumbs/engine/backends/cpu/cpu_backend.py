@@ -151,7 +151,7 @@ class _CpuRun:
             self._buffers(), self._job.base, source, name, start=0, stop=info.numel
         )
         points = [(settings.density, settings.gamma)]
-        return unit_masks(vector, info.shape, settings.unit, points)[0]
+        return unit_masks(vector, info.shape, settings, points)[0]
 
     def _digest(self, name: str, position: int) -> str:
         """The SHA-256 of an input's tensor; what the buffers hold is not read again."""

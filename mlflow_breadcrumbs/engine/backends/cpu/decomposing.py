@@ -237,7 +237,7 @@ class _Tensor:
     def _contributions(self) -> Iterator[torch.Tensor]:
         """w_t · (masked τ_t) of every source, after the consensus, in source order."""
         found: Iterable[torch.Tensor] = self._masked()
-        if self._job.recipe.consensus == "mass":
+        if self._job.recipe.aligns(self._base.shape):
             found = reference.agreeing(list(found))
         for contribution in found:
             self._changes += contribution != 0

@@ -59,7 +59,7 @@ def thresholds(job: Job, points: Sequence[tuple[float, float]], *, threads: int)
             info = job.base.info(name)
             checkpoint = job.sources[source]
             vector = reading.Vector(buffers(), job.base, checkpoint, name, 0, info.numel)
-            return unit_masks(vector, info.shape, job.recipe.unit, points)
+            return unit_masks(vector, info.shape, job.recipe, points)
 
         found = list(pool.map(find, pieces))
     return [

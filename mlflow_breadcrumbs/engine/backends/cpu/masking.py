@@ -4,7 +4,7 @@ import concurrent.futures
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from mlflow_breadcrumbs.engine import checkpoints, masks
+from mlflow_breadcrumbs.engine import checkpoints, masks, recipe
 from mlflow_breadcrumbs.engine.backends import Job
 from mlflow_breadcrumbs.engine.backends.cpu import kernels, reading, selection
 
@@ -41,6 +41,9 @@ class Rows:
 
 Mask = Ranges | Rows
 
+WHOLE = Ranges(2**63 - 1, [(selection.START, selection.END)])
+"""Keeps everything."""
+
 
 def blocks(mask: Mask, elements: int) -> Iterator[tuple[int, int]]:
     """The blocks of a tensor, start and stop, in order: whole short rows, never across a long one.
@@ -60,20 +63,23 @@ def blocks(mask: Mask, elements: int) -> Iterator[tuple[int, int]]:
 
 
 def unit_masks(
-    vector: reading.Vector, shape: Sequence[int], unit: str, points: Sequence[tuple[float, float]]
+    vector: reading.Vector,
+    shape: Sequence[int],
+    settings: recipe.MergeRecipe,
+    points: Sequence[tuple[float, float]],
 ) -> list[Mask]:
     """One source's masks of one tensor, for the units `tensor` and `row`.
 
     Args:
         vector: the whole tensor's task vector.
-        shape: of the tensor; a 0-dimensional one is kept whole.
-        unit: `tensor` or `row`.
+        shape: of the tensor.
+        settings: whose unit is `tensor` or `row`; says what is kept whole.
         points: (density, gamma) of each mask; all come from the same passes over the tensor.
     """
     n = len(vector)
-    if not shape or not n:
-        return [Ranges(max(n, 1), [(selection.START, selection.END)])] * len(points)
-    length = shape[-1] if unit == "row" else n
+    if not n or not settings.masks(shape):
+        return [WHOLE] * len(points)
+    length = shape[-1] if settings.unit == "row" else n
     counts = [masks.counts(length, density, gamma) for density, gamma in points]
     if length < n and length <= LONG:
         return [Rows(length, count.low, count.keep) for count in counts]
@@ -100,8 +106,7 @@ def model_masks(
 ) -> list[Masks]:
     """The masks of the unit `model`, source by source; the passes are parallel over tensors.
 
-    All merged tensors, by name, are one long vector; 0-dimensional ones are kept whole and are no
-    part of it.
+    All merged tensors, by name, are one long vector, but for those that are kept whole.
 
     Args:
         job: the merge.
@@ -109,14 +114,13 @@ def model_masks(
         pool: its workers read the tensors.
         buffers: gives those of the calling thread.
     """
-    names = [name for name in job.merged if job.base.info(name).shape]
+    names = [name for name in job.merged if job.recipe.masks(job.base.info(name).shape)]
     n = sum(job.base.info(name).numel for name in names)
     counts = [masks.counts(n, density, gamma) for density, gamma in points]
     ranks = [rank for count in counts for rank in (count.low, count.low + count.keep)]
     inner = sorted({rank for rank in ranks if 0 < rank < n})
-    whole = Ranges(2**63 - 1, [(selection.START, selection.END)])
     found: list[dict[tuple[str, int], Mask]] = [
-        {(name, source): whole for name in job.merged for source in range(len(job.sources))}
+        {(name, source): WHOLE for name in job.merged for source in range(len(job.sources))}
         for _ in points
     ]
     parts = [

@@ -161,9 +161,9 @@ class Round:
 
 
 def by_definition(job: Job, name: str) -> bool:
-    """Whether the reference merges a tensor: float64, 0-dimensional and empty ones."""
+    """Whether the reference merges a tensor: float64, empty, and what is kept whole."""
     info = job.base.info(name)
-    return info.dtype == torch.float64 or not info.shape or not info.numel
+    return info.dtype == torch.float64 or not info.numel or not job.recipe.masks(info.shape)
 
 
 def rounds(job: Job, nbytes: int) -> list[Round]:

@@ -189,8 +189,9 @@ def _field_options() -> tuple[Callable[..., Any], ...]:
         click.option(
             "--vectors",
             type=choice(*recipe.VECTORS),
-            help="Tensors that are no matrices: the same as matrices, or the mean of the sources.  "
-            "[default: same; mean where matrices are decomposed]",
+            help="Tensors that are no matrices: the same as matrices, or the mean of the sources, "
+            "after the masks or before them (whole_mean).  [default: same; mean where matrices are "
+            "decomposed]",
         ),
         click.option(
             "--packed",

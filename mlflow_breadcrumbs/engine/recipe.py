@@ -19,7 +19,8 @@ DECOMPOSING = ("tsv", "iso", "iso_cts", "covariance", "ace")
 """Ways to combine the sources that need decompositions of matrices."""
 COMBINE = ("sum", "mean", *DECOMPOSING)
 CALIBRATE = ("none", "svc")
-VECTORS = ("same", "mean", "whole_mean")
+WHOLE_MEAN = "whole_mean"
+VECTORS = ("same", "mean", WHOLE_MEAN)
 PACKED = ("whole", "split")
 
 UNSAID: Mapping[str, Any] = MappingProxyType(
@@ -69,7 +70,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             "gamma": 0.01,
             "alpha": 1.0,
             "calibrate": "svc",
-            "vectors": "whole_mean",
+            "vectors": WHOLE_MEAN,
         },
         "actmat": {"density": 1.0, "gamma": 0.0, "alpha": 1.0, "combine": "covariance"},
         "tact": {
@@ -77,7 +78,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             "gamma": 0.0,
             "alpha": 1.0,
             "combine": "covariance",
-            "vectors": "whole_mean",
+            "vectors": WHOLE_MEAN,
         },
         "ace": {"density": 1.0, "gamma": 0.0, "alpha": 1.0, "combine": "ace", "ridge": 1e-5},
         "iso_cts": {"density": 1.0, "gamma": 0.0, "alpha": 1.0, "combine": "iso_cts"},
@@ -235,11 +236,11 @@ class MergeRecipe:
 
     def masks(self, shape: Sequence[int]) -> bool:
         """Whether a merged tensor of this shape is masked; one without dimensions is kept whole."""
-        return len(shape) == 2 or (len(shape) > 0 and self.vectors != "whole_mean")
+        return len(shape) == 2 or (len(shape) > 0 and self.vectors != WHOLE_MEAN)
 
     def aligns(self, shape: Sequence[int]) -> bool:
         """Whether the sources' signs are held against their consensus in a tensor of this shape."""
-        return self.consensus == "mass" and (len(shape) == 2 or self.vectors != "whole_mean")
+        return self.consensus == "mass" and (len(shape) == 2 or self.vectors != WHOLE_MEAN)
 
     @classmethod
     def from_method(cls, method: str, *, sources: int, **overrides: Any) -> "MergeRecipe":

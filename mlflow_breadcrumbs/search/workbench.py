@@ -304,10 +304,11 @@ class Study:
     def _updates_of(
         self, settings: recipe.MergeRecipe, chosen: Sequence[int]
     ) -> decomposing.Updates | None:
-        """Where the decomposed matrices of a recipe are kept, whatever its alpha and dtype."""
+        """Where the decomposed matrices of a recipe are kept, whatever their scale and dtype."""
         if settings.bit_exact:
             return None
-        key = (dataclasses.replace(settings, alpha=1.0, dtype="base"), tuple(chosen))
+        neutral = dataclasses.replace(settings, alpha=1.0, depth=0.0, vectors="", dtype="base")
+        key = (neutral, tuple(chosen))
         own = self._updates.pop(key, {})
         while self._updates and sum(map(_nbytes, self._updates.values())) > KEPT_UPDATES:
             self._updates.pop(next(iter(self._updates)))
@@ -356,7 +357,7 @@ class _Before:
     finetuned: scoring.Accuracy
 
 
-_Units = tuple[str, tuple[str, ...], tuple[str, ...]]
+_Units = tuple[str, tuple[str, ...], tuple[str, ...], bool]
 _Point = tuple[float, float]
 _Mask = tuple[_Units, _Point]
 _Decomposed = tuple[recipe.MergeRecipe, tuple[int, ...]]
@@ -369,5 +370,6 @@ def _nbytes(updates: decomposing.Updates) -> int:
 
 def _mask(settings: recipe.MergeRecipe) -> _Mask:
     """What the masks of a recipe depend on."""
-    units = (settings.unit, settings.include, settings.exclude)
+    whole = settings.vectors == recipe.WHOLE_MEAN
+    units = (settings.unit, settings.include, settings.exclude, whole)
     return units, (settings.density, settings.gamma)

@@ -112,9 +112,7 @@ def mask_fields(settings: recipe.MergeRecipe) -> dict[str, Any]:
     """What of a recipe decides about parts; weights, alpha and how they are combined don't."""
     fields = settings.every_field()
     whole = {"vectors": settings.vectors} if settings.vectors == recipe.WHOLE_MEAN else {}
-    return whole | {
-        key: fields[key] for key in ("density", "gamma", "unit", "include", "exclude")
-    }
+    return whole | {key: fields[key] for key in ("density", "gamma", "unit", "include", "exclude")}
 
 
 def tensor_table(job: backends.Job) -> tuple[tuple[str, str, int], ...]:

@@ -1,5 +1,6 @@
 """What stops a merge on any backend, what the CPU kernels do at the edges, and which is chosen."""
 
+import dataclasses
 import itertools
 import os
 import re
@@ -224,6 +225,25 @@ def test_every_half_is_converted_exactly():
         expected = halves.view(dtype).float()
         assert torch.equal(torch.from_numpy(converted).nan_to_num(), expected.nan_to_num())
         assert torch.equal(torch.from_numpy(converted).isnan(), expected.isnan())
+
+
+@pytest.mark.parametrize("unit", ["tensor", "row", "model"])
+def test_masks_and_consensus_leave_the_whole_mean_alone(store, tmp_path, unit):
+    all_states = [state | {"matrix": state["t0"].reshape(50, 100).clone()} for state in states()]
+    opened, digests = store(all_states), set()
+    settings = dataclasses.replace(RECIPE, unit=unit, consensus="mass", vectors="whole_mean")
+    for backend in (reference.Reference(), cpu_backend.Cpu(2), gpu_backend.Gpu(gpu_device.DEVICE)):
+        result = run(opened, tmp_path / "out.safetensors", settings, backend, overwrite=True)
+        digests.add(result.weights_digest)
+        kept = {entry.tensor: entry.kept for entry in result.statistics}
+        assert kept == {"matrix": 1000, "t0": 5000, "t1": 5000, "t2": 5000}
+    assert len(digests) == 1
+    base, *tuned = all_states
+    merged = load_file(result.output)
+    for name in ("t0", "t1", "t2"):
+        mean = sum(state[name].double() - base[name].double() for state in tuned) / 2
+        expected = base[name] + settings.alpha * mean
+        torch.testing.assert_close(merged[name].double(), expected, atol=1e-6, rtol=1e-6)
 
 
 @pytest.mark.parametrize("unit", ["tensor", "row", "model"])

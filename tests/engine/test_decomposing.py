@@ -94,7 +94,9 @@ def expected(all_states, made):
         if made.consensus == "mass":
             signs = np.sum(contributions, axis=0) >= 0
             contributions = [np.where((c > 0) == signs, c, 0) for c in contributions]
-        if theta.dim() == 2 and theta.numel():
+        if made.vectors == "whole_mean" and theta.dim() != 2:
+            update = np.mean(whole, axis=0, dtype=np.float64)
+        elif theta.dim() == 2 and theta.numel():
             update = by_formula(made, contributions, whole, weights)
         elif made.vectors == "same":
             update = np.sum(contributions, axis=0, dtype=np.float64)
@@ -122,6 +124,8 @@ def expected(all_states, made):
         {"density": 0.5, "calibrate": "svc", "combine": "mean", "vectors": "mean"},
         {"density": 0.5, "calibrate": "svc", "vectors": "same", "alpha": 0.3},
         {"density": 1, "calibrate": "svc", "combine": "tsv"},
+        {"density": 0.14, "gamma": 0.01, "calibrate": "svc", "vectors": "whole_mean"},
+        {"combine": "tsv", "density": 0.3, "consensus": "mass", "vectors": "whole_mean"},
         {"combine": "covariance", "density": 0.5, "ridge": 0.01, "center": True},
         {"combine": "iso_cts", "density": 1},
         {"combine": "iso", "density": 1, "calibrate": "svc"},

@@ -61,7 +61,10 @@ def test_presets_are_the_specification_with_the_scales_of_the_study(method, expe
         ({"density": 0.5, "consensus": "sign"}, r"consensus is 'sign'"),
         ({"density": 0.5, "combine": "max"}, r"combine is 'max'; it must be one of .*, tsv, iso"),
         ({"density": 0.5, "calibrate": "yes"}, r"calibrate is 'yes'; it must be one of none, svc"),
-        ({"density": 0.5, "vectors": "sum"}, r"vectors is 'sum'; it must be one of same, mean"),
+        (
+            {"density": 0.5, "vectors": "sum"},
+            r"vectors is 'sum'; it must be one of same, mean, whole",
+        ),
         (
             {"density": 1, "combine": "tsv", "vectors": "same"},
             r"vectors is 'same' and combine is 'tsv', which is for matrices alone",

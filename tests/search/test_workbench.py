@@ -26,6 +26,8 @@ def test_the_numbers_and_the_weights_are_those_of_a_merge(zoo):
         dataclasses.replace(BREADCRUMBS, density=0.3, consensus="mass", weights=(1, 0.5, 2)),
         dataclasses.replace(BREADCRUMBS, unit="row", dtype="bfloat16"),
         recipe.MergeRecipe.from_method("ties", sources=3),
+        dataclasses.replace(BREADCRUMBS, vectors="mean"),
+        dataclasses.replace(BREADCRUMBS, vectors="whole_mean"),
     ]
     with workbench.opened(materials(zoo)) as bench:
         bench.prepare(recipes)

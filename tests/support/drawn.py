@@ -60,7 +60,7 @@ def merges(draw):
         unit=draw(st.sampled_from(["tensor", "row", "model"])),
         consensus=draw(st.sampled_from(["none", "mass"])),
         combine=draw(st.sampled_from(["sum", "mean"])),
-        vectors=draw(st.sampled_from(["same", "mean"])),
+        vectors=draw(st.sampled_from(["same", "mean", "whole_mean"])),
         dtype=draw(st.sampled_from(["base", "base", "float32", "bfloat16", "float64"])),
     )
     work = {

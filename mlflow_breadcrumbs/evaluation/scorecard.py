@@ -56,6 +56,7 @@ class TaskScore:
             **_with_interval("zero_shot_accuracy", self.zero_shot),
             **_with_interval("finetuned_accuracy", self.finetuned),
             **_with_interval("accuracy", self.merged),
+            "chance_accuracy": self.merged.chance,
             "normalized_accuracy": self.normalized,
             "dataset": self.merged.image_set,
             "dataset_digest": self.merged.dataset_digest,
@@ -91,6 +92,7 @@ class Scorecard:
             values[f"normalized_accuracy/{score.task}"] = score.normalized
             values[f"finetuned_accuracy/{score.task}"] = score.finetuned.value
             values[f"zero_shot_accuracy/{score.task}"] = score.zero_shot.value
+            values[f"chance_accuracy/{score.task}"] = score.merged.chance
         values["average_accuracy"] = self.average_accuracy
         values["average_normalized_accuracy"] = self.average_normalized_accuracy
         return values

@@ -44,6 +44,11 @@ class Accuracy:
         """Fraction of the images, 0…1."""
         return self.correct / self.total
 
+    @property
+    def chance(self) -> float:
+        """What guessing gives, each class as often as any other, 0…1."""
+        return 1 / len(self.classes)
+
     def interval(self, confidence: float = 0.95) -> intervals.Interval:
         """Between which fractions the accuracy on images like these is; see `wilson`."""
         return intervals.wilson(self.correct, self.total, confidence)

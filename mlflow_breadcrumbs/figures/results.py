@@ -29,6 +29,9 @@ NAMED = 50
 def bars(rows: Sequence[Mapping[str, Any]], *, split: str = "test") -> bytes:
     """One group of bars per task: base, fine-tuned source, merged, with 95% intervals.
 
+    A dashed line over each group is the base's accuracy, a dotted one what guessing gives, so that
+    a merged model that is below either is seen at once.
+
     Args:
         rows: of `scorecard.Scorecard.rows`.
         split: of the images, for the axis.
@@ -48,6 +51,8 @@ def bars(rows: Sequence[Mapping[str, Any]], *, split: str = "test") -> bytes:
         for place, row in zip(places, rows, strict=True):
             spot = (place, row[f"{key}_high"] + 0.015)
             axes.annotate(f"{row[key]:.2f}", spot, fontsize=8, ha="center", va="bottom")
+    _line(axes, [row["zero_shot_accuracy"] for row in rows], "--", "")
+    _line(axes, [row.get("chance_accuracy") for row in rows], ":", "guessing")
     axes.set_xticks(range(len(tasks)), tasks)
     axes.set_ylim(0, 1.12)
     axes.set_yticks([0, 0.2, 0.4, 0.6, 0.8, 1])
@@ -59,8 +64,17 @@ def bars(rows: Sequence[Mapping[str, Any]], *, split: str = "test") -> bytes:
         fontsize=10,
     )
     axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside lower center", ncols=3, frameon=False)
+    figure.legend(loc="outside lower center", ncols=4, frameon=False)
     return canvas.png(figure)
+
+
+def _line(axes: Any, values: Sequence[float | None], style: str, label: str) -> None:
+    """Draw a line across each task's group of bars, where there is a value."""
+    places = [place for place, value in enumerate(values) if value is not None]
+    if places:
+        heights = [values[place] for place in places]
+        left, right = ([place + side * 0.45 for place in places] for side in (-1, 1))
+        axes.hlines(heights, left, right, "#111111", style, linewidth=1.1, label=label or None)
 
 
 def heat_map(

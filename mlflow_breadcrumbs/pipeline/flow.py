@@ -8,7 +8,6 @@ import datetime
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from mlflow_breadcrumbs import flavor, ledger
 from mlflow_breadcrumbs.engine import (
@@ -26,7 +25,15 @@ from mlflow_breadcrumbs.flavor import foreign
 from mlflow_breadcrumbs.ledger import finishing
 from mlflow_breadcrumbs.lineage import ancestry_tags, kept_parts, statement
 from mlflow_breadcrumbs.models.tasks import Split, Task
-from mlflow_breadcrumbs.pipeline import changing, computing, inputs, keeping, recording, recovery
+from mlflow_breadcrumbs.pipeline import (
+    changing,
+    computing,
+    inputs,
+    keeping,
+    outcomes,
+    recording,
+    recovery,
+)
 from mlflow_breadcrumbs.registry import (
     aliases,
     failures,
@@ -80,58 +87,9 @@ class MergeRequest:
     """The merge that base, sources and recipe come from, with what was added and taken out."""
 
 
-@dataclasses.dataclass(frozen=True)
-class MergedVersion:
-    """The registered result of a merge."""
-
-    version: records.RegisteredVersion
-    recipe_digest: str
-    reused: bool
-    """The version existed already; nothing was merged."""
-    metrics: Mapping[str, float]
-    choice: drafts.Choice | None = None
-    """How the recipe came about, where it was not given."""
-    notes: tuple[str, ...] = ()
-    """What the sources or the merge have that a user should know; empty for a reused version."""
-
-    def rows(self) -> list[dict[str, Any]]:
-        """The metrics as a table: one row per task, then the averages; empty without tasks."""
-        names = [
-            name.removeprefix("accuracy/") for name in self.metrics if name.startswith("accuracy/")
-        ]
-        kinds = ("zero_shot_accuracy", "finetuned_accuracy", "accuracy", "normalized_accuracy")
-        bounds = ("accuracy_low", "accuracy_high")
-        rows: list[dict[str, Any]] = [
-            {"task": name}
-            | {kind: self.metrics.get(f"{kind}/{name}") for kind in (*kinds, *bounds)}
-            for name in names
-        ]
-        if rows:
-            averages = {
-                kind: sum(row[kind] for row in rows) / len(rows)
-                for kind in kinds
-                if all(row[kind] is not None for row in rows)
-            }
-            rows.append({"task": "average"} | averages)
-        return rows
-
-    def to_dict(self) -> dict[str, Any]:
-        """The contract of `merge --json`."""
-        return {
-            "name": self.version.name,
-            "version": self.version.version,
-            "uri": self.version.uri,
-            "run_id": self.version.run_id,
-            "recipe_digest": self.recipe_digest,
-            "weights_digest": self.version.weights_digest,
-            "reused": self.reused,
-            "metrics": dict(self.metrics),
-            **({"choice": self.choice.to_dict()} if self.choice else {}),
-            **({"notes": list(self.notes)} if self.notes else {}),
-        }
-
-
-def merge(request: MergeRequest, show: progress.Progress = progress.silent) -> MergedVersion:
+def merge(
+    request: MergeRequest, show: progress.Progress = progress.silent
+) -> outcomes.MergedVersion:
     """Merge registered versions into a new registered version.
 
     However a call is stopped, the same call again ends with one version: one that is registered is
@@ -201,7 +159,7 @@ def merge(request: MergeRequest, show: progress.Progress = progress.silent) -> M
     # Another job may have registered the same merge meanwhile; then its version is the result.
     reused = version.run_id != run_id
     decided = request.change.notes if request.change else ()
-    return MergedVersion(
+    return outcomes.MergedVersion(
         version,
         request.recipe.digest,
         reused=reused,
@@ -249,7 +207,7 @@ def check_target(name: str, alias: str | None) -> None:
         aliases.check_alias(alias)
 
 
-def _find(request: MergeRequest, digests: Sequence[str | None]) -> MergedVersion | None:
+def _find(request: MergeRequest, digests: Sequence[str | None]) -> outcomes.MergedVersion | None:
     """The version that is this merge already, if the digests of all inputs are known."""
     known = [digest for digest in digests if digest is not None]
     if request.force or len(known) < len(digests):
@@ -268,7 +226,7 @@ def _find(request: MergeRequest, digests: Sequence[str | None]) -> MergedVersion
     return _present(request, found.registered)
 
 
-def _present(request: MergeRequest, version: records.RegisteredVersion) -> MergedVersion:
+def _present(request: MergeRequest, version: records.RegisteredVersion) -> outcomes.MergedVersion:
     """A version that was there already as the result, with the alias asked for."""
     if request.alias is not None:
         ledger.set_alias(version.name, request.alias, version.version)
@@ -278,7 +236,9 @@ def _present(request: MergeRequest, version: records.RegisteredVersion) -> Merge
         if request.keep_parts and not keeping.has_parts(version.uri)
         else ()
     )
-    return MergedVersion(version, request.recipe.digest, reused=True, metrics=metrics, notes=notes)
+    return outcomes.MergedVersion(
+        version, request.recipe.digest, reused=True, metrics=metrics, notes=notes
+    )
 
 
 def _open(

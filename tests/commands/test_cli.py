@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -217,6 +218,23 @@ def test_merge_evaluate_and_lineage_over_the_command_line(zoo):
         *("--registered-model", "merged"),
     )
     assert "models:/merged/1 exists already, nothing was merged" in again.output
+
+    spoilt = run(
+        *("merge", "--base", zoo.base, "--sources", ",".join(zoo.sources), "--alpha", -5),
+        *("--registered-model", "spoilt", "--tasks", zoo.tasks),
+    )
+    warned, following = (
+        re.search(f"^{word}: (.*)$", spoilt.stdout, re.MULTILINE)[1] for word in ("Warning", "Next")
+    )
+    assert re.match("(colours|tints|hues): 0", warned)
+    assert shlex.split(following)[1:] == [
+        *("merge", "--base", zoo.base),
+        *(part for source in zoo.sources for part in ("--source", source)),
+        *("--registered-model", "spoilt", "--tasks", zoo.tasks, "--choose"),
+    ]
+    chosen = run(*shlex.split(following)[1:], "--json")
+    assert chosen.exit_code == 0, chosen.output
+    assert "tried" in json.loads(chosen.stdout)["choice"]["measured"]
 
     evaluated = run(
         "evaluate", "models:/merged@candidate", "--tasks", zoo.tasks, "--task", "tints", "--json"

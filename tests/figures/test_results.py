@@ -65,4 +65,8 @@ def test_bars(tasks):
     row = {key: value for kind in kinds for key, value in (
         (kind, 1.0), (f"{kind}_low", 0.7), (f"{kind}_high", 1.0))}  # fmt: skip
     rows = [row | {"task": f"task {i}", "normalized_accuracy": 1.0} for i in range(tasks)]
-    assert opened(results.bars(rows)).width > 500
+    without = results.bars(rows)
+    assert opened(without).width > 500
+    assert opened(results.bars([row | {"chance_accuracy": 0.25} for row in rows])) != opened(
+        without
+    )

@@ -1,0 +1,66 @@
+"""What a merge came to, as commands print it."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from mlflow_breadcrumbs.engine import drafts
+from mlflow_breadcrumbs.evaluation import verdicts
+from mlflow_breadcrumbs.registry import records
+
+
+@dataclasses.dataclass(frozen=True)
+class MergedVersion:
+    """The registered result of a merge."""
+
+    version: records.RegisteredVersion
+    recipe_digest: str
+    reused: bool
+    """The version existed already; nothing was merged."""
+    metrics: Mapping[str, float]
+    choice: drafts.Choice | None = None
+    """How the recipe came about, where it was not given."""
+    notes: tuple[str, ...] = ()
+    """What the sources or the merge have that a user should know; empty for a reused version."""
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The metrics as a table: one row per task, then the averages; empty without tasks."""
+        names = [
+            name.removeprefix("accuracy/") for name in self.metrics if name.startswith("accuracy/")
+        ]
+        kinds = ("zero_shot_accuracy", "finetuned_accuracy", "accuracy", "normalized_accuracy")
+        beside = ("accuracy_low", "accuracy_high", "chance_accuracy")
+        rows: list[dict[str, Any]] = [
+            {"task": name}
+            | {kind: self.metrics.get(f"{kind}/{name}") for kind in (*kinds, *beside)}
+            for name in names
+        ]
+        if rows:
+            averages = {
+                kind: sum(row[kind] for row in rows) / len(rows)
+                for kind in kinds
+                if all(row[kind] is not None for row in rows)
+            }
+            rows.append({"task": "average"} | averages)
+        return rows
+
+    @property
+    def verdicts(self) -> tuple[str, ...]:
+        """The tasks that it is of no use for, a sentence each, without the full stop."""
+        return verdicts.verdicts(self.rows()[:-1])
+
+    def to_dict(self) -> dict[str, Any]:
+        """The contract of `merge --json`."""
+        return {
+            "name": self.version.name,
+            "version": self.version.version,
+            "uri": self.version.uri,
+            "run_id": self.version.run_id,
+            "recipe_digest": self.recipe_digest,
+            "weights_digest": self.version.weights_digest,
+            "reused": self.reused,
+            "metrics": dict(self.metrics),
+            **({"choice": self.choice.to_dict()} if self.choice else {}),
+            **({"notes": list(self.notes)} if self.notes else {}),
+            **({"verdicts": list(self.verdicts)} if self.verdicts else {}),
+        }

@@ -14,7 +14,7 @@ from mlflow_breadcrumbs.engine import recipe
 
 AUTO = "auto"
 """The method that is chosen from the weights, and an alpha that is."""
-RULE = 1
+RULE = 2
 """The number of the rules by which `settling` finds what is open; another rule has another one."""
 METHOD, ALPHA, BALANCE = "method", "alpha", "balance"
 """What can be left open."""

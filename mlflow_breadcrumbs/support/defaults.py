@@ -28,5 +28,5 @@ MAX_IMAGE_BYTES = 256 << 20
 MAX_REQUEST_PIXELS = 2_000_000_000
 """Of all images of a request: 40,000 of 224 × 224."""
 
-METHOD = "breadcrumbs"
+METHOD = "auto"
 """Of a merge whose method and fields are not named."""

@@ -15,7 +15,7 @@ import torch
 
 from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.engine import backends, checkpoints, drafts, merging, recipe
-from mlflow_breadcrumbs.engine.backends import arithmetic, reference, symmetric
+from mlflow_breadcrumbs.engine.backends import arithmetic, reference
 from mlflow_breadcrumbs.support import progress
 
 SAMPLED = 6
@@ -24,8 +24,6 @@ ENERGY = 0.99
 """The share of a change's energy that its effective rank holds."""
 LOW_RANK = 0.1
 """Effective rank, as a share of the full one, up to which changes are of low rank."""
-SHARED = 0.5
-"""Overlap of two row spaces from which they are taken for one: LoRA runs that began alike."""
 LARGEST = 2048
 """Rows and columns of a matrix that are looked at, at most."""
 UNEVEN = 1.5
@@ -69,9 +67,9 @@ def settle(
     measured: dict[str, Any] = {}
     method = None
     if drafts.METHOD in draft.open:
-        rank, overlap = _ranks(job)
-        measured["rank"], measured["overlap"] = float(f"{rank:.3g}"), float(f"{overlap:.3g}")
-        method, why = rule(rank, overlap, len(sources))
+        rank = _rank(job)
+        measured["rank"] = float(f"{rank:.3g}")
+        method, why = rule(rank, len(sources))
         settings = recipe.MergeRecipe.from_method(
             method,
             sources=len(sources),
@@ -89,22 +87,18 @@ def settle(
     return drafts.Choice(settings, tuple(sorted(draft.open)), "; ".join(said), measured, method)
 
 
-def rule(rank: float, overlap: float, sources: int) -> tuple[str, str]:
+def rule(rank: float, sources: int) -> tuple[str, str]:
     """The method for sources whose changes have an effective rank, and why; see docs/study.md.
 
     Args:
         rank: mean over the sources, as a share of the full rank, 0…1.
-        overlap: of the row spaces of two sources' changes of low rank, on average, 0…1.
         sources: how many there are.
     """
     if sources == 1:
-        return "weight_average", "there is one source, and its mean is itself"
-    if rank > LOW_RANK:
-        return "tsv_lines", f"the changes are not of low rank ({rank:.0%} of the full one)"
-    low = f"the changes are of low rank ({rank:.0%} of the full one)"
-    if overlap > SHARED:
-        return "weight_average", f"{low} and lie in one subspace (overlap {overlap:.0%})"
-    return "iso_c", f"{low}, each in a subspace of its own (overlap {overlap:.0%})"
+        return "weight_average", "there is one source, which is its own mean"
+    if rank <= LOW_RANK:
+        return "iso_cts", f"the changes are of low rank ({rank:.0%} of the full one)"
+    return "tsv_lines", f"the changes are not of low rank ({rank:.0%} of the full one)"
 
 
 def _lengths(job: backends.Job, show: progress.Progress) -> list[float]:
@@ -126,58 +120,31 @@ def _lengths(job: backends.Job, show: progress.Progress) -> list[float]:
     ]
 
 
-def _ranks(job: backends.Job) -> tuple[float, float]:
-    """The mean effective rank of the changes to a few matrices, and how their row spaces overlap.
+def _rank(job: backends.Job) -> float:
+    """The mean effective rank of the changes to a few matrices, as a share of the full one, 0…1.
 
-    Of singular values σ the rank is how many of the largest hold `ENERGY` of Σ σ², as a share of
-    the full one, 0…1; 1 where no source changes a matrix. The overlap of the spaces V_i and V_j of
-    the leading right singular vectors, ‖V_iᵀV_j‖² / (the smaller of their dimensions), 0…1, is
-    looked at where changes are of low rank; 0 where there are no two.
+    Of singular values σ it is how many of the largest hold `ENERGY` of Σ σ². 1 where no source
+    changes a matrix.
     """
     matrices = [name for name in job.merged if len(job.base.info(name).shape) == 2]
     step = max(1, len(matrices) // SAMPLED)
-    found, overlaps = [], []
+    found = []
     for name in matrices[step // 2 :: step]:
         base = arithmetic.working_base(job, name)
-        spaces: list[torch.Tensor] = []
         for source in range(len(job.sources)):
             change = arithmetic.task_vector(job, source, name, base)
             change = change[:LARGEST, :LARGEST].double()
-            if not change.any():
-                continue
-            rank, space = _row_space(change)
-            found.append(rank)
-            if space is not None:
-                overlaps += [_overlap(space, other) for other in spaces]
-                spaces.append(space)
-    return (
-        statistics.fmean(found) if found else 1.0,
-        statistics.fmean(overlaps) if overlaps else 0.0,
-    )
+            if change.any():
+                found.append(_effective_rank(change))
+    return statistics.fmean(found) if found else 1.0
 
 
-def _row_space(matrix: torch.Tensor) -> tuple[float, torch.Tensor | None]:
-    """The effective rank, as a share of the full one; where it is low, the rows' space too.
-
-    The space is of k leading right singular vectors, [columns, k].
-    """
+def _effective_rank(matrix: torch.Tensor) -> float:
     matrix = matrix / matrix.abs().max()
-    wide = matrix.shape[0] < matrix.shape[1]
-    square = symmetric.squares(matrix.T.contiguous() if wide else matrix)
+    square = matrix @ matrix.T if matrix.shape[0] < matrix.shape[1] else matrix.T @ matrix
     energies = torch.linalg.eigvalsh(square).flip(0).clamp(min=0).cumsum(0)
     needed = int((energies < ENERGY * energies[-1]).sum()) + 1
-    rank = needed / len(square)
-    if rank > LOW_RANK:
-        return rank, None
-    _, leading = symmetric.eigenvectors(square, needed)
-    if wide:
-        leading = torch.nn.functional.normalize(matrix.T @ leading, dim=0)
-    return rank, leading
-
-
-def _overlap(one: torch.Tensor, other: torch.Tensor) -> float:
-    """Of two spaces, [columns, k] orthonormal each; 1 where the smaller is in the larger one."""
-    return float((one.T @ other).square().sum()) / min(one.shape[1], other.shape[1])
+    return needed / len(square)
 
 
 def _balanced(

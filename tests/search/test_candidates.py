@@ -34,7 +34,7 @@ def test_the_automatic_method_is_recorded_with_what_it_was_chosen_by(zoo):
     assert lineage.choice["open"] == ["method"]
     measured = lineage.choice["measured"]
     assert len(measured["lengths"]) == 3
-    method, why = settling.rule(*(measured[key] for key in ("rank", "overlap")), 3)
+    method, why = settling.rule(measured["rank"], 3)
     assert lineage.choice["why"].startswith(f"{method}, since {why}")
     assert lineage.settings == recipe.MergeRecipe.from_method(method, sources=3)
     tags = versions.resolve(made["uri"]).tags

@@ -85,7 +85,7 @@ def main() -> None:
             imports.append(seconds)
             uris.append(made["uri"])
         listed = ["--base", uris[0], "--sources", ",".join(uris[1:])]
-        listed += ["--registered-model", f"{architecture}-merged"]
+        listed += ["--registered-model", f"{architecture}-merged", "--method", "breadcrumbs"]
         merged, seconds, peaks = run(folder, "merge", *listed)
         again, found, _ = run(folder, "merge", *listed)
         forced, _, _ = run(folder, "merge", *listed, "--force")

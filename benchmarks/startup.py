@@ -74,6 +74,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "merge-files": (
         "merge-files", "--base", "base.safetensors", "--source", "one.safetensors",
         "--source", "two.safetensors", "--output", "out.safetensors", "--overwrite",
+        "--method", "breadcrumbs",
     ),
 }  # fmt: skip
 """Each against a store with a base, two sources, and two merges, the second one the champion."""

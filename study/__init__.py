@@ -20,6 +20,7 @@ The way of the data, a module a step:
     measuring    accuracies, one JSON line each, never measured twice
     flow         all of it in order, from the base to the last measurement
     untuned      the second study: every preset as it is, by `untuned_tables`
+    predicting   do the weights say beforehand which task will suffer?
     summary      means with their intervals, by `paired`
     tables, page the tables and pictures of docs/study.md
 

@@ -20,7 +20,7 @@ from mlflow_breadcrumbs.models import tasks
 from mlflow_breadcrumbs.pipeline import inputs
 from mlflow_breadcrumbs.registry import versions
 from mlflow_breadcrumbs.sources import training
-from study import descriptions, flow, measuring, plan, zoo
+from study import descriptions, flow, measuring, plan, predicting, zoo
 
 IMAGES = 250
 """Per task, where all tasks are merged."""
@@ -166,6 +166,8 @@ def run(
             if name == "full":
                 scaled = [point for _, _, point in off(names)]
                 missing += gauges[variant.seeds[0]].take(scaled, on_time)
+                for seed, own in zoos.items():
+                    missing += not predicting.write(own, seed, results_folder, on_time)
         _logger.info("%s: %d measurements are missing", name, missing)
     return missing == 0
 

@@ -1,10 +1,11 @@
 """The tables of docs/study.md on presets as they are, made from the measurements of `untuned`."""
 
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mlflow_breadcrumbs.engine import recipe
-from study import descriptions, measuring, paired, untuned
+from study import descriptions, measuring, paired, predicting, untuned
 from study.tables import Table
 
 AUTO = "auto"
@@ -94,6 +95,7 @@ def make(folder: Path) -> dict[str, Table]:
         "other sources": others(found),
         "presets, robustness": robustness(found),
         "auto": regrets(found),
+        "prediction": prediction(found["full"], descriptions.read(folder / predicting.FILE)),
     }
 
 
@@ -173,6 +175,35 @@ def regrets(found: Mapping[str, Found]) -> Table:
     return rows
 
 
+def prediction(found: Found, measured: Mapping[str, predicting.Values]) -> Table:
+    """Rank correlations of what was measured of the weights with how the tasks fare."""
+    size = len(found.names)
+    seeds = [seed for seed in found.seeds if str(seed) in measured]
+    methods = list(measured[str(seeds[0])]) if seeds else []
+    rows = [["", *map(_name, methods)]]
+    for measure in (*predicting.MEASURES, BEFORE):
+        cells = []
+        for method in methods:
+            merges = found.at(method, size) or []
+            by_seed = [
+                each for seed, each in zip(found.seeds, merges, strict=True) if seed in seeds
+            ]
+            right = [[each.normalized(task) for task in found.names] for each in by_seed]
+            values = (
+                [_bases(each) for each in by_seed]
+                if measure == BEFORE
+                else [measured[str(seed)][method][measure] for seed in seeds]
+            )
+            rank, chance = predicting.correlation(values, right)
+            cells.append(f"{rank:+.2f} (p {chance:.2f})")
+        rows.append([measure, *cells])
+    return rows
+
+
+BEFORE = "the base's own accuracy / the source's"
+"""What is known before a merge, though not from the weights."""
+
+
 TITLES = {
     "full": "all weights trained",
     "rank8": "LoRA, rank 8",
@@ -201,13 +232,14 @@ def _name(method: str) -> str:
 
 
 def _base(measured: Sequence[measuring.Measured]) -> str:
-    values = [
-        sum(
-            (each.base[task][0] / each.base[task][1])
-            / (each.source[task][0] / each.source[task][1])
-            for task in each.correct
-        )
-        / len(each.correct)
-        for each in measured
+    values = [statistics.fmean(_bases(each)) for each in measured]
+    return f"{statistics.fmean(values):.3f}"
+
+
+def _bases(measured: measuring.Measured) -> list[float]:
+    """The base's accuracy on each task as a fraction of its source's."""
+    return [
+        (measured.base[task][0] / measured.base[task][1])
+        / (measured.source[task][0] / measured.source[task][1])
+        for task in measured.correct
     ]
-    return f"{sum(values) / len(values):.3f}"

@@ -2,11 +2,13 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
+from scipy import stats
 
 from mlflow_breadcrumbs.engine import recipe
 from mlflow_breadcrumbs.sources import training
-from study import measuring, untuned, untuned_tables
+from study import descriptions, measuring, predicting, untuned, untuned_tables
 
 
 def test_groups_turn_with_the_seed_and_keep_their_order():
@@ -27,6 +29,18 @@ def test_sources_of_a_variant_are_trained_as_it_says():
     assert low.name(5) == "rank8-"
 
 
+def test_a_rank_correlation_is_held_against_shuffled_tasks():
+    generator = np.random.default_rng(1)
+    measured, right = generator.normal(size=(2, 3, 9))
+    found, chance = predicting.correlation(measured, right)
+    expected = [
+        stats.spearmanr(one, other).statistic for one, other in zip(measured, right, strict=True)
+    ]
+    assert found == pytest.approx(np.mean(expected))
+    assert 0.01 < chance < 1
+    assert predicting.correlation(measured, measured) == (pytest.approx(1), 0)
+
+
 @pytest.mark.slow
 def test_it_goes_on_where_it_was_stopped_and_fills_the_tables(setting, tmp_path, monkeypatch):
     monkeypatch.setattr(
@@ -42,7 +56,7 @@ def test_it_goes_on_where_it_was_stopped_and_fills_the_tables(setting, tmp_path,
         "PRESETS",
         {
             name: recipe.PRESETS[name]
-            for name in ("weight_average", "task_arithmetic", "tsv_m", "tsv_lines")
+            for name in ("weight_average", "task_arithmetic", "tsv_m", "tsv_lines", "iso_cts")
         },
     )
     folder, results = tmp_path / "work", tmp_path / "results"
@@ -59,7 +73,7 @@ def test_it_goes_on_where_it_was_stopped_and_fills_the_tables(setting, tmp_path,
     assert head == ["2 seeds", "T = 2", "T = 3"]
     assert base[0] == "base"
     assert {row[0] for row in rows} == {
-        *("`weight_average`", "`task_arithmetic`", "`tsv_m`", "`tsv_lines`", "auto")
+        *("`weight_average`", "`task_arithmetic`", "`tsv_m`", "`tsv_lines`", "`iso_cts`", "auto")
     }
     found = measuring.Results(results / "full.jsonl")
     settings_of = recipe.MergeRecipe.from_method("tsv_m", sources=3)
@@ -72,4 +86,10 @@ def test_it_goes_on_where_it_was_stopped_and_fills_the_tables(setting, tmp_path,
     assert made["other sources"][0] == ["", "all weights trained", "LoRA, rank 8"]
     assert len(made["auto"]) == 1 + 2 + 1
     assert all(len(row) == 5 for row in made["presets, robustness"])
+    head, *rows = made["prediction"]
+    assert head == ["", "`task_arithmetic`", "`tsv_lines`"]
+    assert [row[0] for row in rows][:-1] == list(predicting.MEASURES)
+    measured = descriptions.read(results / predicting.FILE)["0"]["task_arithmetic"]
+    assert all(0 < length < 1 for length in measured["length"])
+    assert all(0 < share < 1.5 for share in measured["response"])
     assert dataclasses.asdict(untuned.VARIANTS["rank8"])["rank"] == 2

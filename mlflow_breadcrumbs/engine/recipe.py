@@ -82,6 +82,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         },
         "ace": {"density": 1.0, "gamma": 0.0, "alpha": 1.0, "combine": "ace", "ridge": 1e-5},
         "iso_cts": {"density": 1.0, "gamma": 0.0, "alpha": 1.0, "combine": "iso_cts"},
+        "lora": {"density": 1.0, "gamma": 0.0, "alpha": 0.65, "combine": "iso_cts"},
     }
 )
 """The methods by name; each only fills in fields of the recipe. What the values are chosen by is

@@ -97,7 +97,7 @@ def rule(rank: float, sources: int) -> tuple[str, str]:
     if sources == 1:
         return "weight_average", "there is one source, which is its own mean"
     if rank <= LOW_RANK:
-        return "iso_cts", f"the changes are of low rank ({rank:.0%} of the full one)"
+        return "lora", f"the changes are of low rank ({rank:.0%} of the full one)"
     return "tsv_lines", f"the changes are not of low rank ({rank:.0%} of the full one)"
 
 

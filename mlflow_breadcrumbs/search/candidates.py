@@ -15,7 +15,7 @@ from mlflow_breadcrumbs.support import progress
 
 CANDIDATES = (
     *("tsv_lines", "actmat", "tsv_m", "breadcrumbs_calibrated"),
-    *("iso_cts", "weight_average"),
+    *("lora", "weight_average"),
 )
 """Presets, the best of docs/study.md first: of equally good ones the first is taken."""
 FIRST = 32

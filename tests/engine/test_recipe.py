@@ -24,6 +24,7 @@ from mlflow_breadcrumbs.engine import recipe
         ("actmat", (1.0, 0.0, 1.0, "tensor", "none", "covariance")),
         ("tact", (0.5, 0.0, 1.0, "tensor", "none", "covariance")),
         ("tsv_lines", (1.0, 0.0, 0.9, "tensor", "none", "tsv")),
+        ("lora", (1.0, 0.0, 0.65, "tensor", "none", "iso_cts")),
         ("ace", (1.0, 0.0, 1.0, "tensor", "none", "ace")),
         ("iso_cts", (1.0, 0.0, 1.0, "tensor", "none", "iso_cts")),
     ],

@@ -55,7 +55,7 @@ def test_changes_of_full_rank_and_like_length(tmp_path):
 
 def test_changes_of_low_rank(tmp_path):
     found = settled(states(rank=2), tmp_path, method="auto")
-    assert found.recipe == recipe.MergeRecipe.from_method("iso_cts", sources=4)
+    assert found.recipe == recipe.MergeRecipe.from_method("lora", sources=4)
     assert "the changes are of low rank (3% of the full one)" in found.why
 
 

@@ -56,7 +56,7 @@ def test_it_goes_on_where_it_was_stopped_and_fills_the_tables(setting, tmp_path,
         "PRESETS",
         {
             name: recipe.PRESETS[name]
-            for name in ("weight_average", "task_arithmetic", "tsv_m", "tsv_lines", "iso_cts")
+            for name in ("weight_average", "task_arithmetic", "tsv_m", "tsv_lines", "lora")
         },
     )
     folder, results = tmp_path / "work", tmp_path / "results"
@@ -73,7 +73,7 @@ def test_it_goes_on_where_it_was_stopped_and_fills_the_tables(setting, tmp_path,
     assert head == ["2 seeds", "T = 2", "T = 3"]
     assert base[0] == "base"
     assert {row[0] for row in rows} == {
-        *("`weight_average`", "`task_arithmetic`", "`tsv_m`", "`tsv_lines`", "`iso_cts`", "auto")
+        *("`weight_average`", "`task_arithmetic`", "`tsv_m`", "`tsv_lines`", "`lora`", "auto")
     }
     found = measuring.Results(results / "full.jsonl")
     settings_of = recipe.MergeRecipe.from_method("tsv_m", sources=3)

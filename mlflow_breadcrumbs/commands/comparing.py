@@ -1,4 +1,4 @@
-"""Before a merge: will these versions go together?"""
+"""Before a merge: the sources' changes, side by side."""
 
 from typing import Any
 
@@ -33,9 +33,10 @@ def compare_command(
     as_json: bool,
     **given: Any,
 ) -> None:
-    """Say from the weights alone whether versions will merge well.
+    """Hold the changes of versions side by side before a merge.
 
-    Norms, cosines, sign conflicts and mask overlaps of the task vectors, and what they mean.
+    Norms, cosines, sign conflicts and mask overlaps of the task vectors; what merge would refuse,
+    and what is known to help. How well a task will fare the weights don't tell: evaluate.
 
     \b
     mlflow-breadcrumbs compare --base models:/clip/1 --source models:/clip-cars/1 \\

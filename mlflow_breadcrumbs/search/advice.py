@@ -1,7 +1,10 @@
-"""What the geometry of the task vectors says about merging them, in plain sentences."""
+"""What the geometry of the task vectors says about merging them, in plain sentences.
+
+What is advised was measured, see docs/study.md; what helped nothing there, such as a consensus of
+signs where signs conflict, is not advised.
+"""
 
 import dataclasses
-import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -23,9 +26,6 @@ ALIKE = 0.95
 OPPOSED = -0.1
 """The cosine from which down two sources undo each other."""
 
-CONFLICT = 0.55
-"""The sign conflict from which it is named; independent task vectors have one half."""
-
 LITTLE = 0.2
 """The share of a task vector's energy that its mask should keep."""
 
@@ -36,7 +36,7 @@ class Finding:
 
     kind: str
     """`refused`, `heads`, `configuration`, `preprocessing`, `running`, `rounding`, `another base`,
-    `norms`, `alike`, `opposed`, `sign conflict`, `energy`, or `none`."""
+    `norms`, `alike`, `opposed`, `energy`, or `none`."""
     sources: tuple[str, ...]
     """Whom it is about."""
     advice: str
@@ -169,8 +169,8 @@ def _norms(evidence: Comparand) -> Iterator[Finding]:
         (longest, shortest),
         f"The task vectors differ in length by a factor of {norms[longest] / norms[shortest]:.2g}: "
         f"{longest} has {norms[longest]:.3g}, {shortest} {norms[shortest]:.3g}. In a sum the long "
-        f"ones drown the short ones. Weights that make them alike: {weighed}. Or fine-tune all "
-        "with the same learning rate and number of steps.",
+        f"ones drown the short ones. --balance shortens those that are far above the median, as "
+        f"--method auto does; weights that make all alike: {weighed}.",
     )
 
 
@@ -204,28 +204,6 @@ def _opposed(evidence: Comparand) -> Iterator[Finding]:
             )
 
 
-def _sign_conflict(evidence: Comparand) -> Iterator[Finding]:
-    """Kept elements whose signs differ more often than chance."""
-    conflicts, both = evidence.measured.conflicts, evidence.measured.both
-    worst = [
-        (float(conflicts[one, other]), one, other)
-        for one, other in _pairs(len(evidence.labels))
-        if conflicts[one, other] > CONFLICT
-        # Few elements differ from one half by luck: ask for four standard deviations.
-        and conflicts[one, other] - 0.5 > 4 * 0.5 / math.sqrt(both[one, other])
-    ]
-    if not worst or evidence.recipe.consensus == "mass":
-        return
-    share, one, other = max(worst)
-    yield Finding(
-        "sign conflict",
-        (evidence.labels[one], evidence.labels[other]),
-        f"Where the masks of {evidence.labels[one]} and {evidence.labels[other]} meet, {share:.0%} "
-        f"of the changes have opposite signs (chance: 50%); {len(worst)} pairs are above "
-        f"{CONFLICT:.0%}. Try --method breadcrumbs_signed, which drops the minority.",
-    )
-
-
 def _energy(evidence: Comparand) -> Iterator[Finding]:
     """Masks that leave too little of a task vector."""
     kept = evidence.measured.energy_kept
@@ -240,8 +218,8 @@ def _energy(evidence: Comparand) -> Iterator[Finding]:
             tuple(little),
             f"At density {evidence.recipe.density:g} and gamma {evidence.recipe.gamma:g} the masks "
             f"keep less than {LITTLE:.0%} of the energy of {', '.join(little)} (least: "
-            f"{min(share for share in kept if share > 0):.1%}). Raise --density, lower --gamma, "
-            "or make up for it with a larger --alpha.",
+            f"{min(share for share in kept if share > 0):.1%}). Make up for it with a larger "
+            "--alpha; density and gamma themselves hardly matter then.",
         )
 
 
@@ -254,7 +232,6 @@ _FINDERS: Sequence[Callable[[Comparand], Iterator[Finding]]] = (
     _norms,
     _alike,
     _opposed,
-    _sign_conflict,
     _energy,
 )
 

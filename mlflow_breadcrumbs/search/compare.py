@@ -1,4 +1,4 @@
-"""Before a merge: will these sources go together? From the weights alone.
+"""Before a merge: the sources' changes side by side, from the weights alone.
 
 ```python
 found = compare.compare("models:/clip/1", ["models:/clip-cars/1", "models:/clip-signs/1"])

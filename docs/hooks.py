@@ -40,7 +40,8 @@ COMMANDS = """\
 `mlflow-breadcrumbs COMMAND …`, or `python -m mlflow_breadcrumbs COMMAND …`. Results go to stdout
 (most commands have `--json`, and then print nothing else there), progress and messages to stderr.
 MLflow is found as usual: `MLFLOW_TRACKING_URI`, or `sqlite:///mlflow.db` in the current folder.
-`--verbose`, before the command, logs what is done, on stderr.
+`--quiet` leaves results and errors, `--verbose` adds what is logged; both go before the command or
+after it. Where stderr is no terminal, progress is a line per stage and one every half a minute.
 
 | exit code | |
 |---|---|

@@ -4,15 +4,12 @@ Results go to stdout (`--json` for machines), progress and messages to stderr. E
 1 bad input or a failed job, 2 usage, 3 a gate or a verification said no.
 """
 
-import contextlib
 import gc
 import logging
-import os
 import signal
 import sys
 import threading
 import traceback
-from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -31,6 +28,7 @@ from mlflow_breadcrumbs.commands import (
     promoting,
     searching,
     versions,
+    volume,
     webhooks,
 )
 
@@ -68,7 +66,6 @@ READERS = frozenset({"lineage", "impact", "history", "ledger", "approve", "rollb
 """Commands that load no model: what they leave for the garbage collector is little."""
 
 
-NO_LINKS = "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"
 VARIABLES = """Environment variables, beside those that the commands' options name:
 
 BREADCRUMBS_CACHE: folder of the accuracies that were measured before.
@@ -102,7 +99,8 @@ class _Group(rich_click.RichGroup):
     def main(self, args: Any = None, *rest: Any, **named: Any) -> Any:
         """Run; a usage error is one line, as every other, and not a box that breaks it."""
         self.owns_process = args is None
-        return click.Group.main(self, args, *rest, **named)
+        with volume.limited():
+            return click.Group.main(self, args, *rest, **named)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -126,19 +124,16 @@ class _Group(rich_click.RichGroup):
 
 @click.group(cls=_Group, epilog=VARIABLES, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(mlflow_breadcrumbs.__version__)
-@click.option("--verbose", "-v", is_flag=True, help="Log what is done, on stderr.")
 @click.pass_context
-def main(ctx: click.Context, verbose: bool) -> None:
+def main(ctx: click.Context) -> None:
     """Merge the fine-tuned versions in your MLflow registry into one model, without training.
 
     MLflow is found as usual: MLFLOW_TRACKING_URI, or sqlite:///mlflow.db in this folder.
     """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Shown("%(levelname)s %(name)s: %(message)s"))
-    level = logging.INFO if verbose else logging.WARNING
-    logging.basicConfig(handlers=[handler], level=level)
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
     logging.getLogger("mlflow.store.db.utils").addFilter(_is_no_statement)
-    ctx.with_resource(_quiet())
     if main.owns_process:
         sys.excepthook = _show
         logging.setLogRecordFactory(_Record)  # for the handlers of others, as MLflow's
@@ -177,22 +172,6 @@ def _show(*error: Any) -> None:
     printing.echo("".join(traceback.format_exception(*error)), err=True, nl=False)
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep MLflow's links to runs off stdout: results alone go there, and a link has the password.
-
-    Whoever has set MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT gets what it says.
-    """
-    if NO_LINKS in os.environ:
-        yield
-        return
-    os.environ[NO_LINKS] = "true"
-    try:
-        yield
-    finally:
-        os.environ.pop(NO_LINKS, None)
-
-
 def _foreign(error: Exception) -> str | None:
     """What MLflow or its database raised where nobody expected it, as one message; else `None`."""
     if isinstance(error, click.exceptions.Exit | click.Abort) or "mlflow" not in sys.modules:
@@ -210,9 +189,17 @@ def _leave() -> None:
         gc.freeze()
 
 
+def _add_volume(command: click.Command) -> None:
+    """Give a command, or all of a group, the options of how much it says."""
+    for each in command.commands.values() if isinstance(command, click.Group) else ():
+        _add_volume(each)
+    command.params.extend(volume.options())
+
+
 for _heading, _commands in COMMANDS.items():
     for _command in _commands:
         main.add_command(_command)
     main.add_panel(
         rich_click.RichCommandPanel(_heading, commands=[str(each.name) for each in _commands])
     )
+_add_volume(main)

@@ -76,7 +76,7 @@ def history_command(
     alias = alias.removeprefix("@") if alias else None
     if picture:
         aliases.write(name, ledger.alias_changes(name, alias), picture)
-        printing.echo(f"drawn in {picture}", err=True)
+        printing.remark(f"drawn in {picture}")
     if at is not None:
         _print_standings(name, ledger.standings(name, at, alias), as_json)
     elif moves or alias:
@@ -117,7 +117,7 @@ def watch_command(names: tuple[str, ...], interval: float, once: bool, as_json: 
             if noticed:
                 options.notify(click.get_current_context())
     except KeyboardInterrupt:
-        printing.echo("the watch ends", err=True)
+        printing.remark("the watch ends")
 
 
 def print_noticed(move: "ledger.Change", as_json: bool) -> None:

@@ -260,7 +260,7 @@ def _choose(
     from mlflow_breadcrumbs.commands import terminal
     from mlflow_breadcrumbs.search import candidates, workbench
 
-    printing.echo(f"Choosing: {candidates.cost(len(sources))}.", err=True)
+    printing.remark(f"Choosing: {candidates.cost(len(sources))}.")
     materials = workbench.Materials(
         base=base,
         sources=sources,

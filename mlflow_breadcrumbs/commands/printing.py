@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from mlflow_breadcrumbs.commands import volume
 from mlflow_breadcrumbs.registry import records
 from mlflow_breadcrumbs.support import credentials, escaping
 
@@ -22,6 +23,12 @@ def echo(text: str, *, err: bool = False, nl: bool = True) -> None:
         nl: End with a line break.
     """
     click.echo(shown(text), err=err, nl=nl)
+
+
+def remark(text: str) -> None:
+    """Print what is no result and no error to stderr, unless only these are asked for."""
+    if not volume.is_quiet():
+        echo(text, err=True)
 
 
 def shown(text: str) -> str:
@@ -74,8 +81,8 @@ def with_intervals(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def print_notes(notes: Iterable[str]) -> None:
-    """Print what a user should know beside the result, a line each."""
-    for note in notes:
+    """Print what a user should know beside the result, a line each, unless only that is wanted."""
+    for note in () if volume.is_quiet() else notes:
         echo(f"Note: {note}.")
 
 

@@ -1,8 +1,11 @@
-"""How the command line draws: progress bars on stderr, tables and trees on stdout."""
+"""How the command line draws: progress on stderr, tables and trees on stdout."""
 
 import contextlib
 import sys
+import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from rich import progress as bars
@@ -10,8 +13,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.tree import Tree
 
-from mlflow_breadcrumbs.commands import printing
-from mlflow_breadcrumbs.support.progress import Advance
+from mlflow_breadcrumbs.commands import printing, volume
+from mlflow_breadcrumbs.support import progress, wording
 
 if TYPE_CHECKING:
     from mlflow_breadcrumbs.lineage import relatives
@@ -32,24 +35,85 @@ class _Amount(bars.ProgressColumn):
         return f"{task.completed:g}{total} {unit}"
 
 
+NOW_AND_THEN = 30.0
+"""Seconds between two lines about one stage, where there is no terminal to draw on."""
+
+
+def show(
+    description: str, *, total: float | None, unit: str = ""
+) -> AbstractContextManager[progress.Advance]:
+    """A `progress.Progress` on stderr: a bar on a terminal, else a line now and then."""
+    if volume.is_quiet():
+        return progress.silent(description, total=total, unit=unit)
+    how = _bar if sys.stderr.isatty() else _lines
+    return how(description, total=total, unit=unit)
+
+
 @contextlib.contextmanager
-def show(description: str, *, total: float | None, unit: str = "") -> Iterator[Advance]:
-    """A `progress.Progress` that draws one bar at a time on stderr, if that is a terminal."""
+def _bar(description: str, *, total: float | None, unit: str) -> Iterator[progress.Advance]:
+    """One bar at a time."""
     columns = (
         bars.TextColumn("{task.description:<24}", markup=False),
         bars.BarColumn(),
         _Amount(),
         bars.TimeRemainingColumn(elapsed_when_finished=True),
     )
-    with bars.Progress(
-        *columns, console=errors_console, disable=not sys.stderr.isatty()
-    ) as drawing:
+    with bars.Progress(*columns, console=errors_console) as drawing:
         stage = drawing.add_task(printing.cell(description), total=total, unit=unit)
 
         def advance(amount: float) -> None:
             drawing.advance(stage, amount)
 
         yield advance
+
+
+@contextlib.contextmanager
+def _lines(description: str, *, total: float | None, unit: str) -> Iterator[progress.Advance]:
+    """A line when the stage begins, and one now and then with how far it is."""
+    begun = told = time.monotonic()
+    done = 0.0
+    turn = threading.Lock()
+
+    def advance(amount: float) -> None:
+        nonlocal done, told
+        with turn:
+            done += amount
+            now = time.monotonic()
+            if now - told >= NOW_AND_THEN and done != total:
+                told = now
+                printing.echo(_standing(description, done, total, unit, now - begun), err=True)
+
+    whole = "" if total is None or not unit else f": {_size(total, unit)}"
+    printing.echo(f"{printing.cell(description)}{whole}", err=True)
+    yield advance
+
+
+def _standing(description: str, done: float, total: float | None, unit: str, seconds: float) -> str:
+    """How far a stage is after so many seconds, on one line."""
+    head = printing.cell(description)
+    if total is None:
+        return f"{head}: {_size(done, unit)}"
+    if unit == "bytes":
+        return f"{head}: {done / 1e6:.0f} of {_size(total, unit)}{_left(done, total, seconds)}"
+    return f"{head}: {done:g} of {_size(total, unit)}{_left(done, total, seconds)}"
+
+
+def _left(done: float, total: float, seconds: float) -> str:
+    """How long the rest takes if it goes on like that; nothing where that can't be told."""
+    if not 0 < done <= total:
+        return ""
+    rest = seconds * (total - done) / done
+    for limit, length, unit in ((90, 1, "s"), (5400, 60, "min"), (float("inf"), 3600, "h")):
+        if rest < limit:
+            return f" · {rest / length:.0f} {unit} left"
+    return ""
+
+
+def _size(amount: float, unit: str) -> str:
+    """An amount in a stage's unit; bytes in megabytes."""
+    if unit == "bytes":
+        return f"{amount / 1e6:.0f} MB"
+    return wording.counted(amount, unit)
 
 
 def print_table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> None:

@@ -65,7 +65,7 @@ def import_command(
         show=terminal.show,
     )
     if importing.tag_of(checkpoint) is None and (taken := assumptions.of(architecture)):
-        printing.echo(f"Note: {taken}", err=True)
+        printing.remark(f"Note: {taken}")
     printing.print_version(version, as_json)
 
 

@@ -64,12 +64,12 @@ def serve_command(host: str, port: int, tolerance: int, secret_file: str | None)
     )
     ledger.check()
     listening = receiver.listen(host, port)
-    printing.echo(f"receiving at http://{host}:{listening.getsockname()[1]}/", err=True)
+    printing.remark(f"receiving at http://{host}:{listening.getsockname()[1]}/")
     try:
         with failures.without_retries():  # a server that is down must not hold up the answers
             receiver.serve(settings, listening)
     except KeyboardInterrupt:
-        printing.echo("the receiver ends", err=True)
+        printing.remark("the receiver ends")
 
 
 @hooks_group.command("register")
@@ -148,7 +148,7 @@ def deliver_command(
                 _print_delivered(more, as_json)
             problem = more.problem
     except KeyboardInterrupt:
-        printing.echo("the delivery ends", err=True)
+        printing.remark("the delivery ends")
 
 
 def _print_delivered(done: "outbox.Delivered", as_json: bool) -> None:

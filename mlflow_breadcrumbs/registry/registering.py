@@ -10,14 +10,16 @@ Two versions of one merge come about when two jobs run at once, and when the ser
 after a version was made, since MLflow's client then asks again.
 """
 
+import contextlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import mlflow
 import requests
 from mlflow.exceptions import MlflowException
+from mlflow.utils import logging_utils
 from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 
 from mlflow_breadcrumbs.registry import failures, records, tag_keys, uris, versions
@@ -38,13 +40,29 @@ def register(name: str, *, model_id: str, tags: Mapping[str, str]) -> records.Re
     source = uris.of_model(model_id)
     with failures.explained(f"cannot register {name!r}"):
         try:
-            mlflow.register_model(source, name, tags=dict(tags))
+            with _unprinted():
+                mlflow.register_model(source, name, tags=dict(tags))
         except (MlflowException, requests.RequestException):
             with failures.without_retries():
                 if not versions_of(name, source):
                     raise
             # Only the answer was lost; the version is there.
         return versions.resolve(_settle(name, source, tags)).registered
+
+
+@contextlib.contextmanager
+def _unprinted() -> Iterator[None]:
+    """Keep MLflow's sentences about a new version off stderr, unless its log may say as much.
+
+    It prints them beside its log, so no level holds them back.
+    """
+    stream = logging_utils.MLFLOW_LOGGING_STREAM
+    before = stream.enabled
+    stream.enabled = before and logging.getLogger("mlflow").isEnabledFor(logging.INFO)
+    try:
+        yield
+    finally:
+        stream.enabled = before
 
 
 def link(version: records.RegisteredVersion) -> None:

@@ -7,6 +7,6 @@ how long work is reported; `scratch` makes temporary folders; `copies` copies la
 a folder; `outputs` checks and writes the files that a user asked for; `tables` writes CSV;
 `documents` reads YAML, `json_documents` JSON, both within limits; `intake` takes small files in;
 `defaults` are taken where nobody says otherwise; `intervals` says how sure a share is; `extras`
-asks for optional packages; `credentials` masks passwords, and `escaping` makes foreign text fit to
-be shown.
+asks for optional packages; `credentials` masks passwords, `escaping` makes foreign text fit to be
+shown, and `wording` says how many there are of something.
 """

@@ -10,14 +10,14 @@ from typing import Any
 
 from mlflow_breadcrumbs import errors, ledger
 from mlflow_breadcrumbs.audit import verify
-from mlflow_breadcrumbs.registry import uris, versions
-from mlflow_breadcrumbs.support import canonical
+from mlflow_breadcrumbs.registry import projects, uris, versions
+from mlflow_breadcrumbs.support import canonical, wording
 
 _logger = logging.getLogger(__name__)
 
 
 def verified(reports: Sequence[verify.VersionReport]) -> None:
-    """Keep what `verify` found of each version."""
+    """Keep what `verify` found of each version; the run of `mlflow run` says it, too."""
 
     def write() -> None:
         for report in reports:
@@ -25,6 +25,13 @@ def verified(reports: Sequence[verify.VersionReport]) -> None:
             _note("verify", report.uri, ok=report.ok, counts=report.counts, failed=failed)
 
     _try(write)
+    failed = [report.uri for report in reports if not report.ok]
+    only = reports[0].uri if len(reports) == 1 else None
+    projects.point(
+        f"verify {only or wording.counted(len(reports), 'versions')}",
+        f"Not as recorded: {', '.join(failed)}." if failed else "All is as recorded.",
+        version=only,
+    )
 
 
 def exported(uri: str, form: str, content: str) -> None:

@@ -12,6 +12,7 @@ from mlflow_breadcrumbs.ledger import audit, journal, settling
 from mlflow_breadcrumbs.registry import (
     database,
     failures,
+    projects,
     records,
     registering,
     runs,
@@ -44,6 +45,8 @@ def finished(name: str, kind: str, request_digest: str) -> records.RegisteredVer
         if uri := settling.version_of(name, run.info.run_id):
             version = versions.resolve(uri).registered
             finish(version, kind)
+            said = f"This {kind} was stopped after it had registered {version.uri}; now it is done."
+            projects.point(f"{kind} {name}", said, version=version.uri, run_id=version.run_id)
             return version
     return None
 

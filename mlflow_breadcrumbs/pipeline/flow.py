@@ -37,6 +37,7 @@ from mlflow_breadcrumbs.pipeline import (
 from mlflow_breadcrumbs.registry import (
     aliases,
     failures,
+    projects,
     records,
     registering,
     runs,
@@ -158,6 +159,8 @@ def merge(
             )
     # Another job may have registered the same merge meanwhile; then its version is the result.
     reused = version.run_id != run_id
+    if reused:
+        _point(request, version, run_id)
     decided = request.change.notes if request.change else ()
     return outcomes.MergedVersion(
         version,
@@ -236,8 +239,22 @@ def _present(request: MergeRequest, version: records.RegisteredVersion) -> outco
         if request.keep_parts and not keeping.has_parts(version.uri)
         else ()
     )
+    _point(request, version)
     return outcomes.MergedVersion(
         version, request.recipe.digest, reused=True, metrics=metrics, notes=notes
+    )
+
+
+def _point(
+    request: MergeRequest, version: records.RegisteredVersion, origin: str | None = None
+) -> None:
+    """Say where the result is in a run that did not make it."""
+    projects.point(
+        f"merge {request.registered_model}",
+        f"This merge exists already: it is {version.uri}.",
+        version=version.uri,
+        run_id=version.run_id,
+        origin=origin,
     )
 
 

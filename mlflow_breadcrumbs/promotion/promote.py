@@ -27,7 +27,7 @@ from mlflow_breadcrumbs.promotion import (
     predecessors,
     verdicts,
 )
-from mlflow_breadcrumbs.registry import aliases, runs, versions
+from mlflow_breadcrumbs.registry import aliases, projects, runs, versions
 from mlflow_breadcrumbs.support import defaults, progress
 
 Result = Literal["promoted", "refused", "lost"]
@@ -111,13 +111,15 @@ def promote(
     ledger.check()
     seen = aliases.version_at(str(resolved.name), request.alias)
     expected = seen if isinstance(request.expected, alias_moves.Anywhere) else request.expected
-    with runs.project():
+    title = f"promote {resolved.uri} to {request.alias}"
+    with projects.resumed(title):
         known, verdict = _judge(request, resolved, seen, now, show)
         if request.dry_run:
             result, sentence = _foresee(verdict, resolved, request.alias, seen, expected)
             run_id = None
         else:
-            result, sentence, run_id = _decide(request, resolved, expected, known, verdict)
+            result, sentence, run_id = _decide(request, title, resolved, expected, known, verdict)
+            projects.point(title, sentence, version=resolved.uri, run_id=run_id)
     return Decision(
         name=str(resolved.name),
         alias=request.alias,
@@ -163,6 +165,7 @@ def _judge(
 
 def _decide(
     request: PromotionRequest,
+    title: str,
     resolved: versions.ResolvedVersion,
     expected: str | None,
     known: facts.Facts,
@@ -176,7 +179,6 @@ def _decide(
         "policy_digest": request.rules.digest,
         "weights_digest": known.weights_digest,
     }
-    title = f"promote {resolved.uri} to {request.alias}"
     experiment = runs.experiment_named(request.experiment)
     with (
         runs.run(title, "promotion", nested=True, experiment=experiment) as run_id,

@@ -23,7 +23,7 @@ from mlflow_breadcrumbs.promotion import (
     rollback,
     verdicts,
 )
-from mlflow_breadcrumbs.registry import aliases, run_files, runs, uris, versions
+from mlflow_breadcrumbs.registry import aliases, projects, run_files, runs, uris, versions
 from mlflow_breadcrumbs.support import defaults, progress, tables
 
 KIND = "recheck"
@@ -102,9 +102,10 @@ def recheck(request: RecheckRequest, *, show: progress.Progress = progress.silen
     rules = lasting(request.rules or _policy_of(resolved, request.alias, promoted))
     experiment = runs.experiment_named(request.experiment)
     said = {"alias": request.alias, "version": number, "policy_digest": rules.digest}
+    title = f"recheck {resolved.uri}"
     with (
-        runs.project(),
-        runs.run(f"recheck {resolved.uri}", KIND, nested=True, experiment=experiment) as run_id,
+        projects.resumed(title) as project,
+        runs.run(title, KIND, nested=True, experiment=experiment) as run_id,
         ledger.recording(
             KIND, request.name, run_id=run_id, subject=resolved.uri, details=said
         ) as job,
@@ -127,6 +128,7 @@ def recheck(request: RecheckRequest, *, show: progress.Progress = progress.silen
     sentence = _sentence(resolved, request.alias, verdict)
     if back is not None:
         sentence += f"; {back.sentence}"
+    projects.point(title, sentence, version=resolved.uri, run_id=run_id, origin=project)
     return Recheck(resolved.uri, request.alias, verdict, found, run_id, back, sentence)
 
 

@@ -22,7 +22,7 @@ from mlflow_breadcrumbs.lineage import relatives
 from mlflow_breadcrumbs.models import tasks
 from mlflow_breadcrumbs.quickstart import conclusion, contest, demo_tasks, pretrain
 from mlflow_breadcrumbs.quickstart.settings import QuickstartSettings
-from mlflow_breadcrumbs.registry import records, versions
+from mlflow_breadcrumbs.registry import projects, records, versions
 from mlflow_breadcrumbs.search import workbench
 from mlflow_breadcrumbs.sources import finetuning, importing, training
 from mlflow_breadcrumbs.support import progress
@@ -123,6 +123,8 @@ def quickstart(
         )
         ancestry = relatives.tree(merged.uri)
     entries = (*tried[:-1], last)
+    said = f"The demo's own store is sqlite:///{database.resolve()}; {merged.uri} is in it."
+    projects.point("quickstart", said)
     return Shown(
         entries=entries,
         images=sum(len(task.images("test")) for task in task_list),

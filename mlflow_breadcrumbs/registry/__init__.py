@@ -3,8 +3,8 @@
 1. `versions` resolves a URI once and opens a version's files through `artifacts`; `uris` reads
    `models:/…`, `tag_keys` names our tags, `records` are what is handed on.
 2. `registering` makes a version, `aliases` says where an alias points; only the ledger moves one.
-3. `runs` opens and ends a run, `run_files` reads and writes what is in it, `task_files`
-   finds a task file there or here.
+3. `runs` opens and ends a run, `projects` knows the one of `mlflow run`, `run_files` reads and
+   writes what is in a run, `task_files` finds a task file there or here.
 4. `catalog` reads the whole registry as a `graph` of who was made from whom.
 5. `failures` says what an error of MLflow means; `database` knows MLflow's own database.
 """

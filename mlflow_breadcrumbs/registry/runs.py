@@ -13,7 +13,6 @@ from collections.abc import Iterator, Mapping
 import mlflow
 import requests
 from mlflow.entities import LifecycleStage, LoggedModelStatus, Run
-from mlflow.environment_variables import MLFLOW_RUN_ID
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import fluent
 
@@ -73,24 +72,6 @@ def run(
         raise
     with failures.explained("cannot end the run"):
         mlflow.end_run()
-
-
-@contextlib.contextmanager
-def project() -> Iterator[None]:
-    """Make the run that `mlflow run` made for this process the active one, if there is one.
-
-    What opens several runs of its own needs that: the first would be the project's otherwise.
-
-    Raises:
-        RegistryError: the run can't be resumed.
-    """
-    if mlflow.active_run() is not None or not MLFLOW_RUN_ID.get():
-        yield
-        return
-    with failures.explained("cannot resume the run of `mlflow run`"):
-        resumed = mlflow.start_run()
-    with resumed:
-        yield
 
 
 def experiment_named(name: str) -> str:

@@ -20,6 +20,9 @@ REQUEST_DIGEST = "breadcrumbs.request_digest"
 FORCED = "breadcrumbs.forced"
 """On versions that were made though the same merge existed."""
 KIND = "breadcrumbs.kind"
+RESULT = "breadcrumbs.result"
+RESULT_RUN = "breadcrumbs.result_run"
+"""On the run of `mlflow run`, where the result is in another: the version's URI, that run's id."""
 LICENCES = ("license", "licence")
 
 

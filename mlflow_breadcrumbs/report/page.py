@@ -7,7 +7,7 @@ import jinja2
 
 from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.figures import results
-from mlflow_breadcrumbs.registry import run_files
+from mlflow_breadcrumbs.registry import projects, run_files
 from mlflow_breadcrumbs.report import contents
 from mlflow_breadcrumbs.support import credentials
 
@@ -50,6 +50,8 @@ def log(found: contents.MergeReport, page: bytes) -> str:
             "write it with --output FILE.html --no-log"
         )
     run_files.log_bytes(found.run_id, page, FILE)
+    said = f"The page is {FILE} of the version's run."
+    projects.point(f"report {found.uri}", said, version=found.uri, run_id=found.run_id)
     return f"runs:/{found.run_id}/{FILE}"
 
 

@@ -17,7 +17,7 @@ from mlflow_breadcrumbs.evaluation import scoring
 from mlflow_breadcrumbs.figures import studies
 from mlflow_breadcrumbs.lineage import contents, statement
 from mlflow_breadcrumbs.models.tasks import Split
-from mlflow_breadcrumbs.registry import run_files, versions
+from mlflow_breadcrumbs.registry import projects, run_files, versions
 from mlflow_breadcrumbs.search import workbench
 from mlflow_breadcrumbs.support import defaults, intervals, progress, tables
 
@@ -170,6 +170,9 @@ def blame(request: BlameRequest, show: progress.Progress = progress.silent) -> B
         found = _investigate(bench, request, resolved, stated, show)
     if resolved.run_id is not None:
         _log(found)
+        projects.point(
+            f"blame {resolved.uri}", found.sentence, version=resolved.uri, run_id=resolved.run_id
+        )
     return found
 
 

@@ -10,6 +10,7 @@ import math
 from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.engine import drafts, recipe
 from mlflow_breadcrumbs.figures.studies import METRIC
+from mlflow_breadcrumbs.registry import projects
 from mlflow_breadcrumbs.search import sweep, workbench
 from mlflow_breadcrumbs.support import progress
 
@@ -70,7 +71,8 @@ def choose(
     request = sweep.SweepRequest(
         materials, tuple(tried.values()), halving=FIRST, robustness=False, test=False
     )
-    found = sweep.sweep(request, show)
+    with projects.spared():  # the run of `mlflow run` is the merge's
+        found = sweep.sweep(request, show)
     names = {settings.digest: name for name, settings in tried.items()}
     taken = names[found.recipe.digest]
     rows = [

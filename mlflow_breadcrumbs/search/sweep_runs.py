@@ -10,7 +10,7 @@ from mlflow.entities import Param, RunTag
 
 from mlflow_breadcrumbs.engine import recipe
 from mlflow_breadcrumbs.pipeline import recording
-from mlflow_breadcrumbs.registry import run_files, tag_keys
+from mlflow_breadcrumbs.registry import projects, run_files, tag_keys
 
 TAG_SWEEP_DIGEST = "breadcrumbs.sweep_digest"
 TAG_PARENT = "mlflow.parentRunId"
@@ -59,9 +59,12 @@ def parent(name: str, digest: str) -> Iterator[Parent]:
     found.sort(key=lambda run: run.info.start_time)
     finished = next((run for run in found if run.info.status == "FINISHED"), None)
     if finished is not None:
+        projects.point(name, "This sweep was done before.", run_id=finished.info.run_id)
         yield Parent(finished.info.run_id, finished.info.experiment_id, finished=True)
         return
     known = found[0].info.run_id if found else None
+    if known is not None:
+        projects.point(name, "This sweep goes on in the run that began it.", run_id=known)
     nested = mlflow.active_run() is not None
     with mlflow.start_run(run_id=known, run_name=None if known else name, nested=nested) as run:
         mlflow.set_tags({tag_keys.KIND: KIND_SWEEP, TAG_SWEEP_DIGEST: digest})

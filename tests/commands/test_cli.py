@@ -201,8 +201,8 @@ def test_empty_options_are_unset_as_mlflow_run_passes_them(checkpoints, tmp_path
         *("--include", "", "--recipe", ""),
     )
     assert result.exit_code == 0, result.output
-    preset = recipe.MergeRecipe.from_method("breadcrumbs", sources=1)
-    assert json.loads(result.stdout)["recipe_digest"] == preset.digest
+    alone = recipe.MergeRecipe.from_method("weight_average", sources=1)  # what auto takes
+    assert json.loads(result.stdout)["recipe_digest"] == alone.digest
 
 
 def test_merge_evaluate_and_lineage_over_the_command_line(zoo):

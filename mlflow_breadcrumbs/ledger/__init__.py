@@ -7,10 +7,13 @@
    `settling` finds out what came of a job that was killed in between, and `finishing` does what one
    that had registered its version has left to do.
 4. `index` is filled from the registry and answers what descends from what, by recursive `queries`.
-5. `alias_moves` moves an alias, with the compare-and-set that MLflow lacks.
+5. `alias_moves` moves an alias, with the compare-and-set that MLflow lacks; `turns` are taken
+   where others have other ledgers.
 6. `alias_state` keeps where each alias was last known to be; `alias_watch` holds that against the
    registry, or takes what a webhook tells; `alias_history` reads the events as moves of aliases.
-7. `audit` holds the ledger against MLflow; `proving` gives the events that decide something, out
+7. `sharing` makes one history of the ledgers that several users of a registry have: what others
+   need is in tags of the versions, as `letters`, and every ledger takes it up.
+8. `audit` holds the ledger against MLflow; `proving` gives the events that decide something, out
    of a chain that holds.
 
 ```python

@@ -105,7 +105,10 @@ def read(history: Iterable[events.Event], alias: str | None = None) -> list[Chan
         move = _move(event, intent, last)
         if move is None or (alias is not None and move.alias != alias):
             continue
-        if move.before != move.after or move.alias not in last:
+        seen = last.get(move.alias)
+        if move.how is not None and seen is not None and seen.after == move.after:
+            continue  # it was seen before another ledger's event of the move was taken up
+        if move.before != move.after or seen is None:
             found.append(move)
             last[move.alias] = move
     return found

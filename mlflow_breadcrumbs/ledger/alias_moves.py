@@ -5,6 +5,8 @@ that nobody else is moving this alias, reads where it is, compares that with whe
 and writes the intent. Then the alias is moved and read back, and the outcome is written. Who comes
 meanwhile waits for that, and then finds the alias where it was not expected.
 
+Where others have a ledger of their own, `turns` go before that, in MLflow.
+
 What is done to the alias in MLflow itself, past this package, takes no turn. It is seen when the
 alias is read, before and after; a change in the few milliseconds between that reading and the
 moving is overwritten, and nothing in MLflow would tell.
@@ -18,7 +20,7 @@ from typing import Any, Literal
 import sqlalchemy as sql
 
 from mlflow_breadcrumbs import errors
-from mlflow_breadcrumbs.ledger import alias_history, events, journal
+from mlflow_breadcrumbs.ledger import alias_history, events, journal, sharing, turns
 from mlflow_breadcrumbs.registry import aliases, failures, uris
 
 Because = Literal["merge", "promote", "rollback", "recheck", "user"]
@@ -75,23 +77,15 @@ def move(
     latest = time.monotonic() + PATIENCE
     while True:
         try:
-            return _move(name, alias, to, because, expected, details or {}, run_id)
-        except _BusyError as busy:
+            with turns.taken(name, alias):
+                return _move(name, alias, to, because, expected, details or {}, run_id)
+        except turns.BusyError as busy:
             if time.monotonic() > latest:
                 raise errors.PromotionError(
-                    f"{name}@{alias} is being moved by {busy.intent.actor} since "
-                    f"{busy.intent.time} (event {busy.intent.sequence}), and there is no end to "
-                    "it; try again when that process is done or gone"
+                    f"{name}@{alias} is being moved {busy}, and there is no end to it; try again "
+                    "when that process is done or gone"
                 ) from busy
             time.sleep(random.uniform(0.05, 0.2))
-
-
-class _BusyError(Exception):
-    """Another process has said that it will move the alias, and not yet what came of it."""
-
-    def __init__(self, intent: events.Event) -> None:
-        super().__init__(intent.sequence)
-        self.intent = intent
 
 
 def _move(
@@ -103,7 +97,8 @@ def _move(
     details: Mapping[str, Any],
     run_id: str | None,
 ) -> str | None:
-    """Try once; `_BusyError` where another process is at it."""
+    """Try once; `turns.BusyError` where another process is at it."""
+    sharing.look(name)
     before = aliases.version_at(name, alias)  # a server that is gone must not hold the ledger
 
     def claim(connection: sql.Connection) -> dict[str, Any]:
@@ -112,7 +107,7 @@ def _move(
             if (intent.kind, intent.name) == ("alias", name) and intent.details.get(
                 "alias"
             ) == alias:
-                raise _BusyError(intent)
+                raise turns.BusyError(f"{intent.actor} (event {intent.sequence})", intent.time)
         with failures.without_retries():
             before = aliases.version_at(name, alias)
         if not isinstance(expected, Anywhere) and before != expected:

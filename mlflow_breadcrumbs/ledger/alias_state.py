@@ -49,8 +49,14 @@ def target(details: Mapping[str, Any], subject: str | None) -> tuple[str, str | 
     return alias, None if after is None else str(after)
 
 
-def take(connection: sql.Connection, event: Mapping[str, Any]) -> None:
-    """Keep what a stored event says, if it says where an alias points now."""
+def take(connection: sql.Connection, event: Mapping[str, Any], *, late: bool = False) -> None:
+    """Keep what a stored event says, if it says where an alias points now.
+
+    Args:
+        connection: A transaction of `Store.writing`.
+        event: As it is hashed.
+        late: It is another ledger's, and says nothing new where something later is known.
+    """
     if event["kind"] not in (MOVED, OBSERVED) or event["phase"] != "done":
         return
     intended = _body(connection, event["intent"])["details"] if event["intent"] else {}
@@ -59,8 +65,11 @@ def take(connection: sql.Connection, event: Mapping[str, Any]) -> None:
         return
     alias, version = said
     where = (_ALIASES.c.name == event["name"], _ALIASES.c.alias == alias)
-    connection.execute(sql.delete(_ALIASES).where(*where))
     since = event["details"].get("changed") or event["time"]
+    newer = sql.select(_ALIASES.c.since).where(*where, _ALIASES.c.since >= since)
+    if late and connection.scalar(newer) is not None:
+        return
+    connection.execute(sql.delete(_ALIASES).where(*where))
     row = {"version": version, "since": since, "sequence": event["sequence"]}
     connection.execute(sql.insert(_ALIASES).values(name=event["name"], alias=alias, **row))
 

@@ -25,6 +25,7 @@ from mlflow_breadcrumbs.ledger import (
     events,
     schema,
     settling,
+    sharing,
     stores,
 )
 from mlflow_breadcrumbs.registry import database, failures
@@ -58,6 +59,7 @@ def look(names: Sequence[str] = (), how: str = "sync") -> list[alias_history.Cha
         LedgerError: The ledger can't be used.
     """
     with stores.opened() as ledger:
+        sharing.look(*names)
         # The head comes first: what is written from here on may be newer than what is read.
         with ledger.reading() as connection:
             head = events.head(connection).sequence

@@ -6,7 +6,7 @@ from typing import Literal
 
 import sqlalchemy as sql
 
-from mlflow_breadcrumbs.ledger import anchors, chain, events, stores
+from mlflow_breadcrumbs.ledger import anchors, chain, events, sharing, stores
 from mlflow_breadcrumbs.registry import catalog, uris, versions
 from mlflow_breadcrumbs.support import progress
 
@@ -41,15 +41,22 @@ def verify(
         LedgerError: The ledger can't be read, or `expected` is no head.
     """
     kept = {"the expected head": str(events.ChainHead.parse(expected))} if expected else {}
+    mail = sharing.Mail()
     # First the heads, then the chain: what is added meanwhile makes the chain longer, not wrong.
     if in_mlflow:
-        kept |= heads_in_mlflow(show)
+        kept |= _heads_in_mlflow(mail, show)
     with stores.opened() as ledger, ledger.reading() as connection:
-        return chain.verify(connection, kept)
+        verdict = chain.verify(connection, kept)
+        problem = verdict.problem or sharing.fault(connection, mail)
+    return dataclasses.replace(verdict, problem=problem)
 
 
-def heads_in_mlflow(show: progress.Progress = progress.silent) -> dict[str, str]:
+def _heads_in_mlflow(mail: sharing.Mail, show: progress.Progress) -> dict[str, str]:
     """The head that each version in the registry carries, by the version's URI.
+
+    Args:
+        mail: Gets what the versions' tags say of events.
+        show: Told about each page.
 
     Raises:
         RegistryError: The registry can't be read.
@@ -57,6 +64,7 @@ def heads_in_mlflow(show: progress.Progress = progress.silent) -> dict[str, str]
     found: dict[str, str] = {}
     with show("read heads from MLflow", total=None, unit="versions") as advance:
         for page in catalog.tags():
+            mail.add(page)
             for uri, tags in page:
                 if text := tags.get(anchors.TAG_HEAD):
                     found[uri] = text
@@ -77,7 +85,9 @@ def check_version(
     Returns:
         The checks of the event that made the version, of the chain, and of the head in its tags.
     """
-    tags = versions.resolve(uri).tags
+    resolved = versions.resolve(uri)
+    tags = resolved.tags
+    sharing.look(resolved.name or uri)
     with stores.opened() as ledger, ledger.reading() as connection:
         about = _about(connection, uri)
         walked = verdict or chain.verify(connection)
@@ -99,6 +109,8 @@ def check_version(
 
 def is_made(uri: str) -> bool:
     """Whether an event says that a version was made: imported, fine-tuned or merged."""
+    if named := uris.registered(uri):
+        sharing.look(named[0])
     with stores.opened() as ledger, ledger.reading() as connection:
         return bool(_making(events.of_version(connection, uri)))
 

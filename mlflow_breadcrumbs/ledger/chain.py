@@ -153,12 +153,24 @@ def _problem(row: Any, event: events.Event, found: str, last: events.ChainHead) 
         return f"event {expected} was changed: its hash is {row.hash}, its content's is {found}"
     if (row.previous, row.name, row.subject) != (event.previous, event.name, event.subject):
         return f"event {expected} was changed: its columns differ from its content"
+    if event.kind == events.FOREIGN and not _is_whole(event):
+        return f"event {expected} was changed: the event of another ledger in it has another hash"
     if event.previous != last.hash:
         return (
             f"event {last.sequence} was changed, with a new hash: event {expected} follows an "
             f"event {last.sequence} with the hash {event.previous}"
         )
     return None
+
+
+def _is_whole(event: events.Event) -> bool:
+    """Whether what was taken up from another ledger is what that ledger wrote."""
+    try:
+        place = events.ChainHead.parse(event.details[events.FROM_LEDGER])
+        events.counted(event)
+        return canonical.digest(event.details["event"]) == place.hash
+    except (errors.LedgerError, LookupError, TypeError, ValueError):
+        return False
 
 
 def _held_against(

@@ -18,11 +18,17 @@ import sqlalchemy as sql
 
 from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.ledger import alias_state, schema
-from mlflow_breadcrumbs.registry import uris
+from mlflow_breadcrumbs.registry import accounts, uris
 from mlflow_breadcrumbs.support import canonical, credentials, people, processes
 
 INTENT, DONE, FAILED, ABANDONED = "intent", "done", "failed", "abandoned"
 """The phases. `abandoned`: the process ended without saying how it went, and nothing came of it."""
+BEGUN_BY = "begun_by"
+"""In the details of an outcome that somebody else settled: the actor of its intent."""
+FOREIGN = "foreign"
+"""The kind of an event that says: another ledger has this event, which the details hold whole."""
+FROM_LEDGER = "from_ledger"
+"""In the details of another ledger's event, as `of_name` gives it: its place and hash there."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,7 +187,8 @@ def _append(connection: sql.Connection, draft: Draft) -> ChainHead:
         connection.execute(
             sql.delete(schema.OpenIntentRow).where(schema.OpenIntentRow.sequence == event.intent)
         )
-    alias_state.take(connection, event.to_dict())
+    foreign = event.kind == FOREIGN
+    alias_state.take(connection, counted(event).to_dict(), late=foreign)
     return new
 
 
@@ -217,7 +224,43 @@ def rows(connection: sql.Connection) -> Iterator[sql.Row[Any]]:
 
 def _parsed(connection: sql.Connection, where: sql.ColumnElement[bool]) -> list[Event]:
     statement = sql.select(schema.EventRow.body).where(where).order_by(schema.EventRow.sequence)
-    return [Event.parse(body) for body in connection.scalars(statement)]
+    return in_order(Event.parse(body) for body in connection.scalars(statement))
+
+
+def counted(event: Event) -> Event:
+    """An event as it counts: one that another ledger wrote, in place of its having been taken up.
+
+    It has the sequence by which this ledger knows it; it begins and ends no job of this ledger.
+    """
+    if event.kind != FOREIGN:
+        return event
+    known = {field.name for field in dataclasses.fields(Event)}
+    inner = Event(**{key: event.details["event"][key] for key in known})
+    numbers = ("cause", "of")  # which are sequences there
+    told = {key: value for key, value in inner.details.items() if key not in numbers}
+    return dataclasses.replace(
+        inner,
+        sequence=event.sequence,
+        previous=event.previous,
+        intent=None,
+        time=min(inner.time, event.time),
+        details=told | {FROM_LEDGER: event.details[FROM_LEDGER]},
+    )
+
+
+def in_order(history: Iterable[Event]) -> list[Event]:
+    """Events as they count, in the order in which they happened, as far as clocks tell.
+
+    The events of one ledger keep their order, whatever its clock did; what another ledger wrote
+    comes before what happened later here, although it was taken up after that.
+    """
+    latest: dict[str, str] = {}
+    placed = []
+    for event in map(counted, history):
+        ledger = str(event.details.get(FROM_LEDGER, "")).rpartition("@")[2]
+        latest[ledger] = max(latest.get(ledger, ""), event.time)
+        placed.append((latest[ledger], event))
+    return [event for _, event in sorted(placed, key=lambda pair: pair[0])]
 
 
 def credited(history: Iterable[Event]) -> Iterator[Event]:
@@ -227,7 +270,7 @@ def credited(history: Iterable[Event]) -> Iterator[Event]:
     stopped job left is recorded by whoever takes it up; neither did the job.
 
     Args:
-        history: In order; an outcome is credited if its intent is there too.
+        history: In order; an outcome is credited if its intent is there too, or is named.
     """
     began: dict[int | tuple[str, str, str], str] = {}
     for event in history:
@@ -239,19 +282,22 @@ def credited(history: Iterable[Event]) -> Iterator[Event]:
         actor = began.get(event.intent) if event.intent else None
         if actor is None and event.details.get("taken_up"):
             actor = began.get(job)
+        if actor is None:
+            actor = event.details.get(BEGUN_BY)
         yield event if actor is None else dataclasses.replace(event, actor=actor)
 
 
 def actor() -> str:
-    """Who does this: the user on this machine.
+    """Who does this: the account on the registry's server, else the user, on this machine.
 
     Raises:
         LedgerError: The user's name is none that a history can have.
     """
-    user = processes.user()
+    account = accounts.account()
+    user = processes.user() if account is None else account
     if fault := people.fault(user):
         raise errors.LedgerError(
-            f"the user's name {user!r} can't be written into the history: {fault}; set LOGNAME to "
-            "a name without it"
+            f"the user's name {user!r} can't be written into the history: {fault}; "
+            f"{'set LOGNAME to a name' if account is None else 'use an account'} without it"
         )
     return f"{user}@{socket.gethostname()}"

@@ -4,11 +4,13 @@ The same call again must not make a second version: it finds the run of the stop
 digest of what was asked for, and the version by its run.
 """
 
+from typing import Any
+
 import mlflow
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
-from mlflow_breadcrumbs.ledger import audit, journal, settling
+from mlflow_breadcrumbs.ledger import audit, events, journal, queries, settling
 from mlflow_breadcrumbs.registry import (
     database,
     failures,
@@ -51,15 +53,17 @@ def finished(name: str, kind: str, request_digest: str) -> records.RegisteredVer
     return None
 
 
-def finish(version: records.RegisteredVersion, kind: str) -> None:
-    """Do what is left of the job that registered a version, if it was stopped before its end."""
+def finish(version: records.RegisteredVersion, kind: str) -> bool:
+    """Do what is left of the job that registered a version; whether it was stopped before that."""
     with failures.explained(f"cannot end the run of {version.uri}"):
-        if is_stopped(find_run(version.run_id)):
-            if version.model_id:
-                registering.link(version)
-            _record(version, kind)
-            mlflow.MlflowClient().set_terminated(version.run_id, "FINISHED")
-            scratch.sweep()
+        if not is_stopped(find_run(version.run_id)):
+            return False
+        if version.model_id:
+            registering.link(version)
+        _record(version, kind)
+        mlflow.MlflowClient().set_terminated(version.run_id, "FINISHED")
+        scratch.sweep()
+        return True
 
 
 def find_run(run_id: str | None) -> Run | None:
@@ -88,7 +92,16 @@ def _record(version: records.RegisteredVersion, kind: str) -> None:
     """
     settling.settle()
     if not audit.is_made(version.uri):
-        details = {"weights_digest": version.weights_digest, "taken_up": True}
+        details: dict[str, Any] = {"weights_digest": version.weights_digest, "taken_up": True}
+        details |= _begun_by(version, kind)
         journal.note(
             kind, version.name, subject=version.uri, run_id=version.run_id, details=details
         )
+
+
+def _begun_by(version: records.RegisteredVersion, kind: str) -> dict[str, str]:
+    """Who began the job that registered a version, as a detail; none where no intent says it."""
+    for event in queries.history(version.name):
+        if event.phase == events.INTENT and (event.kind, event.run_id) == (kind, version.run_id):
+            return {events.BEGUN_BY: event.actor}
+    return {}

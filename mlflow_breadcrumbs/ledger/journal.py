@@ -17,7 +17,7 @@ from typing import Any
 import sqlalchemy as sql
 
 from mlflow_breadcrumbs import errors
-from mlflow_breadcrumbs.ledger import anchors, events, settling, stores
+from mlflow_breadcrumbs.ledger import events, settling, sharing, stores
 from mlflow_breadcrumbs.registry import records
 from mlflow_breadcrumbs.support import processes
 
@@ -113,7 +113,7 @@ def recording(
         if claim is not None:
             begun = dataclasses.replace(begun, details={**about, **claim(connection)})
         intent = events.append(connection, begun)
-    anchors.anchor(intent, begun)
+    sharing.publish(intent, begun)
     job = Recording(subject, intent.sequence)
     try:
         yield job
@@ -146,7 +146,7 @@ def _finish(begun: events.Draft, intent: events.ChainHead, phase: str, job: Reco
             *(intent.sequence, error),
         )
         return
-    anchors.anchor(head, outcome)
+    sharing.publish(head, outcome)
 
 
 def _writable(value: Any) -> Any:
@@ -195,5 +195,5 @@ def note(
     with stores.opened() as ledger, ledger.writing() as connection:
         head = events.append(connection, draft)
     if anchored:
-        anchors.anchor(head, draft)
+        sharing.publish(head, draft)
     return head

@@ -3,40 +3,37 @@
 from collections.abc import Collection
 
 from mlflow_breadcrumbs import errors
-from mlflow_breadcrumbs.ledger import anchors, chain, events, stores
-from mlflow_breadcrumbs.registry import catalog
+from mlflow_breadcrumbs.ledger import chain, events, sharing, stores
 
 
 def proven(name: str, digests: Collection[str] = ()) -> list[events.Event]:
     """The events of a registered model and those about some weights, each by who began the job.
 
-    The whole chain is walked, and held against the heads that the model's versions carry: what
-    `ledger verify` rejects decides nothing.
+    What others wrote is taken up first, where each has a ledger of their own. The whole chain is
+    walked, and held against the heads that the model's versions carry: what `ledger verify` rejects
+    decides nothing.
 
     Args:
         name: The registered model.
         digests: Of weights, which may have events under other names.
 
     Raises:
-        LedgerError: The chain does not hold, or the ledger can't be read.
+        LedgerError: The chain does not hold, or the ledger can't be used; or what others wrote
+            about these weights was changed.
         RegistryError: The registry can't be read.
     """
-    # First the heads, then the chain: what is added meanwhile makes the chain longer, not wrong.
-    kept = {
-        uri: tags[anchors.TAG_HEAD]
-        for page in catalog.tags(name)
-        for uri, tags in page
-        if anchors.TAG_HEAD in tags
-    }
     wanted = frozenset(digests)
+    # First the heads, then the chain: what is added meanwhile makes the chain longer, not wrong.
+    kept = sharing.exchange(name, wanted)
     found: list[events.Event] = []
 
     def is_asked(event: events.Event) -> bool:
         return event.name == name or event.details.get("weights_digest") in wanted
 
-    def visit(event: events.Event) -> None:
+    def visit(stored: events.Event) -> None:
+        event = events.counted(stored)
         if event.phase == events.INTENT or is_asked(event):
-            found.append(event)
+            found.append(stored)
 
     with stores.opened() as ledger, ledger.reading() as connection:
         verdict = chain.verify(connection, kept, visit)
@@ -46,4 +43,5 @@ def proven(name: str, digests: Collection[str] = ()) -> list[events.Event]:
             f"the ledger {where} does not hold, so that nothing in it counts: {verdict.problem}. "
             "See `mlflow-breadcrumbs ledger verify`, and restore the ledger from a backup"
         )
-    return [event for event in events.credited(found) if is_asked(event)]
+    history = events.credited(events.in_order(found))
+    return [event for event in history if is_asked(event)]

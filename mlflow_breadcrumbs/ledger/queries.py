@@ -11,6 +11,7 @@ from mlflow_breadcrumbs.ledger import (
     events,
     index,
     settling,
+    sharing,
     stores,
 )
 from mlflow_breadcrumbs.registry import graph
@@ -20,9 +21,11 @@ from mlflow_breadcrumbs.support import progress
 def sync(*, full: bool = False, show: progress.Progress = progress.silent) -> index.Synced:
     """Bring the index up to date with the registry, and notice what was done to its aliases.
 
-    See `index.sync` and `alias_watch.look`; open intents are settled, too.
+    See `index.sync` and `alias_watch.look`; open intents are settled, too, and what others wrote is
+    taken up, and what they lack is given to them.
     """
     settling.settle()
+    sharing.mend()
     with stores.opened() as ledger:
         done = index.sync(ledger, full=full, show=show)
     return dataclasses.replace(done, noticed=tuple(alias_watch.look()))
@@ -47,7 +50,8 @@ def head() -> events.ChainHead:
 
 
 def history(name: str) -> list[events.Event]:
-    """The events of a registered model, in order."""
+    """The events of a registered model, in order; those of others too, where they are shared."""
+    sharing.look(name)
     with stores.opened() as ledger, ledger.reading() as connection:
         return events.of_name(connection, name)
 
@@ -75,6 +79,7 @@ def standings(
         raise errors.LedgerError(
             f"{alias_history.short(time)} UTC has not come yet; choose a time past"
         )
+    sharing.look(name)
     with stores.opened() as ledger, ledger.reading() as connection:
         found = alias_history.read(events.of_name(connection, name), alias)
         known = alias_state.known(connection, name)

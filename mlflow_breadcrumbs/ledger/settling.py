@@ -12,7 +12,7 @@ from typing import Any
 import mlflow
 
 from mlflow_breadcrumbs import errors
-from mlflow_breadcrumbs.ledger import alias_state, anchors, events, stores
+from mlflow_breadcrumbs.ledger import alias_state, anchors, events, sharing, stores
 from mlflow_breadcrumbs.registry import aliases, failures, uris, versions
 from mlflow_breadcrumbs.support import processes
 
@@ -44,7 +44,7 @@ def settle() -> int:
                 if not events.is_open(connection, intent.sequence):
                     continue  # another process was faster
                 head = events.append(connection, outcome)
-            anchors.anchor(head, outcome)
+            sharing.publish(head, outcome)
             settled += 1
             _logger.warning(
                 "the %s of %s that %s began as event %d ended without an outcome; settled as %s",
@@ -106,15 +106,17 @@ def _what_became(intent: events.Event) -> events.Draft:
     else:
         subject = version_of(intent.name, intent.run_id)
         done = subject is not None
+    actor = events.actor()
+    begun = {events.BEGUN_BY: intent.actor} if intent.actor != actor else {}
     return events.Draft(
-        actor=events.actor(),
+        actor=actor,
         kind=intent.kind,
         phase=events.DONE if done else events.ABANDONED,
         name=intent.name,
         subject=subject,
         run_id=intent.run_id,
         intent=intent.sequence,
-        details=_digest_of(subject) | details | {"settled": True},
+        details=_digest_of(subject) | details | {"settled": True} | begun,
     )
 
 

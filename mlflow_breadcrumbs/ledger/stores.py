@@ -50,6 +50,15 @@ def location() -> str:
     return f"sqlite:///{_data_folder(f'ledger-{short}.db') / f'ledger-{short}.db'}"
 
 
+def is_private() -> bool:
+    """Whether the ledger is a file of this machine, and the registry is not.
+
+    Then others who use the registry can't see the ledger, and `sharing` is needed.
+    """
+    own = location().startswith("sqlite:")
+    return own and not mlflow.get_registry_uri().startswith(("sqlite:", "file:", "/", "."))
+
+
 def _data_folder(file: str) -> Path:
     """Where this system keeps a user's data; or where `file` is already.
 

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.engine import drafts, recipe
 from mlflow_breadcrumbs.lineage import builder, kept_parts
-from mlflow_breadcrumbs.support import canonical, credentials, json_documents, processes
+from mlflow_breadcrumbs.registry import accounts
+from mlflow_breadcrumbs.support import canonical, credentials, json_documents
 
 if TYPE_CHECKING:
     import jsonschema
@@ -160,7 +161,7 @@ def build(
                             {
                                 "name": "environment",
                                 "annotations": {
-                                    "user": processes.user(),
+                                    "user": accounts.user(),
                                     "device": invocation.device,
                                     "backend": invocation.backend,
                                     **builder.host(invocation.device),

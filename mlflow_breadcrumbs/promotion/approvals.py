@@ -7,11 +7,11 @@ from typing import Any
 from mlflow.utils.mlflow_tags import MLFLOW_USER
 
 from mlflow_breadcrumbs import errors, ledger
-from mlflow_breadcrumbs.ledger import events, journal
+from mlflow_breadcrumbs.ledger import events, journal, sharing
 from mlflow_breadcrumbs.lineage import contents
 from mlflow_breadcrumbs.promotion import facts
-from mlflow_breadcrumbs.registry import versions
-from mlflow_breadcrumbs.support import people, processes
+from mlflow_breadcrumbs.registry import accounts, versions
+from mlflow_breadcrumbs.support import people
 
 APPROVED, WITHDRAWN = "approval", "approval_withdrawn"
 MADE = ("import", "finetune", "merge")
@@ -49,7 +49,8 @@ def approve(uri: str, comment: str = "") -> Approved:
     """
     ledger.check()
     resolved, digest, name = _version(uri)
-    person = people.normal(processes.user())
+    sharing.check(resolved.uri, "the approval")
+    person = people.normal(accounts.user())
     history = ledger.proven(name, [digest])
     if person in makers(resolved, digest, history):
         raise errors.PromotionError(
@@ -73,7 +74,8 @@ def withdraw(uri: str, comment: str = "") -> Approved:
     """
     ledger.check()
     resolved, digest, name = _version(uri)
-    person = people.normal(processes.user())
+    sharing.check(resolved.uri, "the approval")
+    person = people.normal(accounts.user())
     given = standing(name, digest, ledger.proven(name))
     if person not in {entry.person for entry in given}:
         others = ", ".join(entry.person for entry in given) or "nobody"

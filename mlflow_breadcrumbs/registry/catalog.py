@@ -51,16 +51,22 @@ def pages(since: int | None = None) -> Iterator[list[Entry]]:
             return
 
 
-def tags(name: str | None = None) -> Iterator[list[tuple[str, Mapping[str, str]]]]:
+def tags(
+    name: str | None = None, *, weights_digest: str | None = None
+) -> Iterator[list[tuple[str, Mapping[str, str]]]]:
     """Every version's URI and tags, a page at a time.
 
     Args:
         name: Only the versions of this registered model.
+        weights_digest: Only the versions that are tagged with these weights.
 
     Raises:
         RegistryError: The registry can't be reached.
     """
-    for found in _search(None if name is None else f"name = {versions.quoted(name)}"):
+    asked = [] if name is None else [f"name = {versions.quoted(name)}"]
+    if weights_digest is not None:
+        asked.append(f"tags.`{tag_keys.WEIGHTS_DIGEST}` = {versions.quoted(weights_digest)}")
+    for found in _search(" and ".join(asked) or None):
         yield [(uris.of_version(version.name, version.version), version.tags) for version in found]
 
 

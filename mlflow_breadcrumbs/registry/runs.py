@@ -15,9 +15,10 @@ import requests
 from mlflow.entities import LifecycleStage, LoggedModelStatus, Run
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import fluent
+from mlflow.utils.mlflow_tags import MLFLOW_USER
 
 from mlflow_breadcrumbs import errors
-from mlflow_breadcrumbs.registry import database, failures, tag_keys
+from mlflow_breadcrumbs.registry import accounts, database, failures, tag_keys
 from mlflow_breadcrumbs.support import processes
 
 TAG_PROCESS = "breadcrumbs.process"
@@ -52,6 +53,8 @@ def run(
     database.prepare()
     active = mlflow.active_run()
     marks = {tag_keys.KIND: kind, **(tags or {})}
+    if account := accounts.account():
+        marks[MLFLOW_USER] = account
     if active is not None and not nested:
         with failures.explained(f"{name} stopped"):
             mlflow.set_tags(marks)

@@ -20,8 +20,9 @@ from mlflow_breadcrumbs.ledger import alias_history, events, schema, stores
 from mlflow_breadcrumbs.support import canonical
 from mlflow_breadcrumbs.webhooks import signatures
 
-QUIET = ("import", "finetune", "merge", "evaluate", "verify", "export", "sign")
-"""Kinds of events that are only delivered on request: they promote nothing."""
+QUIET = ("import", "finetune", "merge", "evaluate", "verify", "export", "sign", events.FOREIGN)
+"""Kinds of events that are only delivered on request: they promote nothing, or another ledger
+delivers them."""
 OUTCOMES = (events.DONE, events.FAILED, events.ABANDONED)
 SECONDS = 10.0
 """How long a receiver may take for one event."""

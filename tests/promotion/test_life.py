@@ -3,16 +3,14 @@
 On SQLite, on PostgreSQL (MLflow and the ledger), and over a tracking server with accounts.
 """
 
-import sqlite3
 import uuid
 
 import mlflow
 import postgres
 import pytest
+import server_accounts
 import zoos
 from click.testing import CliRunner
-from mlflow.server import get_app_client
-from werkzeug.security import generate_password_hash
 
 from mlflow_breadcrumbs import cli, errors, ledger
 from mlflow_breadcrumbs.engine import recipe
@@ -53,38 +51,17 @@ def place(request, tmp_path, empty_database, postgres_server, monkeypatch):
 
 
 def accounts(folder, empty_database, monkeypatch):
-    """A server whose admin is this process, and `eve`, who may only read.
+    """A server whose admin is this process, and `ann` and `eve`, who may only read.
 
     Artifacts don't go through it here.
     """
     own = folder / "server"
-    own.mkdir()
-    with zoos.serving(
-        own,
-        empty_database,
-        "--app-name",
-        "basic-auth",
-        "--no-serve-artifacts",
-        "--default-artifact-root",
-        str(own / "artifacts"),
-        MLFLOW_FLASK_SERVER_SECRET_KEY="for the tests",
-        MLFLOW_AUTH_ADMIN_PASSWORD="admin's password",
-    ) as uri:
-        monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "admin")
-        monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "admin's password")
+    more = ("--no-serve-artifacts", "--default-artifact-root", str(own / "artifacts"))
+    names = ("ann", "eve")
+    with server_accounts.serving(own, empty_database, *more, names=names) as uri:
+        server_accounts.sign_in(monkeypatch, server_accounts.ADMIN)
         zoos.use(uri)
-        hash_anew(own / "basic_auth.db", "admin", "admin's password")
-        get_app_client("basic-auth", tracking_uri=uri).create_user("eve", "eve's password")
-        hash_anew(own / "basic_auth.db", "eve", "eve's password")
         yield "basic-auth"
-
-
-def hash_anew(database, name, password):
-    """The server hashes it with every request, as often as the stored hash says: here once."""
-    short = generate_password_hash(password, "pbkdf2:sha256:1")
-    with sqlite3.connect(database) as connection:
-        command = "UPDATE users SET password_hash = ? WHERE username = ?"
-        assert connection.execute(command, (short, name)).rowcount == 1
 
 
 def merge(zoo, alpha):
@@ -121,6 +98,8 @@ def test_merged_refused_approved_promoted_drifted_and_rolled_back(
         assert "rules have not passed (approvals)" in refused.output
         with monkeypatch.context() as patch:
             patch.setenv("LOGNAME", "ann")
+            if place == "basic-auth":
+                server_accounts.sign_in(patch, "ann")
             assert run("approve", "merged", "--version", number).exit_code == 0
         if place == "basic-auth":
             check_that_eve_may_not(number, monkeypatch)
@@ -176,8 +155,7 @@ def check_that_eve_may_not(number, monkeypatch):
         f"models:/merged/{number}", "champion", policies.parse(POLICY)
     )
     with monkeypatch.context() as patch:
-        patch.setenv("MLFLOW_TRACKING_USERNAME", "eve")
-        patch.setenv("MLFLOW_TRACKING_PASSWORD", "eve's password")
+        server_accounts.sign_in(patch, "eve")
         with pytest.raises(errors.RegistryError, match="answered 403: the account in MLFLOW_TR"):
             promote.promote(request)
         with pytest.raises(errors.RegistryError, match="answered 403: the account in MLFLOW_TR"):

@@ -135,6 +135,7 @@ def merge_files(
 )
 @click.option("--alias", type=options.TEXT, help="Point this alias at the merged version.")
 @click.option("--force", is_flag=True, help="Make a new version even if this merge exists.")
+@options.force_alias_option
 @options.notify_option
 @options.ledger_option
 @options.json_option
@@ -151,6 +152,7 @@ def merge_command(
     choose: bool | None,
     alias: str | None,
     force: bool,
+    force_alias: bool,
     keep_parts: bool | None,
     as_json: bool,
     **given: Any,
@@ -201,6 +203,7 @@ def merge_command(
         max_norm_ratio=max_norm_ratio,
         alias=alias,
         force=force,
+        force_alias=force_alias,
         method=method,
         keep_parts=bool(keep_parts),
         change=change,
@@ -216,7 +219,8 @@ def merge_command(
     if result.choice:
         printing.echo(f"Chosen: {result.choice.why}.")
     state = "exists already, nothing was merged" if result.reused else "registered"
-    printing.echo(f"{result.version.uri} {state}" + (f", alias {alias}" if alias else ""))
+    pointed = f", alias {result.alias}" if result.alias else ""
+    printing.echo(f"{result.version.uri} {state}{pointed}")
     printing.echo(result.version.weights_digest)
     for verdict in result.verdicts:
         printing.echo(f"Warning: {verdict}.")

@@ -446,6 +446,11 @@ cache_option = click.option(
     is_flag=True,
     help="Measure every accuracy, also those in the cache ($BREADCRUMBS_CACHE).",
 )
+force_alias_option = click.option(
+    "--force-alias",
+    is_flag=True,
+    help="Point the alias at a merge that existed already, even if it goes back by that.",
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 batch_size_option = click.option(
     "--batch-size",

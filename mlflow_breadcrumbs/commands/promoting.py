@@ -46,7 +46,7 @@ uri_option = click.option(
     metavar="NAME",
     help="Of the decisions' runs.  [default: breadcrumbs-promotions]",
 )
-@click.option("--dry-run", is_flag=True, help="Only judge: measure, write and move nothing.")
+@click.option("--dry-run", is_flag=True, help="Only judge, and say what would be measured.")
 @options.batch_size_option
 @options.device_option
 @options.cache_option
@@ -102,6 +102,8 @@ def promote_command(
         terminal.print_table(
             [printing.short_digests(row) for row in decision.verdict.rows()], COLUMNS
         )
+        for each in decision.would_measure:
+            printing.echo(f"would measure {each}")
         printing.echo(decision.sentence)
         if decision.run_id:
             printing.echo(f"decision: run {decision.run_id} of {request.experiment}")

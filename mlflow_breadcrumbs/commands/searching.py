@@ -125,6 +125,7 @@ def _recipes(
     "--registered-model", type=options.TEXT, metavar="NAME", help="Register the best merge here."
 )
 @click.option("--alias", type=options.TEXT, help="Point this alias at the registered version.")
+@options.force_alias_option
 @options.json_option
 def sweep_command(
     base: str,
@@ -139,6 +140,7 @@ def sweep_command(
     output: str | None,
     registered_model: str | None,
     alias: str | None,
+    force_alias: bool,
     as_json: bool,
     **given: Any,
 ) -> None:
@@ -167,6 +169,7 @@ def sweep_command(
             robustness=robustness,
             registered_model=registered_model,
             alias=alias,
+            force_alias=force_alias,
         ),
         terminal.show,
     )
@@ -182,8 +185,10 @@ def sweep_command(
         f"validation, {result.test['average_normalized_accuracy']:.3f} in the test."
     )
     printing.echo(f"run {result.run_id}: pictures and {sweep.RECIPE_FILE} under sweep/")
+    printing.print_notes(result.notes)
     if result.version is not None:
-        printing.echo(f"{result.version.uri} registered" + (f", alias {alias}" if alias else ""))
+        pointed = f", alias {result.alias}" if result.alias else ""
+        printing.echo(f"{result.version.uri} registered{pointed}")
 
 
 SWEEP_COLUMNS = {

@@ -2,8 +2,8 @@
 
 `flow` is all of it on one page; `inputs` opens what goes in, `configurations` tells
 whether the sources compute as the base does, `computing` hands both to the engine,
-`recovery` takes up a merge that was stopped, `recording` fills the run; `outcomes` are what
-commands print. `changing` makes
+`recovery` takes up a merge that was stopped, `recording` fills the run, `pointing` moves the alias
+where the merge existed already; `outcomes` are what commands print. `changing` makes
 a merge of another one, with sources added or taken out, and `keeping` has what each
 source contributed.
 """

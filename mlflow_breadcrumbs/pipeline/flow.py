@@ -31,6 +31,7 @@ from mlflow_breadcrumbs.pipeline import (
     inputs,
     keeping,
     outcomes,
+    pointing,
     recording,
     recovery,
 )
@@ -80,6 +81,8 @@ class MergeRequest:
     alias: str | None = None
     force: bool = False
     """Make a new version even if this merge exists already."""
+    force_alias: bool = False
+    """Point the alias at a merge that exists already, even if it goes back by that."""
     method: str | None = None
     """By which the recipe was filled in, for the lineage."""
     keep_parts: bool = False
@@ -114,7 +117,7 @@ def merge(
         pairs = inputs.plan_evaluation(taken, request.tasks) if request.tasks is not None else ()
         asked = _request_digest(request, taken, pairs)
         if left := recovery.take_up(request.registered_model, asked):
-            return _present(request, left)
+            return _present(request, left, again=False)
         tags = _tags(request, taken, asked)
         if draft.open:
             tags[tag_keys.CHOICE_DIGEST] = ancestry_tags.choice_digest(draft, taken.digests)
@@ -160,7 +163,7 @@ def merge(
     # Another job may have registered the same merge meanwhile; then its version is the result.
     reused = version.run_id != run_id
     if reused:
-        _point(request, version, run_id)
+        _tell_project(request, version, run_id)
     decided = request.change.notes if request.change else ()
     return outcomes.MergedVersion(
         version,
@@ -169,6 +172,7 @@ def merge(
         metrics=metrics,
         notes=(*decided, *taken.notes, *merged.notes, *computed.notes),
         choice=request.choice,
+        alias=request.alias,
     )
 
 
@@ -225,27 +229,41 @@ def _find(request: MergeRequest, digests: Sequence[str | None]) -> outcomes.Merg
     if found is None:
         return None
     _logger.info("%s is this merge already", found.uri)
-    finishing.finish(found.registered, "merge")
-    return _present(request, found.registered)
+    stopped = finishing.finish(found.registered, "merge")
+    return _present(request, found.registered, again=not stopped)
 
 
-def _present(request: MergeRequest, version: records.RegisteredVersion) -> outcomes.MergedVersion:
-    """A version that was there already as the result, with the alias asked for."""
-    if request.alias is not None:
-        ledger.set_alias(version.name, request.alias, version.version)
-    metrics = versions.metrics_of(version.run_id)
-    notes = (
-        (f"{version.uri} was merged without --keep-parts; with --force it is merged again",)
-        if request.keep_parts and not keeping.has_parts(version.uri)
-        else ()
-    )
-    _point(request, version)
+def _present(
+    request: MergeRequest, version: records.RegisteredVersion, *, again: bool
+) -> outcomes.MergedVersion:
+    """A version that was there already as the result.
+
+    Args:
+        request: what was asked for.
+        version: that was found.
+        again: the merge was done before; without it, this call ends one that was stopped.
+    """
+    alias, notes = request.alias, []
+    if alias is not None:
+        pointed = pointing.point(version, alias, force=request.force_alias or not again)
+        alias = alias if pointed.moved else None
+        notes += [pointed.note] if pointed.note else []
+    if request.keep_parts and not keeping.has_parts(version.uri):
+        notes.append(
+            f"{version.uri} was merged without --keep-parts; with --force it is merged again"
+        )
+    _tell_project(request, version)
     return outcomes.MergedVersion(
-        version, request.recipe.digest, reused=True, metrics=metrics, notes=notes
+        version,
+        request.recipe.digest,
+        reused=True,
+        metrics=versions.metrics_of(version.run_id),
+        notes=tuple(notes),
+        alias=alias,
     )
 
 
-def _point(
+def _tell_project(
     request: MergeRequest, version: records.RegisteredVersion, origin: str | None = None
 ) -> None:
     """Say where the result is in a run that did not make it."""

@@ -21,7 +21,10 @@ class MergedVersion:
     choice: drafts.Choice | None = None
     """How the recipe came about, where it was not given."""
     notes: tuple[str, ...] = ()
-    """What the sources or the merge have that a user should know; empty for a reused version."""
+    """What the sources or the merge have that a user should know; of a reused version, what became
+    of the parts and the alias that were asked for."""
+    alias: str | None = None
+    """That points at it now, of the one that was asked for."""
 
     def rows(self) -> list[dict[str, Any]]:
         """The metrics as a table: one row per task, then the averages; empty without tasks."""

@@ -26,17 +26,27 @@ class Case:
     now: datetime.datetime
     chosen: Mapping[str, facts.Measurement | None]
     """The measurement that counts, by each task that must have one."""
+    how: str
+    """What to do about a measurement that is lacking."""
 
 
-def judge(rules: policies.Policy, known: facts.Facts, now: datetime.datetime) -> verdicts.Verdict:
+def judge(
+    rules: policies.Policy,
+    known: facts.Facts,
+    now: datetime.datetime,
+    *,
+    tasks: str | None = None,
+) -> verdicts.Verdict:
     """Hold a version against a policy.
 
     Args:
         rules: the policy.
         known: about the version, and about the one that has the alias.
         now: with its time zone.
+        tasks: the task file to measure by, where one was given: then giving one is no advice.
     """
-    case = Case(rules, known, now, choose(rules, known))
+    how = _HOW if tasks is None else _GIVEN.format(tasks)
+    case = Case(rules, known, now, choose(rules, known), how)
     return verdicts.Verdict(tuple(rule for examine in EXAMINERS for rule in examine(case)))
 
 
@@ -105,7 +115,7 @@ def examine_averages(case: Case) -> Iterator[verdicts.Rule]:
             why = f"not measured on {', '.join(lacking)}" if lacking else "no task was measured"
             if undivided:
                 why = f"the sources were not measured on the same images of {', '.join(undivided)}"
-            yield verdicts.Rule(name, None, limit, "unknown", f"{why}; {_HOW}")
+            yield verdicts.Rule(name, None, limit, "unknown", f"{why}; {case.how}")
         else:
             mean = math.fsum(value for value in values if value is not None) / len(values)
             yield _at_least(name, mean, limit, f"the mean of {len(values)} tasks")
@@ -129,7 +139,7 @@ def examine_floors(case: Case) -> Iterator[verdicts.Rule]:
                 low, high = intervals.wilson(found.correct, found.total)
                 yield _at_least(key, low, limit, f"95% interval {low:.3f} to {high:.3f}")
             elif found.normalized is None:
-                why = f"the source was not measured on the same images; {_HOW}"
+                why = f"the source was not measured on the same images; {case.how}"
                 yield verdicts.Rule(key, None, limit, "unknown", why)
             else:
                 what = f"{found.accuracy:.3f} of the source's {found.finetuned_accuracy:.3f}"
@@ -156,7 +166,9 @@ def examine_regressions(case: Case) -> Iterator[verdicts.Rule]:
         return
     tasks = dict.fromkeys((*champion.tasks, *(() if champion.tasks else case.chosen)))
     if not tasks:
-        yield verdicts.Rule("no_regression", None, None, "unknown", f"no task was measured; {_HOW}")
+        yield verdicts.Rule(
+            "no_regression", None, None, "unknown", f"no task was measured; {case.how}"
+        )
     for task in tasks:
         yield _regression(case, asked, champion, task)
 
@@ -175,7 +187,7 @@ def _regression(
     ]
     if not same:
         why = f"the champion {champion.uri} was not measured on the same images"
-        why = "; ".join([why, *_about(task, champion.set_aside), _HOW])
+        why = "; ".join([why, *_about(task, champion.set_aside), case.how])
         return verdicts.Rule(name, None, limit, "unknown", why)
     theirs = max(same, key=lambda entry: entry.measured)
     low, high = intervals.newcombe(
@@ -204,7 +216,8 @@ def examine_evidence(case: Case) -> Iterator[verdicts.Rule]:
             continue
         if asked.max_age is not None:
             what = f"measured at {_time(found.measured)}, {found.origin}"
-            yield _age(f"evidence/{task}", case.now - found.measured, asked.max_age, what)
+            age = case.now - found.measured
+            yield _age(f"evidence/{task}", age, asked.max_age, what, case.how)
         if asked.min_images is not None:
             what = f"measured on {found.total} images"
             yield _at_least(f"images/{task}", found.total, asked.min_images, what)
@@ -215,7 +228,7 @@ def examine_evidence(case: Case) -> Iterator[verdicts.Rule]:
         if data is not None and data.collected is not None and data.max_age is not None:
             taken = datetime.datetime.combine(data.collected, datetime.time(), datetime.UTC)
             what = f"the images were collected on {data.collected}"
-            yield _age(f"data_age/{task}", case.now - taken, data.max_age, what)
+            yield _age(f"data_age/{task}", case.now - taken, data.max_age, what, case.how)
 
 
 def examine_verification(case: Case) -> Iterator[verdicts.Rule]:
@@ -326,6 +339,7 @@ EXAMINERS: tuple[Callable[[Case], Iterator[verdicts.Rule]], ...] = (
 """Every kind of rule; a further one is a function more."""
 
 _HOW = "run `promote` with --tasks"
+_GIVEN = "it takes a measurement on the tasks and images of {}"
 
 
 def _why_not_measured(case: Case, task: str) -> str:
@@ -340,7 +354,7 @@ def _why_not_measured(case: Case, task: str) -> str:
         why = f"{task} was measured on other images ({seen}) than {data.digest}"
     else:
         why = f"{task} was not measured on the {split} split"
-    return "; ".join([why, *_about(task, case.known.set_aside), _HOW])
+    return "; ".join([why, *_about(task, case.known.set_aside), case.how])
 
 
 def _about(task: str, set_aside: Sequence[str]) -> list[str]:
@@ -356,7 +370,9 @@ def _at_least(name: str, value: float, limit: float, what: str) -> verdicts.Rule
     return verdicts.Rule(name, value, limit, "failed", f"{what}: below {limit:g}")
 
 
-def _age(name: str, age: datetime.timedelta, limit: datetime.timedelta, what: str) -> verdicts.Rule:
+def _age(
+    name: str, age: datetime.timedelta, limit: datetime.timedelta, what: str, how: str
+) -> verdicts.Rule:
     asked = fields.duration_text(limit)
     if age < -CLOCKS:
         return verdicts.Rule(
@@ -365,7 +381,7 @@ def _age(name: str, age: datetime.timedelta, limit: datetime.timedelta, what: st
     shown = _duration(max(age, datetime.timedelta()))
     if age <= limit:
         return verdicts.Rule(name, shown, asked, "passed", what)
-    return verdicts.Rule(name, shown, asked, "failed", f"{what}: older than {asked}; {_HOW}")
+    return verdicts.Rule(name, shown, asked, "failed", f"{what}: older than {asked}; {how}")
 
 
 def _duration(age: datetime.timedelta) -> str:

@@ -50,7 +50,7 @@ class PromotionRequest:
     when the decision begins."""
     experiment: str = decisions.EXPERIMENT
     dry_run: bool = False
-    """Measure, write and move nothing."""
+    """Measure, write and move nothing; say what would be measured."""
     device: str = "auto"
     batch_size: int = defaults.BATCH_SIZE
     cache: bool = True
@@ -73,6 +73,8 @@ class Decision:
     sentence: str
     run_id: str | None
     """The MLflow run of the decision; `None` of a dry run."""
+    would_measure: tuple[measuring.Wanted, ...] = ()
+    """Of a dry run: what would be evaluated before the verdict that counts."""
 
     def to_dict(self) -> dict[str, Any]:
         """For `--json`."""
@@ -81,6 +83,9 @@ class Decision:
             for field in dataclasses.fields(self)
             if field.name != "verdict"
         }
+        fields["would_measure"] = [
+            {"uri": each.uri, "tasks": list(each.tasks)} for each in self.would_measure
+        ]
         return fields | {"rules": self.verdict.rows()}
 
 
@@ -113,7 +118,7 @@ def promote(
     expected = seen if isinstance(request.expected, alias_moves.Anywhere) else request.expected
     title = f"promote {resolved.uri} to {request.alias}"
     with projects.resumed(title):
-        known, verdict = _judge(request, resolved, seen, now, show)
+        known, verdict, wanted = _judge(request, resolved, seen, now, show)
         if request.dry_run:
             result, sentence = _foresee(verdict, resolved, request.alias, seen, expected)
             run_id = None
@@ -131,6 +136,7 @@ def promote(
         weights_digest=known.weights_digest,
         sentence=sentence,
         run_id=run_id,
+        would_measure=wanted if request.dry_run else (),
     )
 
 
@@ -150,17 +156,24 @@ def _judge(
     champion: str | None,
     now: datetime.datetime | None,
     show: progress.Progress,
-) -> tuple[facts.Facts, verdicts.Verdict]:
-    """The facts and the verdict; where a measurement could change it, measured and judged again."""
-    known = gathering.gather(resolved, request.rules, champion)
-    verdict = gates.judge(request.rules, known, now or _now())
+) -> tuple[facts.Facts, verdicts.Verdict, tuple[measuring.Wanted, ...]]:
+    """The facts and the verdict; where a measurement could change it, measured and judged again.
+
+    The third is what was measured, or would be, were this no dry run.
+    """
+    rules, file = request.rules, request.tasks
+    known = gathering.gather(resolved, rules, champion)
+    verdict = gates.judge(rules, known, now or _now(), tasks=file)
     whole = known.recorded_digest in (None, known.weights_digest)
-    if request.tasks and whole and not request.dry_run and verdict.wants_measurements:
+    if file is None or not whole or not verdict.wants_measurements:
+        return known, verdict, ()
+    wanted = measuring.plan(file, resolved, rules, known)
+    if not request.dry_run:
         how = measuring.MeasuringSettings(request.device, request.batch_size, request.cache)
-        measuring.measure(how, request.tasks, resolved, request.rules, known, show)
-        known = gathering.gather(resolved, request.rules, champion)
-        verdict = gates.judge(request.rules, known, now or _now())
-    return known, verdict
+        measuring.measure(how, file, wanted, rules, show)
+        known = gathering.gather(resolved, rules, champion)
+        verdict = gates.judge(rules, known, now or _now(), tasks=file)
+    return known, verdict, wanted
 
 
 def _decide(

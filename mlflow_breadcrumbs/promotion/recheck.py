@@ -111,7 +111,8 @@ def recheck(request: RecheckRequest, *, show: progress.Progress = progress.silen
         ) as job,
     ):
         known, fresh = _measure(request, resolved, rules, number, show)
-        verdict = gates.judge(rules, fresh, datetime.datetime.now(datetime.UTC))
+        now = datetime.datetime.now(datetime.UTC)
+        verdict = gates.judge(rules, fresh, now, tasks=request.tasks)
         same = [e for e in known.measurements if e.split == rules.evidence.split]
         since = promoted.time if promoted else None
         found = tuple(drift.drifts(same, fresh.measurements, since))
@@ -165,17 +166,15 @@ def _measure(
     """All facts, and the facts with the fresh measurements alone."""
     how = measuring.MeasuringSettings(request.device, request.batch_size, cache=False)
     known = gathering.gather(resolved, rules.on_accuracy(), number)
-    origins = {
-        f"run {run_id}"
-        for run_id in measuring.measure(how, request.tasks, resolved, rules, known, show)
-    }
+    wanted = measuring.plan(request.tasks, resolved, rules, known)
+    own, *_ = measuring.measure(how, request.tasks, wanted, rules, show)
     known = gathering.gather(resolved, rules, number)
     if not rules.looks_at_accuracy:  # the drift is shown all the same
         measured = gathering.measured(resolved, rules, known.weights_digest)
         known = dataclasses.replace(
             known, measurements=measured.found, set_aside=measured.set_aside
         )
-    fresh = tuple(entry for entry in known.measurements if entry.origin in origins)
+    fresh = tuple(entry for entry in known.measurements if entry.origin == f"run {own}")
     return known, dataclasses.replace(known, measurements=fresh)
 
 

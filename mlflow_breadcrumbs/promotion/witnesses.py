@@ -129,22 +129,29 @@ def measured_by_runs(weights_digest: str, books: Books) -> Measured:
 
 
 def with_denominators(measured: Measured, stated: statement.Statement, books: Books) -> Measured:
-    """The measurements with the accuracies of the sources on the same images, where known."""
+    """The measurements with the accuracies of the sources on the same images, where known.
+
+    The sources were measured by runs of `evaluate`, or by the merge beside its own result.
+    """
     if all(entry.finetuned_accuracy is not None for entry in measured.found):
         return measured
-    theirs: dict[tuple[str, str], facts.Measurement] = {}
+    theirs = {
+        (row.task, row.dataset_digest): row.finetuned_accuracy
+        for row in measured.found
+        if row.finetuned_accuracy is not None
+    }
     aside: list[str] = []
     for source in stated.sources:
         own = measured_by_runs(source.weights_digest, books)
         aside += own.set_aside
         for row in reversed(own.found):  # the newest last, to win
             if row.task in source.tasks:
-                theirs[row.task, row.dataset_digest] = row
+                theirs[row.task, row.dataset_digest] = row.accuracy
     found = []
     for entry in measured.found:
-        known = theirs.get((entry.task, entry.dataset_digest))
-        if entry.finetuned_accuracy is None and known is not None:
-            entry = dataclasses.replace(entry, finetuned_accuracy=known.accuracy)
+        if entry.finetuned_accuracy is None:
+            known = theirs.get((entry.task, entry.dataset_digest))
+            entry = dataclasses.replace(entry, finetuned_accuracy=known)
         found.append(entry)
     return Measured(tuple(found), (*measured.set_aside, *aside))
 

@@ -16,7 +16,7 @@ from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.engine import recipe
 from mlflow_breadcrumbs.figures import studies
 from mlflow_breadcrumbs.figures.studies import METRIC
-from mlflow_breadcrumbs.pipeline import flow
+from mlflow_breadcrumbs.pipeline import flow, outcomes
 from mlflow_breadcrumbs.registry import records
 from mlflow_breadcrumbs.search import grids, study_records, sweep_runs, workbench
 from mlflow_breadcrumbs.support import canonical, progress, tables
@@ -45,6 +45,8 @@ class SweepRequest:
     registered_model: str | None = None
     """Register the merge by the chosen recipe under this name."""
     alias: str | None = None
+    force_alias: bool = False
+    """Point the alias at a merge that exists already, even if it goes back by that."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +69,10 @@ class SweepResult:
     measured_now: int = 0
     """Recipes that were measured now; the others had been before."""
     version: records.RegisteredVersion | None = None
+    alias: str | None = None
+    """That points at the version now, of the one that was asked for."""
+    notes: tuple[str, ...] = ()
+    """What became of the alias, where the version existed already."""
 
     def best(self, count: int) -> list[Mapping[str, Any]]:
         """The rows of the best recipes, the best one first."""
@@ -93,6 +99,7 @@ class SweepResult:
             "trials": [dict(row) for row in self.trials],
             "measured_now": self.measured_now,
             "version": self.version.to_dict() if self.version else None,
+            **({"notes": list(self.notes)} if self.notes else {}),
         }
 
 
@@ -117,7 +124,10 @@ def sweep(request: SweepRequest, show: progress.Progress = progress.silent) -> S
                 result = _run(bench, request, parent, digest, show)
             if request.registered_model is None:
                 return result
-            return dataclasses.replace(result, version=_register(request, result.recipe, show))
+            made = _register(request, result.recipe, show)
+            return dataclasses.replace(
+                result, version=made.version, alias=made.alias, notes=made.notes
+            )
 
 
 def _digest(bench: workbench.Study, request: SweepRequest) -> str:
@@ -320,7 +330,7 @@ def _files(result: SweepResult) -> dict[str, bytes]:
 
 def _register(
     request: SweepRequest, chosen: recipe.MergeRecipe, show: progress.Progress
-) -> records.RegisteredVersion:
+) -> outcomes.MergedVersion:
     """The merge by the chosen recipe, through the main flow."""
     materials = request.materials
     return flow.merge(
@@ -335,9 +345,10 @@ def _register(
             threads=materials.threads,
             max_norm_ratio=materials.max_norm_ratio,
             alias=request.alias,
+            force_alias=request.force_alias,
         ),
         show,
-    ).version
+    )
 
 
 def _read(stored: Mapping[str, Any]) -> SweepResult:

@@ -553,3 +553,36 @@ def test_bad_input_is_one_message(family, tmp_path, arguments, code, words):
     assert result.exit_code == code, result.output
     assert words in result.output
     assert at() is None
+
+
+def test_an_evaluation_of_fewer_tasks_has_the_sources_of_the_lineage(family):
+    """What the merge measured of its sources divides what is measured of the merge later."""
+    first = decide(family.merged, LET_THROUGH, dry_run=True)
+    evaluating.evaluate_version(family.merged, family.tasks, only=["colours"], device="cpu")
+    again = decide(family.merged, LET_THROUGH, dry_run=True)
+    assert (first.result, again.result) == ("promoted", "promoted"), again.verdict.to_markdown()
+    name = "average_normalized_accuracy"
+    assert rule(again, name).value == rule(first, name).value
+
+
+def test_a_dry_run_says_what_would_be_measured(family, tmp_path):
+    decision = decide(family.top, LET_THROUGH, dry_run=True, tasks=family.tasks)
+    assert decision.result == "refused"
+    planned = {each.uri: each.tasks for each in decision.would_measure}
+    assert next(iter(planned)) == family.top
+    assert family.merged in planned
+    found = rule(decision, "average_normalized_accuracy")
+    assert "with --tasks" not in found.sentence
+    assert family.tasks in found.sentence
+    path = tmp_path / "policy.yaml"
+    path.write_text(LET_THROUGH)
+    name, version = family.top.removeprefix("models:/").split("/")
+    arguments = ["promote", name, "--version", version, "--alias", "champion", "--dry-run"]
+    arguments += ["--policy", str(path), "--tasks", family.tasks]
+    result = CliRunner().invoke(cli.main, arguments)
+    for each in decision.would_measure:
+        assert f"would measure {each}" in result.stdout
+    shown = json.loads(CliRunner().invoke(cli.main, [*arguments, "--json"]).stdout)
+    assert shown["would_measure"] == [
+        {"uri": each.uri, "tasks": list(each.tasks)} for each in decision.would_measure
+    ]

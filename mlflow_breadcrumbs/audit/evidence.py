@@ -17,7 +17,7 @@ from mlflow_breadcrumbs.audit import signing
 from mlflow_breadcrumbs.engine import checkpoints
 from mlflow_breadcrumbs.lineage import statement
 from mlflow_breadcrumbs.models import task_heads
-from mlflow_breadcrumbs.registry import failures, tag_keys, uris, versions
+from mlflow_breadcrumbs.registry import database, failures, tag_keys, uris, versions
 from mlflow_breadcrumbs.support import canonical, progress
 
 GONE = "it was deleted and purged, or never was here"
@@ -194,6 +194,7 @@ def every_version() -> list[str]:
     Raises:
         UnreachableError: the tracking server does not answer.
     """
+    database.prepare()
     client = mlflow.MlflowClient()
     found, token = [], None
     while True:

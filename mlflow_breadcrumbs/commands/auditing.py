@@ -8,6 +8,7 @@ import click
 
 from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.commands import options, printing
+from mlflow_breadcrumbs.support import wording
 
 if TYPE_CHECKING:
     from mlflow_breadcrumbs.audit import reproduce, verify
@@ -171,7 +172,10 @@ def export_command(
         trail.exported(uri, form, text)
     if as_json:
         printing.print_json(done)
-    elif key is not None:
+        return
+    if output is not None:
+        printing.remark(f"{output}: {uri} as {form}")
+    if key is not None:
         printing.echo(f"{done['uri']} signed", err=form is not None)
 
 
@@ -180,13 +184,13 @@ def _print_reproduction(found: "reproduce.Reproduction") -> None:
     from mlflow_breadcrumbs.commands import terminal
 
     if found.identical:
-        printing.echo(f"{found.uri}: bit-identical, {found.tensors} tensors merged again")
+        printing.echo(f"{found.uri}: bit-identical, {_tensors(found)} merged again")
         printing.echo(found.reproduced_digest)
         return
     if found.reproduced:
         largest = max(found.differences, key=lambda entry: entry.relative or 0.0)
         printing.echo(
-            f"{found.uri}: reproduced within tolerance, {found.tensors} tensors merged again; "
+            f"{found.uri}: reproduced within tolerance, {_tensors(found)} merged again; "
             f"{len(found.differences)} differ, most {largest.tensor} by {largest.relative:.2g} of "
             f"its norm ({largest.tolerance:g} is allowed)"
         )
@@ -216,6 +220,10 @@ def _print_reproduction(found: "reproduce.Reproduction") -> None:
     printing.echo(f"recorded in lineage.json: {found.recorded_digest}")
     printing.echo(f"merged again:             {found.reproduced_digest}")
     printing.echo(f"in the registry:          {found.registered_digest or 'can not be read'}")
+
+
+def _tensors(found: "reproduce.Reproduction") -> str:
+    return wording.counted(found.tensors, "tensors")
 
 
 def _short(value: float | None) -> str:
@@ -252,4 +260,4 @@ def _print_summary(reports: "Sequence[verify.VersionReport]") -> None:
         for check in report.failures:
             printing.echo(f"{report.uri}: {check.name}: {check.status}: {_abridged(check.detail)}")
     failed = sum(not report.ok for report in reports)
-    printing.echo(f"{len(reports)} versions, {failed} failed")
+    printing.echo(f"{wording.counted(len(reports), 'versions')}, {failed} failed")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mlflow_breadcrumbs.commands import options, printing
+from mlflow_breadcrumbs.support import wording
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -114,6 +115,8 @@ def watch_command(names: tuple[str, ...], interval: float, once: bool, as_json: 
         for noticed in rounds:
             for move in noticed:
                 print_noticed(move, as_json)
+            if once and not noticed and not as_json:
+                printing.echo("no alias was moved past this package since the last look")
             if noticed:
                 options.notify(click.get_current_context())
     except KeyboardInterrupt:
@@ -190,7 +193,10 @@ def _print_moves(name: str, found: "Sequence[ledger.Change]", as_json: bool) -> 
         },
     )
     direct = sum(move.is_direct for move in found)
-    printing.echo(f"{len(found)} moves, {direct} of them directly in MLflow, past this package")
+    printing.echo(
+        f"{wording.counted(len(found), 'moves')}, {direct} of them directly in MLflow, past this "
+        "package"
+    )
 
 
 def _print_standings(name: str, found: "Sequence[ledger.Standing]", as_json: bool) -> None:

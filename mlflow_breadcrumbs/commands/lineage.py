@@ -5,6 +5,7 @@ from typing import Any
 import click
 
 from mlflow_breadcrumbs.commands import history, options, printing
+from mlflow_breadcrumbs.support import wording
 
 FORMATS = ("text", "json", "mermaid", "dot")
 
@@ -82,7 +83,11 @@ def impact_command(uri: str, where: Any, as_json: bool) -> None:
             {"uri": "version", "kind": "kind", "how": "made from it", "aliases": "aliases now"},
         )
     live = sum(bool(affected.aliases) for affected in found)
-    printing.echo(f"{len(found)} versions descend from {uri}; aliases point at {live} of them")
+    descend = "descends" if len(found) == 1 else "descend"
+    printing.echo(
+        f"{wording.counted(len(found), 'versions')} {descend} from {uri}; aliases point at {live} "
+        "of them"
+    )
 
 
 @click.command("diff")
@@ -153,8 +158,8 @@ def sync_command(full: bool, as_json: bool) -> None:
         printing.print_json(done.to_dict())
     else:
         printing.echo(
-            f"{done.read} versions read: {done.added} added, {done.changed} changed, "
-            f"{done.removed} removed"
+            f"{wording.counted(done.read, 'versions')} read: {done.added} added, "
+            f"{done.changed} changed, {done.removed} removed"
         )
         for move in done.noticed:
             history.print_noticed(move, as_json)
@@ -195,15 +200,19 @@ def verify_command(
     if as_json:
         printing.print_json(verdict.to_dict())
     else:
-        for number in verdict.clock:
-            printing.echo(f"note: at event {number} the writer's clock was behind the event before")
+        for event in verdict.clock:
+            printing.echo(f"note: at event {event} the writer's clock was behind the event before")
         if verdict.foreign:
-            printing.echo(f"note: {verdict.foreign} versions carry heads of other ledgers")
-        checked = f"{verdict.heads} heads kept elsewhere"
+            carry = "carries" if verdict.foreign == 1 else "carry"
+            number = wording.counted(verdict.foreign, "versions")
+            printing.echo(f"note: {number} {carry} heads of other ledgers")
+        hold = "holds" if verdict.heads == 1 else "hold"
+        checked = f"{wording.counted(verdict.heads, 'heads')} kept elsewhere {hold}"
         printing.echo(
             f"broken: {verdict.problem}"
             if verdict.problem
-            else f"{verdict.head.sequence} events, each follows the one before; {checked} hold"
+            else f"{wording.counted(verdict.head.sequence, 'events')}, each follows the one "
+            f"before; {checked}"
         )
         printing.echo(f"head {verdict.head}")
     if not verdict.holds:

@@ -9,6 +9,7 @@ import click
 from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.commands import changes, options, printing
 from mlflow_breadcrumbs.engine import drafts
+from mlflow_breadcrumbs.support import wording
 
 if TYPE_CHECKING:
     from mlflow_breadcrumbs.pipeline import flow, outcomes
@@ -102,7 +103,7 @@ def merge_files(
     if result.choice:
         printing.echo(f"Chosen: {result.choice.why}.")
     printing.echo(
-        f"{result.output}: {result.merged_tensors} tensors, "
+        f"{result.output}: {wording.counted(result.merged_tensors, 'tensors')}, "
         f"{result.parameters / 1e6:.1f} M parameters merged in {result.seconds:.1f} s"
     )
     if digests:

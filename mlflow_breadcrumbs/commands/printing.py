@@ -9,7 +9,7 @@ import click
 
 from mlflow_breadcrumbs.commands import volume
 from mlflow_breadcrumbs.registry import records
-from mlflow_breadcrumbs.support import credentials, escaping
+from mlflow_breadcrumbs.support import credentials, escaping, wording
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
@@ -66,7 +66,7 @@ def short_digests(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _short(value: Any) -> str:
-    text = str(value)
+    text = wording.said(value)
     return text if len(text) <= 40 else f"{text[:20]}…"
 
 

@@ -9,7 +9,7 @@ import click
 from mlflow_breadcrumbs.commands import options, printing
 from mlflow_breadcrumbs.engine import recipe
 from mlflow_breadcrumbs.search import grids
-from mlflow_breadcrumbs.support import defaults
+from mlflow_breadcrumbs.support import defaults, wording
 
 if TYPE_CHECKING:
     from mlflow_breadcrumbs.search import workbench
@@ -180,9 +180,10 @@ def sweep_command(
         return
     terminal.print_table(result.best(10), SWEEP_COLUMNS)
     printing.echo(
-        f"{len(result.trials)} recipes, {result.measured_now} of them measured now. Of the best, "
-        f"average normalized accuracy {result.validation['average_normalized_accuracy']:.3f} in "
-        f"validation, {result.test['average_normalized_accuracy']:.3f} in the test."
+        f"{wording.counted(len(result.trials), 'recipes')}, {result.measured_now} of them "
+        f"measured now. Of the best, average normalized accuracy "
+        f"{result.validation['average_normalized_accuracy']:.3f} in validation, "
+        f"{result.test['average_normalized_accuracy']:.3f} in the test."
     )
     printing.echo(f"run {result.run_id}: pictures and {sweep.RECIPE_FILE} under sweep/")
     printing.print_notes(result.notes)

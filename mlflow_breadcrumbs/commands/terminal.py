@@ -125,7 +125,7 @@ def print_table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -
     """
     table = Table()
     for key, title in columns.items():
-        numeric = any(isinstance(row.get(key), int | float) for row in rows)
+        numeric = any(_is_number(row.get(key)) for row in rows)
         table.add_column(title, justify="right" if numeric else "left")
     for row in rows:
         table.add_row(*(_cell(row.get(key)) for key in columns))
@@ -155,11 +155,16 @@ def _label(node: "relatives.Ancestor") -> str:
     return printing.cell("  ".join(parts))
 
 
+def _is_number(value: Any) -> bool:
+    """Whether a value is a number; yes and no are none, though Python takes them for it."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def _cell(value: Any) -> str:
     if value is None:
         return ""
     if not isinstance(value, float):
-        return printing.cell(str(value))
+        return printing.cell(wording.said(value))
     return f"{value:.3f}" if value == 0 or abs(value) >= 0.01 else f"{value:.2g}"
 
 

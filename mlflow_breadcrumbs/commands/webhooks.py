@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mlflow_breadcrumbs.commands import auditing, options, printing
+from mlflow_breadcrumbs.support import wording
 
 if TYPE_CHECKING:
     from mlflow_breadcrumbs.webhooks import outbox
@@ -157,7 +158,9 @@ def _print_delivered(done: "outbox.Delivered", as_json: bool) -> None:
         printing.print_json_line(done.to_dict())
         return
     if done.sent or not done.waiting:
-        printing.echo(f"{done.sent} events delivered")
+        printing.echo(f"{wording.counted(done.sent, 'events')} delivered")
     if done.waiting:
         due = f", next attempt at {done.due[:19]}" if done.due else ""
-        printing.echo(f"{done.waiting} events wait: {done.problem}{due}", err=True)
+        wait = "waits" if done.waiting == 1 else "wait"
+        number = wording.counted(done.waiting, "events")
+        printing.echo(f"{number} {wait}: {done.problem}{due}", err=True)

@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from mlflow_breadcrumbs import errors
-from mlflow_breadcrumbs.support import canonical, documents
+from mlflow_breadcrumbs.support import canonical, documents, wording
 
 UNITS = ("tensor", "row", "model")
 CONSENSUS = ("none", "mass")
@@ -299,7 +299,8 @@ class MergeRecipe:
         """One weight per source; `RecipeError` if the recipe names another number of them."""
         if self.weights and len(self.weights) != sources:
             raise errors.RecipeError(
-                f"the recipe has {len(self.weights)} weights for {sources} sources; "
+                f"the recipe has {wording.counted(len(self.weights), 'weights')} for "
+                f"{wording.counted(sources, 'sources')}; "
                 "give one per source, or none"
             )
         return self.weights or (1.0,) * sources

@@ -10,7 +10,7 @@ from mlflow_breadcrumbs import ledger
 from mlflow_breadcrumbs.evaluation import accuracy_records, caches, meters, scoring
 from mlflow_breadcrumbs.flavor import loading
 from mlflow_breadcrumbs.models import image_sets, tasks
-from mlflow_breadcrumbs.registry import runs, tag_keys, task_files, versions
+from mlflow_breadcrumbs.registry import permissions, runs, tag_keys, task_files, versions
 from mlflow_breadcrumbs.support import defaults, devices, progress
 
 
@@ -78,6 +78,7 @@ def evaluate_version(
     chosen = [tasks.find(listed, name) for name in only] or list(listed)
     resolved = versions.resolve(uri)
     ledger.check()
+    permissions.check()
     with versions.workspace() as folder:
         version = loading.open_base(resolved, folder, device)
         pairs = [(loading.choose_head(version, task), task.images(split)) for task in chosen]

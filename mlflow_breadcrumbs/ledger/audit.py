@@ -8,7 +8,7 @@ import sqlalchemy as sql
 
 from mlflow_breadcrumbs.ledger import anchors, chain, events, sharing, stores
 from mlflow_breadcrumbs.registry import catalog, uris, versions
-from mlflow_breadcrumbs.support import progress
+from mlflow_breadcrumbs.support import progress, wording
 
 MAKING = ("import", "finetune", "merge")
 """The kinds of events that make a version."""
@@ -101,7 +101,9 @@ def check_version(
         LedgerCheck("event chain", "changed", walked.problem)
         if walked.problem
         else LedgerCheck(
-            "event chain", "ok", f"{walked.head.sequence} events, each follows the last"
+            "event chain",
+            "ok",
+            f"{wording.counted(walked.head.sequence, 'events')}, each follows the last",
         ),
         _check_head(uri, tag, against),
     )

@@ -38,6 +38,7 @@ from mlflow_breadcrumbs.pipeline import (
 from mlflow_breadcrumbs.registry import (
     aliases,
     failures,
+    permissions,
     projects,
     records,
     registering,
@@ -203,6 +204,7 @@ def _check(request: MergeRequest) -> tuple[str, backends.Backend]:
     if request.keep_parts:
         parts.check_recipe(request.recipe)
     ledger.check()
+    permissions.check(request.registered_model)
     backend = choosing.choose(request.device, request.backend, threads=request.threads)
     return devices.choose_device(request.device), backend
 

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from mlflow_breadcrumbs.promotion import facts, fields, policies, thresholds, verdicts
-from mlflow_breadcrumbs.support import intervals, people
+from mlflow_breadcrumbs.support import intervals, people, wording
 
 CLOCKS = datetime.timedelta(minutes=5)
 """By how much the clocks of two machines may differ."""
@@ -118,7 +118,9 @@ def examine_averages(case: Case) -> Iterator[verdicts.Rule]:
             yield verdicts.Rule(name, None, limit, "unknown", f"{why}; {case.how}")
         else:
             mean = math.fsum(value for value in values if value is not None) / len(values)
-            yield _at_least(name, mean, limit, f"the mean of {len(values)} tasks")
+            yield _at_least(
+                name, mean, limit, f"the mean of {wording.counted(len(values), 'tasks')}"
+            )
 
 
 def examine_floors(case: Case) -> Iterator[verdicts.Rule]:
@@ -133,7 +135,7 @@ def examine_floors(case: Case) -> Iterator[verdicts.Rule]:
             if found is None:
                 yield verdicts.Rule(key, None, limit, "unknown", _why_not_measured(case, task))
             elif name == "accuracy":
-                what = f"{found.correct} of {found.total} images"
+                what = f"{found.correct} of {wording.counted(found.total, 'images')}"
                 yield _at_least(key, found.accuracy, limit, what)
             elif name == "accuracy_low":
                 low, high = intervals.wilson(found.correct, found.total)
@@ -219,7 +221,7 @@ def examine_evidence(case: Case) -> Iterator[verdicts.Rule]:
             age = case.now - found.measured
             yield _age(f"evidence/{task}", age, asked.max_age, what, case.how)
         if asked.min_images is not None:
-            what = f"measured on {found.total} images"
+            what = f"measured on {wording.counted(found.total, 'images')}"
             yield _at_least(f"images/{task}", found.total, asked.min_images, what)
         data = asked.data.get(task)
         if data is not None and data.digest is not None:

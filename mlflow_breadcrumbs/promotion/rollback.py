@@ -60,6 +60,13 @@ def rollback(name: str, alias: str, to: str | None = None) -> Rollback:
     current = aliases.version_at(name, alias)
     candidates = _candidates(name, alias, current, to)
     if not candidates:
+        moves = ledger.alias_changes(name, alias)
+        if moves and (moves[0].before, moves[0].after) == (None, current):
+            sentence = (
+                f"{name}@{alias} stays at version {current}: it is the first that was {alias}, so "
+                "there is nothing earlier to go back to"
+            )
+            return Rollback(name, alias, current, None, (), sentence)
         sentence = (
             f"nothing says which version of {name!r} was {alias} before {_shown(current)}: the "
             "ledger has no earlier move, and no version is tagged as promoted. Check --ledger-uri, "

@@ -1,4 +1,4 @@
-"""The first touch of MLflow's database, which makes its tables or brings them up to date.
+"""The first touch of MLflow's stores: is anybody there, and a database gets its tables.
 
 MLflow makes the tables of a new database when it is first used. Two processes that do so at once
 get in each other's way and leave tables of which some columns are missing. So on SQLite, where all
@@ -17,6 +17,7 @@ import sqlalchemy
 from mlflow.exceptions import MlflowException
 
 from mlflow_breadcrumbs import errors
+from mlflow_breadcrumbs.registry import failures, reaching
 
 LOCK = ".mlflow-breadcrumbs.lock"
 PATIENCE = 600.0
@@ -27,12 +28,20 @@ def prepare() -> None:
     """Open MLflow's databases, once per process; a tracking server sees to its own.
 
     Raises:
+        UnreachableError: nobody listens where a server or a database should be.
         RegistryError: the tables are incomplete, or the database can't be opened.
     """
     uris = dict.fromkeys((mlflow.get_tracking_uri(), mlflow.get_registry_uri()))
-    databases = tuple(uri for uri in uris if not uri.startswith(("http:", "https:")))
+    for uri in uris:
+        _reach(uri, os.getpid())
+    databases = tuple(uri for uri in uris if not failures.is_http(uri))
     if databases:
         _open(databases, os.getpid())
+
+
+@functools.cache
+def _reach(uri: str, process: int) -> None:
+    reaching.check_listening(uri)
 
 
 @functools.cache

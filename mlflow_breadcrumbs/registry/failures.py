@@ -14,8 +14,10 @@ import requests
 from mlflow.environment_variables import (
     MLFLOW_HTTP_REQUEST_MAX_RETRIES,
     MLFLOW_HTTP_REQUEST_TIMEOUT,
+    MLFLOW_TRACKING_TOKEN,
 )
 from mlflow.exceptions import MlflowException
+from mlflow.utils import credentials
 from sqlalchemy import exc
 
 from mlflow_breadcrumbs import errors
@@ -95,6 +97,16 @@ def _sql_remedy(said: str) -> str:
     return f"see that it runs and can be written, then {AGAIN}"
 
 
+def is_http(uri: str) -> bool:
+    """Whether a store's URI is that of a tracking server."""
+    return uri.startswith(("http:", "https:"))
+
+
+def is_forbidden(error: Exception) -> bool:
+    """Whether the server has answered that the account may not do that, or that it has none."""
+    return _status(str(error)) in (401, 403)
+
+
 def is_servers(error: Exception) -> bool:
     """Whether it was the tracking server that failed, rather than it said no."""
     return isinstance(error, requests.RequestException) or "API request to" in str(error)
@@ -127,11 +139,32 @@ def _is_no(text: str) -> bool:
     return status is not None and 400 <= status < 500 and status not in (408, 429)
 
 
+def _unknown_account() -> str:
+    """Why a server does not know who asks, and what to do about it."""
+    known = credentials.read_mlflow_creds()
+    if MLFLOW_TRACKING_TOKEN.get():
+        return "it does not take the token in MLFLOW_TRACKING_TOKEN; set one that is valid"
+    if known.username is None or known.password is None:
+        return (
+            "it wants to know who asks; set MLFLOW_TRACKING_USERNAME and "
+            "MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
+        )
+    return (
+        f"it does not take the account {known.username!r} with this password; check "
+        "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+    )
+
+
 def _symptom(text: str) -> str:
     """What a server did, read from the words of urllib3, requests or MLflow, and the remedy."""
     status = _status(text)
-    if status in (401, 403):
-        return f"answered {status}: the account in MLFLOW_TRACKING_USERNAME may not do that"
+    if status == 401:
+        return f"answered 401: {_unknown_account()}, then {AGAIN}"
+    if status == 403:
+        return (
+            "answered 403: the account in MLFLOW_TRACKING_USERNAME may not do that; let somebody "
+            "who manages it give the permission, or use another account"
+        )
     if status is not None:
         return f"answered {status}; see the server's log, then {AGAIN}"
     if "timed out" in text:

@@ -17,9 +17,9 @@ from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.engine import recipe
 from mlflow_breadcrumbs.figures import studies
 from mlflow_breadcrumbs.figures.studies import METRIC
-from mlflow_breadcrumbs.registry import run_files, runs
+from mlflow_breadcrumbs.registry import permissions, run_files, runs
 from mlflow_breadcrumbs.search import study_records, workbench
-from mlflow_breadcrumbs.support import defaults, progress, tables
+from mlflow_breadcrumbs.support import defaults, progress, tables, wording
 
 PROTOCOLS = ("tuned", "carried")
 METHODS = ("weight_average", "task_arithmetic", "ties", "breadcrumbs")
@@ -76,7 +76,8 @@ def scaling(request: ScalingRequest, show: progress.Progress = progress.silent) 
     """
     chosen = subsets(len(request.materials.sources), request)
     recipes = _recipes(request)
-    name = f"scaling to {len(request.materials.sources)} sources"
+    name = f"scaling to {wording.counted(len(request.materials.sources), 'sources')}"
+    permissions.check()
     with (
         workbench.opened(request.materials, show) as bench,
         runs.run(name, "scaling", nested=True) as run_id,

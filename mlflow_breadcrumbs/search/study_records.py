@@ -10,7 +10,7 @@ from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.pipeline import inputs, recording
 from mlflow_breadcrumbs.registry import run_files, runs, tag_keys, versions
 from mlflow_breadcrumbs.search import compare
-from mlflow_breadcrumbs.support import json_documents, tables
+from mlflow_breadcrumbs.support import json_documents, tables, wording
 
 
 def log_materials(run_id: str, taken: inputs.Inputs, settings: Mapping[str, Any]) -> None:
@@ -36,7 +36,7 @@ def log_comparison(run_id: str, found: compare.Comparison) -> None:
 
 def record_comparison(found: compare.Comparison) -> str:
     """A comparison in a run of its own, with the versions as parameters; the run's id."""
-    name = f"compare {len(found.sources)} sources of {found.base}"
+    name = f"compare {wording.counted(len(found.sources), 'sources')} of {found.base}"
     with runs.run(name, "compare", nested=True) as run_id:
         uris = {f"source.{i}": uri for i, uri in enumerate(found.sources)}
         mlflow.log_params({f"compare.{key}": uri for key, uri in uris.items()})

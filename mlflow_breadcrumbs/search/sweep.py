@@ -17,9 +17,9 @@ from mlflow_breadcrumbs.engine import recipe
 from mlflow_breadcrumbs.figures import studies
 from mlflow_breadcrumbs.figures.studies import METRIC
 from mlflow_breadcrumbs.pipeline import flow, outcomes
-from mlflow_breadcrumbs.registry import records
+from mlflow_breadcrumbs.registry import permissions, records
 from mlflow_breadcrumbs.search import grids, study_records, sweep_runs, workbench
-from mlflow_breadcrumbs.support import canonical, progress, tables
+from mlflow_breadcrumbs.support import canonical, progress, tables, wording
 
 RECIPE_FILE = "best_recipe.yaml"
 FACTORS = (0.5, 1.5)
@@ -82,7 +82,8 @@ class SweepResult:
         """The chosen recipe as YAML that `merge --recipe` takes."""
         test = f", {self.test[METRIC]:.4f} in the test" if self.test else ""
         return (
-            f"# Chosen by a sweep of {len(self.trials)} recipes, run {self.run_id}:\n"
+            f"# Chosen by a sweep of {wording.counted(len(self.trials), 'recipes')}, "
+            f"run {self.run_id}:\n"
             f"# average normalized accuracy {self.validation[METRIC]:.4f} in validation{test}.\n"
         ) + yaml.safe_dump(self.recipe.to_dict(), sort_keys=False)
 
@@ -114,9 +115,12 @@ def sweep(request: SweepRequest, show: progress.Progress = progress.silent) -> S
         raise errors.RecipeError("there are no recipes to try; give values for some fields")
     if request.registered_model is not None:
         flow.check_target(request.registered_model, request.alias)
+    permissions.check(request.registered_model)
     with workbench.opened(request.materials, show) as bench:
         digest = _digest(bench, request)
-        with sweep_runs.parent(f"sweep of {len(request.recipes)} recipes", digest) as parent:
+        with sweep_runs.parent(
+            f"sweep of {wording.counted(len(request.recipes), 'recipes')}", digest
+        ) as parent:
             if parent.finished:
                 _logger.info("run %s is this sweep already", parent.run_id)
                 result = _read(sweep_runs.load_result(parent))

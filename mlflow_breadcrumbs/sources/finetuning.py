@@ -10,7 +10,7 @@ from mlflow_breadcrumbs.evaluation import accuracy_records
 from mlflow_breadcrumbs.flavor import loading
 from mlflow_breadcrumbs.ledger import finishing
 from mlflow_breadcrumbs.models import image_sets, tasks
-from mlflow_breadcrumbs.registry import records, registering, runs, tag_keys, versions
+from mlflow_breadcrumbs.registry import permissions, records, registering, runs, tag_keys, versions
 from mlflow_breadcrumbs.sources import training
 from mlflow_breadcrumbs.support import canonical, devices, progress
 
@@ -50,6 +50,7 @@ def finetune(
     settings = settings or training.TrainingSettings()
     versions.check_name(registered_model)
     ledger.check()
+    permissions.check(registered_model)
     device = devices.choose_device(device)
     resolved = versions.resolve(base_uri)
     train_set, validation_set = task.images("train"), task.images("validation")

@@ -12,7 +12,7 @@ from mlflow_breadcrumbs import errors, flavor, ledger
 from mlflow_breadcrumbs.engine import checkpoints
 from mlflow_breadcrumbs.ledger import finishing
 from mlflow_breadcrumbs.models import architecture, bounds, task_heads, tasks
-from mlflow_breadcrumbs.registry import records, registering, runs, tag_keys, versions
+from mlflow_breadcrumbs.registry import permissions, records, registering, runs, tag_keys, versions
 from mlflow_breadcrumbs.sources import state_dicts
 from mlflow_breadcrumbs.support import canonical, devices, progress
 
@@ -54,6 +54,7 @@ def import_checkpoint(
     """
     versions.check_name(registered_model)
     ledger.check()
+    permissions.check(registered_model)
     device = devices.choose_device(device)
     if task is not None:
         tasks.check_name(task)

@@ -17,7 +17,7 @@ import sqlalchemy as sql
 
 from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.ledger import alias_history, events, schema, stores
-from mlflow_breadcrumbs.support import canonical
+from mlflow_breadcrumbs.support import canonical, wording
 from mlflow_breadcrumbs.webhooks import signatures
 
 QUIET = ("import", "finetune", "merge", "evaluate", "verify", "export", "sign", events.FOREIGN)
@@ -137,7 +137,8 @@ def deliver_briefly(receiver: Receiver, begun: str, uri: str | None = None) -> N
             with stores.using(location):
                 done = deliver(receiver, patient=True, seconds=BRIEFLY, begun=begun)
             if done.waiting:
-                _logger.warning("%d events wait to be delivered: %s", done.waiting, done.problem)
+                number = wording.counted(done.waiting, "events")
+                _logger.warning("not delivered yet: %s: %s", number, done.problem)
         except errors.BreadcrumbsError as error:
             _logger.warning("events were not delivered: %s", error)
 

@@ -6,7 +6,7 @@ from typing import Any
 import mlflow
 
 from mlflow_breadcrumbs import errors
-from mlflow_breadcrumbs.registry import failures
+from mlflow_breadcrumbs.registry import database, failures
 
 EVENTS = ("model_version_alias.created", "model_version_alias.deleted")
 NAME = "mlflow-breadcrumbs"
@@ -50,6 +50,7 @@ def subscribe(url: str, secret: str, *, test: bool = True) -> Subscription:
             f"webhooks are sent by a tracking server, and MLflow is used as {server}; set "
             "MLFLOW_TRACKING_URI to the server's, or use `mlflow-breadcrumbs watch`"
         )
+    database.prepare()
     client = mlflow.MlflowClient()
     settings = {"events": list(EVENTS), "secret": secret, "status": "ACTIVE"}
     with failures.explained(f"cannot register a webhook for {url}", REMEDY):

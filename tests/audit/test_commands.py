@@ -36,7 +36,7 @@ def test_lineage_in_every_format(merged):
 def test_impact(merged):
     result = run("impact", "models:/a/1")
     assert "models:/merged/1" in result.stdout
-    assert "1 versions descend from models:/a/1; aliases point at 1 of them" in result.stdout
+    assert "1 version descends from models:/a/1; aliases point at 1 of them" in result.stdout
     (affected,) = json.loads(run("impact", "models:/a/1", "--json").stdout)
     assert (affected["uri"], affected["aliases"]) == (merged, ["best"])
     assert run("impact", merged).stdout.startswith("0 versions descend from")

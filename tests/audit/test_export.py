@@ -198,7 +198,8 @@ def test_a_missing_extra_says_what_to_install(family, monkeypatch):
 def test_the_command(family, tmp_path):
     output = tmp_path / "bom.json"
     result = run("export", family.merged, "--format", "cyclonedx", "--output", output)
-    assert (result.exit_code, result.output) == (0, "")
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert result.stderr == f"{output}: {family.merged} as cyclonedx\n"
     assert output.read_text() == export.export(family.merged, "cyclonedx")
     assert run("export", family.merged, "--format", "prov").stdout.startswith("{")
     made = json.loads(run("export", family.merged, "--format", "slsa", "--json").stdout)

@@ -43,6 +43,9 @@ def test_sync_says_what_was_changed_directly(model):
 
 def test_the_moves_of_an_alias(model):
     run("watch", "--once")
+    nothing = "no alias was moved past this package since the last look\n"
+    assert run("watch", "--once").stdout == nothing
+    assert run("watch", "--once", "--json").stdout == ""
     result = run("history", "m", "--alias", "@champion")
     assert "direct (watch)" in result.stdout
     assert "unknown" in result.stdout
@@ -153,10 +156,10 @@ def test_a_command_tells_a_url_what_it_wrote_when_it_has_ended(model, listener):
 def test_a_receiver_that_is_out_of_order_fails_no_command(model, listener, caplog):
     listener.answers = [500]
     assert run("watch", "--once").exit_code == 0
-    words = "1 events wait to be delivered: event 3: the receiver answered 500"
+    words = "not delivered yet: 1 event: event 3: the receiver answered 500"
     assert words in caplog.text
     waiting = run("hooks", "deliver")
-    assert (waiting.exit_code, waiting.stdout) == (0, "1 events delivered\n")
+    assert (waiting.exit_code, waiting.stdout) == (0, "1 event delivered\n")
 
 
 def test_a_url_needs_a_secret_before_anything_is_done(model, listener, monkeypatch):
@@ -192,7 +195,7 @@ def test_deliver_follows_until_it_is_told_to_end(model, listener):
     result = run("hooks", "deliver", "--follow", "--from", "0")
     end.join()
     assert (result.exit_code, result.stderr) == (0, "the delivery ends\n")
-    assert result.stdout == "1 events delivered\n"
+    assert result.stdout == "1 event delivered\n"
 
 
 def test_registering_without_a_server(model, monkeypatch):

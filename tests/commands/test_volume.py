@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from mlflow_breadcrumbs import cli
-from mlflow_breadcrumbs.commands import terminal, volume
+from mlflow_breadcrumbs.commands import printing, terminal, volume
 from mlflow_breadcrumbs.support import wording
 
 CHATTER = ("View run", "View experiment", "Downloading", "Uploading", "%|", "\r")
@@ -106,6 +106,12 @@ def test_the_time_that_is_left(seconds, words):
 def test_a_terminal_gets_a_bar(monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     assert terminal.show("x", total=1).func is terminal._bar.__wrapped__
+
+
+def test_yes_and_no_are_words_and_no_numbers(capsys):
+    terminal.print_table([{"a": True, "b": 1}, {"a": False, "b": 2}], {"a": "sure", "b": "n"})
+    assert re.findall(r"│ (\w+) *│ (\d)", capsys.readouterr().out) == [("yes", "1"), ("no", "2")]
+    assert printing.details({"ok": True, "name": "x"}) == "ok=yes, name=x"
 
 
 @pytest.mark.parametrize(

@@ -172,7 +172,7 @@ def test_releases_that_know_nothing_of_changes_and_parts_read_them():
         ),
         (
             changed((*BUILD, "internalParameters", "recipe", "weights"), [1, 2]),
-            "recipe: the recipe has 2 weights for 1 sources",
+            "recipe: the recipe has 2 weights for 1 source;",
         ),
         (
             changed((*BUILD, "internalParameters", "recipe", "density"), 0.25),

@@ -46,22 +46,10 @@ def place(request, tmp_path, empty_database, postgres_server, monkeypatch):
             zoos.use(postgres.schema(postgres_server, f"tracking_{short}"))
             yield request.param
         else:
-            yield from accounts(tmp_path, empty_database, monkeypatch)
+            names = ("ann", "eve")
+            with server_accounts.administered(tmp_path, empty_database, monkeypatch, names):
+                yield request.param
     zoos.use(previous)
-
-
-def accounts(folder, empty_database, monkeypatch):
-    """A server whose admin is this process, and `ann` and `eve`, who may only read.
-
-    Artifacts don't go through it here.
-    """
-    own = folder / "server"
-    more = ("--no-serve-artifacts", "--default-artifact-root", str(own / "artifacts"))
-    names = ("ann", "eve")
-    with server_accounts.serving(own, empty_database, *more, names=names) as uri:
-        server_accounts.sign_in(monkeypatch, server_accounts.ADMIN)
-        zoos.use(uri)
-        yield "basic-auth"
 
 
 def merge(zoo, alpha):

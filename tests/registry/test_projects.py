@@ -69,9 +69,9 @@ def test_a_sweep_that_was_done_is_pointed_at(zoo, project):
     given = ("sweep", "--base", zoo.base, "--sources", ",".join(zoo.sources[:2]))
     given += ("--tasks", zoo.tasks, "--alpha", "0.5", "--no-robustness")
     first = project(*given)
-    assert first.info.run_name == "sweep of 1 recipes"
+    assert first.info.run_name == "sweep of 1 recipe"
     again = project(*given)
-    assert again.info.run_name == "sweep of 1 recipes"
+    assert again.info.run_name == "sweep of 1 recipe"
     assert again.data.tags[tag_keys.RESULT_RUN] == first.info.run_id
 
 

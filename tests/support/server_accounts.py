@@ -33,6 +33,19 @@ def serving(folder: Path, database: Path, *more: str, names: tuple[str, ...] = (
 
 
 @contextlib.contextmanager
+def administered(
+    folder: Path, database: Path, patch: pytest.MonkeyPatch, names: tuple[str, ...] = ()
+) -> Iterator[str]:
+    """The same, where this process is the admin and artifacts don't go through the server."""
+    own = folder / "server"
+    more = ("--no-serve-artifacts", "--default-artifact-root", str(own / "artifacts"))
+    with serving(own, database, *more, names=names) as uri:
+        sign_in(patch, ADMIN)
+        zoos.use(uri)
+        yield uri
+
+
+@contextlib.contextmanager
 def admin(uri: str) -> Iterator[client.AuthServiceClient]:
     """The client of the server's accounts."""
     with pytest.MonkeyPatch.context() as patch:

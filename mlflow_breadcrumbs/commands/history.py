@@ -46,6 +46,12 @@ class Time(click.ParamType[Any]):
     help="Which version each alias, or --alias, pointed at then; UTC unless it names a zone.",
 )
 @click.option(
+    "--all",
+    "whole",
+    is_flag=True,
+    help="Also what was begun before it was done, and in which processes; --json has it always.",
+)
+@click.option(
     "--picture",
     type=click.Path(dir_okay=False, writable=True),
     metavar="FILE",
@@ -58,13 +64,15 @@ def history_command(
     alias: str | None,
     moves: bool,
     at: datetime.datetime | None,
+    whole: bool,
     picture: str | None,
     as_json: bool,
 ) -> None:
     """Print what was done to a registered model, in order, from the ledger's events.
 
-    With --alias or --moves: which alias went from which version to which, when, by whom, on what
-    evidence; changes that were made past this package are marked as direct.
+    An event is what was done; what was begun and has not ended is there too. With --alias or
+    --moves: which alias went from which version to which, when, by whom, on what evidence; changes
+    that were made past this package are marked as direct.
 
     \b
     mlflow-breadcrumbs history clip-merged
@@ -83,7 +91,7 @@ def history_command(
     elif moves or alias:
         _print_moves(name, ledger.alias_changes(name, alias), as_json)
     else:
-        _print_events(name, ledger.history(name), as_json)
+        _print_events(name, ledger.history(name), as_json, whole=whole)
 
 
 @click.command("watch")
@@ -133,7 +141,9 @@ def print_noticed(move: "ledger.Change", as_json: bool) -> None:
         printing.echo(f"{move.name}@{move.alias} {alias_history.described(move)}")
 
 
-def _print_events(name: str, found: "Sequence[ledger.Event]", as_json: bool) -> None:
+def _print_events(
+    name: str, found: "Sequence[ledger.Event]", as_json: bool, *, whole: bool
+) -> None:
     from mlflow_breadcrumbs.commands import terminal
 
     if as_json:
@@ -141,8 +151,9 @@ def _print_events(name: str, found: "Sequence[ledger.Event]", as_json: bool) -> 
     elif not found:
         printing.echo(f"the ledger has no events of {name}")
     else:
+        ended = frozenset() if whole else {event.intent for event in found}
         terminal.print_table(
-            [event.to_dict() | {"details": printing.details(event.details)} for event in found],
+            [_row(event, whole=whole) for event in found if event.sequence not in ended],
             {
                 "sequence": "event",
                 "time": "time (UTC)",
@@ -153,6 +164,19 @@ def _print_events(name: str, found: "Sequence[ledger.Event]", as_json: bool) -> 
                 "details": "details",
             },
         )
+
+
+PROCESS = ("host", "pid", "process")
+"""Details of which process did something."""
+
+
+def _row(event: "ledger.Event", *, whole: bool) -> dict[str, Any]:
+    """An event as a line of the table; its details without those of `PROCESS`, unless `whole`."""
+    told = {key: value for key, value in event.details.items() if whole or key not in PROCESS}
+    return event.to_dict() | {
+        "time": wording.moment(event.time),
+        "details": printing.details(told),
+    }
 
 
 def _print_moves(name: str, found: "Sequence[ledger.Change]", as_json: bool) -> None:

@@ -160,7 +160,7 @@ def _print_delivered(done: "outbox.Delivered", as_json: bool) -> None:
     if done.sent or not done.waiting:
         printing.echo(f"{wording.counted(done.sent, 'events')} delivered")
     if done.waiting:
-        due = f", next attempt at {done.due[:19]}" if done.due else ""
+        due = f", next attempt at {wording.moment(done.due)}" if done.due else ""
         wait = "waits" if done.waiting == 1 else "wait"
         number = wording.counted(done.waiting, "events")
         printing.echo(f"{number} {wait}: {done.problem}{due}", err=True)

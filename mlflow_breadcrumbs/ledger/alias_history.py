@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from mlflow_breadcrumbs.ledger import alias_state, events
+from mlflow_breadcrumbs.support import wording
 
 DIRECT, FIRST_SEEN, ORDER = "direct", "first seen", "order"
 """Causes beside those that a move of ours names (`merge`, `promote`, `rollback`, …)."""
@@ -132,7 +133,7 @@ def standing(moves: Sequence[Change], alias: str, at: str, seen: str | None) -> 
         return _before_all(alias, at, own[0] if own else None)
     move = past[-1]
     if move is own[-1] and (seen is None or at > seen):
-        confirmed = short(max(seen or "", move.latest))
+        confirmed = wording.moment(max(seen or "", move.latest))
         words = f"{described(move)}; last seen so at {confirmed}, `ledger sync` looks again"
         return _answer(alias, at, (move.after,), words, move, certain=False)
     return _answer(alias, at, (move.after,), described(move), move, certain=True)
@@ -141,7 +142,7 @@ def standing(moves: Sequence[Change], alias: str, at: str, seen: str | None) -> 
 def described(move: Change) -> str:
     """A move in words: what, when, by whom."""
     if move.cause == FIRST_SEEN:
-        return f"first seen at {short(move.latest)}, event {move.event}"
+        return f"first seen at {wording.moment(move.latest)}, event {move.event}"
     way = f"set to {move.after}" if move.after is not None else "removed"
     if move.is_direct:
         how = f"directly in MLflow, noticed by {move.how}"
@@ -152,17 +153,12 @@ def described(move: Change) -> str:
 
 def when(move: Change) -> str:
     """The time of a move in words, UTC: a moment, or an interval where no more is known."""
-    earliest, latest = short(move.earliest), short(move.latest)
+    earliest, latest = wording.moment(move.earliest), wording.moment(move.latest)
     if move.cause == FIRST_SEEN:
         return f"before {latest}"
     if earliest == latest or not move.is_direct:
         return latest
     return f"between {earliest} and {latest}" if move.earliest else f"before {latest}"
-
-
-def short(time: str | None) -> str:
-    """A time for people: `2026-03-03 14:00:05`."""
-    return (time or "").replace("T", " ")[:19]
 
 
 def utc(time: datetime.datetime) -> str:
@@ -222,7 +218,7 @@ def _before_all(alias: str, at: str, first: Change | None) -> Standing:
     if first is None:
         return _answer(alias, at, (), f"the ledger knows of no @{alias}", None, certain=False)
     if first.cause == FIRST_SEEN:
-        words = f"nothing is known before @{alias} was first seen at {short(first.latest)}"
+        words = f"nothing is known before @{alias} was first seen at {wording.moment(first.latest)}"
         return _answer(alias, at, (), words, None, certain=False)
     words = f"nothing is known before it was {described(first)}"
     return _answer(alias, at, (first.before,), words, None, certain=False)

@@ -143,7 +143,8 @@ def _check_event(
         )
     event = made[-1]
     recorded = event.details.get("weights_digest")
-    what = f"event {event.sequence}, {event.kind} by {event.actor} at {event.time}"
+    when = wording.moment(event.time)
+    what = f"event {event.sequence}, {event.kind} by {event.actor} at {when}"
     if recorded is None:
         return LedgerCheck("ledger event", "unknown", f"{what}, has no weights digest")
     if recorded != weights_digest:

@@ -15,7 +15,7 @@ from mlflow_breadcrumbs.ledger import (
     stores,
 )
 from mlflow_breadcrumbs.registry import graph
-from mlflow_breadcrumbs.support import progress
+from mlflow_breadcrumbs.support import progress, wording
 
 
 def sync(*, full: bool = False, show: progress.Progress = progress.silent) -> index.Synced:
@@ -76,9 +76,7 @@ def standings(
     """
     time = alias_history.utc(at)
     if time > events.now():
-        raise errors.LedgerError(
-            f"{alias_history.short(time)} UTC has not come yet; choose a time past"
-        )
+        raise errors.LedgerError(f"{wording.moment(time)} has not come yet; choose a time past")
     sharing.look(name)
     with stores.opened() as ledger, ledger.reading() as connection:
         found = alias_history.read(events.of_name(connection, name), alias)

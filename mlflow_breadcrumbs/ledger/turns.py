@@ -16,7 +16,7 @@ import mlflow
 from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.ledger import anchors, events, stores
 from mlflow_breadcrumbs.registry import failures
-from mlflow_breadcrumbs.support import canonical, json_documents, processes
+from mlflow_breadcrumbs.support import canonical, json_documents, processes, wording
 
 PREFIX = "breadcrumbs.moving/"
 TIMEOUT = datetime.timedelta(minutes=10)
@@ -29,7 +29,7 @@ class BusyError(Exception):
     """Somebody else has said that they will move the alias, and not yet what came of it."""
 
     def __init__(self, who: str, since: str) -> None:
-        super().__init__(f"by {who} since {since}")
+        super().__init__(f"by {who} since {wording.moment(since)}")
 
 
 @contextlib.contextmanager

@@ -217,7 +217,7 @@ def examine_evidence(case: Case) -> Iterator[verdicts.Rule]:
                 yield verdicts.Rule(f"evidence/{task}", None, None, "unknown", why)
             continue
         if asked.max_age is not None:
-            what = f"measured at {_time(found.measured)}, {found.origin}"
+            what = f"measured at {wording.moment(found.measured)}, {found.origin}"
             age = case.now - found.measured
             yield _age(f"evidence/{task}", age, asked.max_age, what, case.how)
         if asked.min_images is not None:
@@ -291,7 +291,7 @@ def examine_freezes(case: Case) -> Iterator[verdicts.Rule]:
     """No window in which nothing is promoted is open."""
     if not case.rules.freeze:
         return
-    now = _time(case.now)
+    now = wording.moment(case.now)
     open_now = [window for window in case.rules.freeze if window.covers(case.now)]
     for window in open_now:
         local = f" ({window.time_zone})" if window.time_zone != "UTC" else ""
@@ -393,7 +393,3 @@ def _duration(age: datetime.timedelta) -> str:
         if seconds >= 2 * fields.UNITS[unit]:
             return f"{seconds / fields.UNITS[unit]:.1f} {unit}s"
     return f"{seconds / 60:.0f} minutes"
-
-
-def _time(moment: datetime.datetime) -> str:
-    return moment.astimezone(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")

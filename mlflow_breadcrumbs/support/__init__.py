@@ -8,5 +8,5 @@ a folder; `outputs` checks and writes the files that a user asked for; `tables` 
 `documents` reads YAML, `json_documents` JSON, both within limits; `intake` takes small files in;
 `defaults` are taken where nobody says otherwise; `intervals` says how sure a share is; `extras`
 asks for optional packages; `credentials` masks passwords, `escaping` makes foreign text fit to be
-shown, and `wording` says numbers, yes and no in words.
+shown, and `wording` says numbers, times, yes and no.
 """

@@ -1,6 +1,11 @@
 """Words for people that hang on a value."""
 
+import datetime
+import re
 from typing import Any
+
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?\+00:00")
+"""A time as the ledger has it."""
 
 
 def counted(number: float, things: str) -> str:
@@ -15,7 +20,22 @@ def counted(number: float, things: str) -> str:
 
 
 def said(value: Any) -> str:
-    """A value in words: yes and no in place of Python's True and False."""
+    """A value in words: yes and no in place of Python's True and False, times as `moment` does."""
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, str) and _TIME.fullmatch(value):
+        return moment(value)
     return str(value)
+
+
+def moment(time: str | datetime.datetime | None) -> str:
+    """A time as every text has it, UTC to the second: `2026-03-03T14:00:05Z`; empty without one.
+
+    Args:
+        time: with its zone, or UTC; ISO 8601 if it is text.
+    """
+    if time is None:
+        return ""
+    found = datetime.datetime.fromisoformat(time) if isinstance(time, str) else time
+    aware = found if found.tzinfo else found.replace(tzinfo=datetime.UTC)
+    return aware.astimezone(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

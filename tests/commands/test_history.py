@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import threading
 import time
@@ -58,6 +59,27 @@ def test_the_moves_of_an_alias(model):
     assert run("history", "n", "--moves").stdout == "the ledger has no moves of aliases of n\n"
 
 
+def test_what_was_begun_and_by_which_process_is_shown_where_it_is_asked_for(model):
+    shown, whole = run("history", "m").stdout, run("history", "m", "--all").stdout
+    assert "pid=" not in shown
+    assert "intent" not in shown
+    assert whole.count("intent") >= 1
+    assert "pid=" in whole
+    listed = json.loads(run("history", "m", "--json").stdout)
+    assert {event["phase"] for event in listed} == {"intent", "done"}
+    with ledger.recording("merge", "m") as job:
+        assert "intent" in run("history", "m").stdout  # it has not ended
+        job.add(weights_digest="x")
+    assert "intent" not in run("history", "m").stdout
+
+
+def test_times_are_of_one_format(model):
+    run("watch", "--once")
+    for arguments in ((), ("--all",), ("--moves",), ("--at", "2020-01-01")):
+        shown = run("history", "m", *arguments).stdout
+        assert re.findall(r"\d{4}-\d\d-\d\d(?!T\d\d:\d\d:\d\dZ)", shown) == []
+
+
 def test_which_version_it_was_at_a_time(model):
     run("ledger", "sync")
     _, direct = ledger.alias_changes("m")
@@ -79,7 +101,7 @@ def test_which_version_it_was_at_a_time(model):
     ("time", "code", "words"),
     [
         ("3 March", 2, "'3 March' is not a time; write 2026-03-03, '2026-03-03 14:00' (UTC) or"),
-        ("2999-01-01", 1, "Error: 2999-01-01 00:00:00 UTC has not come yet; choose a time past"),
+        ("2999-01-01", 1, "Error: 2999-01-01T00:00:00Z has not come yet; choose a time past"),
     ],
 )
 def test_a_time_that_cannot_be_asked_for(model, time, code, words):

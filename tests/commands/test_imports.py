@@ -68,6 +68,7 @@ def test_a_rollback_imports_no_torch(family, tmp_path):
 def test_a_merge_without_tasks_a_comparison_and_a_verification_build_no_model(family, tmp_path):
     sources = ("--source", family.sources[0], "--source", f"{family.sources[1]}=0.5")
     merge = ("merge", "--base", family.base, *sources, "--registered-model", "merged", "--json")
+    merge += ("--method", "breadcrumbs")
     for more, version, reused in (((), "1", True), (("--alpha", "0.7"), "2", False)):
         assert not imported(tmp_path, *merge, *more) & MODELS
         made = json.loads((tmp_path / "output").read_text())

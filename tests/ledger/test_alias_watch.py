@@ -392,5 +392,5 @@ def moment(offset=0.0):
 
 
 def test_a_time_that_has_not_come_yet(model):
-    with pytest.raises(errors.LedgerError, match="UTC has not come yet; choose a time past"):
+    with pytest.raises(errors.LedgerError, match="Z has not come yet; choose a time past"):
         ledger.standings("m", moment(100))

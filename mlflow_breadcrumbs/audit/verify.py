@@ -61,6 +61,11 @@ class VersionReport:
         return tuple(check for check in self.checks if check.failed)
 
     @property
+    def lacks_signature(self) -> bool:
+        """Whether nothing failed but that nobody has signed it."""
+        return [(check.name, check.status) for check in self.failures] == [("signature", "missing")]
+
+    @property
     def counts(self) -> dict[str, int]:
         """How many checks there are of each status."""
         return {status: sum(check.status == status for check in self.checks) for status in STATUSES}
@@ -350,7 +355,7 @@ def check_signature(found: evidence.Evidence) -> Check:
     if isinstance(contents, errors.BreadcrumbsError):
         return _unread("signature", contents, recorded=signing.FILE)
     if contents.signature is None:
-        return Check("signature", "missing", f"the version has no {signing.FILE}")
+        return Check("signature", "missing", f"not signed: the version has no {signing.FILE}")
     return Check("signature", "changed" if contents.signature else "ok", contents.signature)
 
 

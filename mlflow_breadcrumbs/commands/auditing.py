@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mlflow_breadcrumbs import errors
-from mlflow_breadcrumbs.commands import options, printing
+from mlflow_breadcrumbs.commands import options, printing, volume
 from mlflow_breadcrumbs.support import wording
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def verify_command(
     """Hold what is recorded of a version against its bytes, and against each other.
 
     Each check is ok, changed, missing or unknown (nothing was recorded). Exit code 3 if any is
-    changed or missing.
+    changed or missing; with --quiet only these are shown.
 
     \b
     mlflow-breadcrumbs verify models:/clip-merged@champion
@@ -231,15 +231,19 @@ def _short(value: float | None) -> str:
 
 
 def _print_checks(report: "verify.VersionReport") -> None:
-    """Every check of one version, and how many there are of each status."""
+    """Every check of one version, or those that failed; and how many there are of each status."""
     from mlflow_breadcrumbs.commands import terminal
 
-    terminal.print_table(
-        [check.to_dict() | {"detail": _abridged(check.detail)} for check in report.checks],
-        {"name": "check", "status": "status", "detail": "detail"},
-    )
+    shown = report.failures if volume.is_quiet() else report.checks
+    if shown:
+        terminal.print_table(
+            [check.to_dict() | {"detail": _abridged(check.detail)} for check in shown],
+            {"name": "check", "status": "status", "detail": "detail"},
+        )
     counts = ", ".join(f"{count} {status}" for status, count in report.counts.items() if count)
     printing.echo(f"{report.uri} ({report.kind}): {counts or 'nothing to check'}")
+    if report.lacks_signature:
+        printing.echo(f"{report.uri} is not signed; all else is as recorded")
 
 
 def _abridged(detail: str) -> str:
@@ -248,14 +252,14 @@ def _abridged(detail: str) -> str:
 
 
 def _print_summary(reports: "Sequence[verify.VersionReport]") -> None:
-    """One line per version, then the checks that failed."""
+    """One line per version, or only of those that failed; then the checks that failed."""
     from mlflow_breadcrumbs.audit import verify
     from mlflow_breadcrumbs.commands import terminal
 
     columns = ("uri", "kind", *verify.STATUSES, "result")
-    terminal.print_table(
-        [report.row() for report in reports], dict(zip(columns, columns, strict=True))
-    )
+    rows = [report.row() for report in reports if not (volume.is_quiet() and report.ok)]
+    if rows:
+        terminal.print_table(rows, dict(zip(columns, columns, strict=True)))
     for report in reports:
         for check in report.failures:
             printing.echo(f"{report.uri}: {check.name}: {check.status}: {_abridged(check.detail)}")

@@ -1,7 +1,8 @@
 """Two versions side by side: sources, recipe, metrics, and how far their weights are apart."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,6 +11,12 @@ from mlflow_breadcrumbs.engine import checkpoints, layer_groups
 from mlflow_breadcrumbs.lineage import contents, statement
 from mlflow_breadcrumbs.registry import catalog, versions
 from mlflow_breadcrumbs.support import progress
+
+AVERAGES = {
+    "average_accuracy": "accuracy",
+    "average_normalized_accuracy": "normalized_accuracy",
+}
+"""Metrics that are the mean over the tasks of another."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +49,8 @@ class Difference:
     recipe: tuple[dict[str, Any], ...]
     """The fields of the recipes that differ: `field`, `one`, `other`."""
     metrics: tuple[dict[str, Any], ...]
-    """Every metric that both or either have: `metric`, `one`, `other`, `change`."""
+    """Every metric but timings: `metric`, `one`, `other`, `change`. Where the tasks differ, those
+    of the tasks that both have, and the averages over these."""
     groups: tuple[GroupDistance, ...]
     only: tuple[tuple[str, ...], tuple[str, ...]]
     """Tensors that only one has, or that have another shape, per version."""
@@ -70,7 +78,7 @@ def diff(uri: str, other: str, show: progress.Progress = progress.silent) -> Dif
         uris=(resolved[0].uri, resolved[1].uri),
         sources=_sources(resolved, stated),
         recipe=_fields(*(each.settings.every_field() if each else {} for each in stated)),
-        metrics=_metrics(*(versions.metrics_of(version.run_id) for version in resolved)),
+        metrics=_metrics(*(_comparable(versions.metrics_of(v.run_id)) for v in resolved)),
         groups=groups,
         only=only,
     )
@@ -172,7 +180,47 @@ def _fields(one: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[dict[str,
     )
 
 
+def _comparable(metrics: Mapping[str, float]) -> dict[str, float]:
+    """What tells versions apart: how long something took is of the machine and of the day."""
+    timings = ("seconds", "_per_second")
+    return {
+        name: value
+        for name, value in metrics.items()
+        if not name.partition("/")[0].endswith(timings)
+    }
+
+
+def _of_tasks(metrics: Mapping[str, float], tasks: Collection[str]) -> dict[str, float]:
+    """The metrics without those of other tasks; the averages over these tasks alone."""
+    kept = {
+        name: value
+        for name, value in metrics.items()
+        if _task_of(name) is None or _task_of(name) in tasks
+    }
+    for name in AVERAGES.keys() & kept.keys():
+        found = [metrics.get(f"{AVERAGES[name]}/{task}") for task in tasks]
+        known = [value for value in found if value is not None]
+        del kept[name]
+        if known and len(known) == len(found):
+            kept[name] = math.fsum(known) / len(known)
+    return kept
+
+
+def _task_of(name: str) -> str | None:
+    """The task that a metric is an accuracy of; `None` for every other metric."""
+    kind, slash, task = name.partition("/")
+    return task if slash and kind.endswith(("accuracy", "accuracy_low", "accuracy_high")) else None
+
+
+def _tasks(metrics: Mapping[str, float]) -> set[str]:
+    return {name.removeprefix("accuracy/") for name in metrics if name.startswith("accuracy/")}
+
+
 def _metrics(one: Mapping[str, float], other: Mapping[str, float]) -> tuple[dict[str, Any], ...]:
+    """Metric by metric; where the tasks differ, of those that both versions have."""
+    if _tasks(one) != _tasks(other):
+        both = sorted(_tasks(one) & _tasks(other))
+        one, other = _of_tasks(one, both), _of_tasks(other, both)
     return tuple(
         {
             "metric": name,

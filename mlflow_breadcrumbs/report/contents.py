@@ -49,6 +49,15 @@ class MergedSource:
 
 
 @dataclasses.dataclass(frozen=True)
+class StudyPictures:
+    """The pictures of one study, and the run that they are from."""
+
+    run_id: str
+    pictures: Mapping[str, bytes]
+    """PNG by title."""
+
+
+@dataclasses.dataclass(frozen=True)
 class MergeReport:
     """What the page says."""
 
@@ -67,8 +76,8 @@ class MergeReport:
     no_comparison: str
     """Why there is no comparison."""
     savings: Savings | None
-    studies: Mapping[str, Mapping[str, bytes]]
-    """PNG by title, by study: those of `STUDIES` that the run has."""
+    studies: Mapping[str, StudyPictures]
+    """By study: those of `STUDIES` that the version's run has, or one of its base and sources."""
     tree: relatives.Ancestor
     run: Mapping[str, Any]
     """When, by whom, on what: the statement's `metadata` and `environment`."""
@@ -211,16 +220,18 @@ def _savings(
 
 def _studies(
     resolved: versions.ResolvedVersion, merged: Sequence[MergedSource]
-) -> dict[str, dict[str, bytes]]:
+) -> dict[str, StudyPictures]:
+    """The studies of this version, or of the very versions that it was merged from."""
     base, *sources = (version.uri for version in merged)
     found = {}
     for study in STUDIES:
-        pngs = run_files.read_pictures(resolved.run_id, study) if resolved.run_id else {}
+        run_id = resolved.run_id
+        pngs = run_files.read_pictures(run_id, study) if run_id else {}
         if not pngs and study in BEFORE:
-            other = study_records.find_study(study, base, sources)
-            pngs = run_files.read_pictures(other, study) if other else {}
-        if pngs:
-            found[study] = pngs
+            run_id = study_records.find_study(study, base, sources)
+            pngs = run_files.read_pictures(run_id, study) if run_id else {}
+        if run_id and pngs:
+            found[study] = StudyPictures(run_id, pngs)
     return found
 
 

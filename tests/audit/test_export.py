@@ -231,9 +231,15 @@ def signature(uri, key):
 def test_a_signed_version_verifies_and_a_changed_one_does_not(family, keys):
     public = keys / "ours.pub"
     assert signature(family.merged, public)[:2] == (3, "missing")
+    told = run("verify", family.merged, "--key", public, "--quiet").stdout
+    assert next(line for line in told.splitlines() if "missing" in line).startswith("│ signature ")
+    assert " ok " not in told.rpartition("└")[0]
+    assert told.endswith(f"{family.merged} is not signed; all else is as recorded\n")
     result = run("export", family.merged, "--sign", keys / "ours")
     assert (result.exit_code, result.output) == (0, f"{family.merged} signed\n"), result.output
     assert signature(family.merged, public)[:2] == (0, "ok")
+    (told,) = run("verify", family.merged, "--key", public, "--quiet").stdout.splitlines()
+    assert told.startswith(f"{family.merged} (merge): ")
     code, status, detail = signature(family.merged, keys / "theirs.pub")
     assert (code, status) == (3, "changed")
     assert "Key mismatch" in detail

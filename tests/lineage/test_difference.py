@@ -38,7 +38,9 @@ def test_two_merges_differ_in_sources_recipe_metrics_and_weights(zoo):
     ]
     assert found.recipe == ({"field": "alpha", "one": 0.3, "other": 1},)
     metrics = {row["metric"]: row for row in found.metrics}
-    assert metrics["accuracy/colours"]["other"] is None
+    assert {name.partition("/")[2] for name in metrics if "accuracy/" in name} == {"tints"}
+    assert metrics["average_accuracy"]["one"] == metrics["accuracy/tints"]["one"]
+    assert not any("second" in name for name in metrics)
     shared = metrics["accuracy/tints"]
     assert shared["change"] == shared["other"] - shared["one"]
     groups = {entry.group: entry for entry in found.groups}

@@ -125,6 +125,7 @@ def test_pictures_of_studies_in_the_run_are_on_the_page(zoo):
     assert [name for name in found.ids if name in contents.STUDIES] == ["sweep", "scaling"]
     assert {"density and alpha", "<b>"} <= set(found.texts)  # escaped, so it is text
     assert len(found.sources) == 3
+    assert found.text.count(f"From the run that made this version, {version.run_id}.") == 2
     assert "merged without an evaluation" in found.text
 
 
@@ -133,8 +134,13 @@ def test_a_sweep_over_the_same_sources_is_on_the_page_and_one_over_others_is_not
     for sources in (swapped, zoo.sources[:2]):
         materials = workbench.Materials(zoo.base, sources, zoo.tasks, device="cpu")
         last = sweep.sweep(sweep.SweepRequest(materials, (recipe.MergeRecipe(0.2, 0.0, 1.0),)))
-    assert set(contents.gather(merge(zoo, tasks=None).uri).studies) == {"sweep"}
-    mlflow.delete_run(study_records.find_study("sweep", zoo.base, zoo.sources))
+    swept = study_records.find_study("sweep", zoo.base, zoo.sources)
+    version = merge(zoo, tasks=None)
+    found = contents.gather(version.uri)
+    assert {study: shown.run_id for study, shown in found.studies.items()} == {"sweep": swept}
+    said = Page(page.render(found).decode()).text
+    assert f"From another run, of the same base and sources, {swept}." in said
+    mlflow.delete_run(swept)
     assert study_records.find_study("sweep", zoo.base, zoo.sources[:2]) == last.run_id
     assert contents.gather("models:/merged/1").studies == {}
 

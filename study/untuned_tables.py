@@ -108,7 +108,9 @@ def presets(found: Found) -> Table:
         cells = []
         for size in sizes:
             own = found.at(method, size)
-            cells.append(str(paired.average([[each] for each in own])) if own else "")
+            # Below all tasks each seed has other tasks, so the seeds' spread is the tasks'.
+            groups = [[each] for each in own or ()] if size == len(found.names) else [own or ()]
+            cells.append(str(paired.average(groups)) if own else "")
         rows.append([_name(method), *cells])
     base = [found.at("weight_average", size) for size in sizes]
     return [rows[0], ["base", *(_base(own) for own in base if own)], *rows[1:]]

@@ -137,7 +137,7 @@ def check_recipe(settings: recipe.MergeRecipe) -> None:
         why = "nothing is masked, so what a source contributes is as large as the source"
     if why is not None:
         raise errors.MergeError(
-            f"--keep-parts is of no use for {_named(settings)}: {why}. {_REMEDY}"
+            f"--keep-parts is of no use for {_named(settings)}: {why}. {REMEDY}"
         )
 
 
@@ -158,11 +158,11 @@ def check_size(job: backends.Job) -> None:
             raise errors.MergeError(
                 f"--keep-parts is of no use for {_named(job.recipe)} with the source {label}: with "
                 f"density {job.recipe.density:g}, what it contributes takes up to "
-                f"{kept / 1e6:.1f} MB, and the source itself {whole / 1e6:.1f} MB. {_REMEDY}"
+                f"{kept / 1e6:.1f} MB, and the source itself {whole / 1e6:.1f} MB. {REMEDY}"
             )
 
 
-_REMEDY = "Merge without --keep-parts; `merge --from` works all the same, and reads every source"
+REMEDY = "Merge without --keep-parts; `merge --from` works all the same, and reads every source"
 
 
 def _named(settings: recipe.MergeRecipe) -> str:

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from mlflow_breadcrumbs import flavor, ledger
+from mlflow_breadcrumbs import errors, flavor, ledger
 from mlflow_breadcrumbs.engine import (
     backends,
     checkpoints,
@@ -201,6 +201,11 @@ def _check(request: MergeRequest) -> tuple[str, backends.Backend]:
     """Hold the request against all that is known without the registry; device and backend."""
     check_target(request.registered_model, request.alias)
     request.recipe.weight_of(len(request.sources))
+    if request.keep_parts and drafts.METHOD in request.left_open:
+        raise errors.MergeError(
+            "--keep-parts is of no use for the method auto, which takes methods that need whole "
+            f"sources; name one that masks them, as --method breadcrumbs. {parts.REMEDY}"
+        )
     if request.keep_parts:
         parts.check_recipe(request.recipe)
     ledger.check()

@@ -31,7 +31,7 @@ def merge(zoo, name, *more):
 def test_progress_is_a_line_per_stage_where_no_terminal_is(on_server):
     result = merge(on_server, "as-usual")
     assert re.sub(r"\d+ MB", "3 MB", result.stderr) == (
-        "merge: 3 MB\n" + 3 * "evaluate colours/test: 6 images\n"
+        "measure the changes: 38 tensors\nmerge: 3 MB\n" + 3 * "evaluate colours/test: 6 images\n"
     )
 
 

@@ -30,7 +30,9 @@ def merge(*arguments):
 
 
 def whole(zoo, *sources, name="whole", more=()):
-    """A merge of a whole list of sources."""
+    """A merge of a whole list of sources, by breadcrumbs where no recipe is given."""
+    if not {"--method", "--recipe"} & set(more):
+        more = ("--method", "breadcrumbs", *more)
     listed = [part for source in sources for part in ("--source", source)]
     return merge("--base", zoo.base, *listed, "--registered-model", name, *more)
 
@@ -168,6 +170,12 @@ def test_every_kind_of_recipe_that_parts_help(pair, more):
     made = merge("--from", before["uri"], "--add", zoo.sources[2], "--remove", zoo.sources[0])
     same(made, whole(zoo, zoo.sources[1], zoo.sources[2], name="expected", more=more))
     note(made, "1 source whole and 1 from its part")
+
+
+def test_parts_need_a_method_that_is_named(family):
+    arguments = ["--base", family.base, "--source", family.sources[0], "--registered-model", "x"]
+    words = "--keep-parts is of no use for the method auto, which takes methods that need whole"
+    refused(words, *arguments, "--keep-parts")
 
 
 @pytest.mark.parametrize("method", ["tsv_m", "task_arithmetic", "breadcrumbs_calibrated"])

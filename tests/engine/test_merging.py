@@ -353,7 +353,7 @@ def test_a_result_that_overflows_stops_the_merge(tmp_path, store):
 
 def test_weights_that_do_not_match_are_named(tmp_path, store):
     settings = recipe.MergeRecipe(density=0.5, weights=(1.0,))
-    with pytest.raises(errors.RecipeError, match="the recipe has 1 weights for 3 sources"):
+    with pytest.raises(errors.RecipeError, match="the recipe has 1 weight for 3 sources"):
         run(store(*STATES), settings, tmp_path / "out.safetensors")
 
 

@@ -105,7 +105,7 @@ def test_where_it_was_between_two_moves_is_certain(history):
     assert stood(history, at(2)) == ("1", True, ("1",))
     found = alias_history.standing(alias_history.read(history.events), "champion", at(2, 30), None)
     assert (found.event, found.decision, found.policy_digest) == (2, "run", "sha256:p")
-    assert found.because == "set to 1 by ann@here (set), 2026-03-03 14:02:00, event 2"
+    assert found.because == "set to 1 by ann@here (set), 2026-03-03T14:02:00Z, event 2"
 
 
 def test_while_a_move_was_under_way_both_are_possible(history):
@@ -123,7 +123,7 @@ def test_in_the_interval_of_a_direct_change_both_are_possible(history):
     found = alias_history.standing(alias_history.read(history.events), "champion", at(15), None)
     assert found.because == (
         "set to 7 directly in MLflow, noticed by sync, "
-        "between 2026-03-03 14:10:00 and 2026-03-03 14:20:00, event 3"
+        "between 2026-03-03T14:10:00Z and 2026-03-03T14:20:00Z, event 3"
     )
 
 
@@ -142,7 +142,7 @@ def test_after_the_last_look_the_answer_is_as_far_as_is_known(history):
     assert stood(history, at(30), seen=at(20)) == ("1", False, ("1",))
     assert stood(history, at(20), seen=at(20)) == ("1", True, ("1",))
     found = alias_history.standing(alias_history.read(history.events), "champion", at(30), at(20))
-    assert found.because.endswith("last seen so at 2026-03-03 14:20:00, `ledger sync` looks again")
+    assert found.because.endswith("last seen so at 2026-03-03T14:20:00Z, `ledger sync` looks again")
 
 
 def test_of_the_time_before_the_first_look_nothing_is_known(history):
@@ -165,7 +165,7 @@ def test_an_alias_that_was_removed_is_not_set(history):
     history.move(None, "2")
     assert stood(history, at(4, 30)) == (None, True, (None,))
     assert alias_history.described(alias_history.read(history.events)[1]) == (
-        "removed by ann@here (user), 2026-03-03 14:04:00, event 4"
+        "removed by ann@here (user), 2026-03-03T14:04:00Z, event 4"
     )
 
 

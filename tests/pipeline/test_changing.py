@@ -31,7 +31,11 @@ def merge(*arguments):
 
 def whole(zoo, *sources, name="whole", more=()):
     """A merge of a whole list of sources, by breadcrumbs where no recipe is given."""
-    if not {word for word in more if str(word).startswith("--")} - {"--keep-parts", "--tasks", "--device"}:
+    if not {word for word in more if str(word).startswith("--")} - {
+        "--keep-parts",
+        "--tasks",
+        "--device",
+    }:
         more = ("--method", "breadcrumbs", *more)
     listed = [part for source in sources for part in ("--source", source)]
     return merge("--base", zoo.base, *listed, "--registered-model", name, *more)

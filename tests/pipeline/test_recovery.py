@@ -130,7 +130,11 @@ def test_a_model_that_is_taken_up_is_in_the_history(zoo, left):
     ]
     made = ledger.history("merged")[2]
     assert (made.subject, made.run_id) == (version.uri, left.source_run_id)
-    assert made.details == {"weights_digest": version.weights_digest, "taken_up": True}
+    assert made.details == {
+        "weights_digest": version.weights_digest,
+        "taken_up": True,
+        "begun_by": made.actor,
+    }
     flow.merge(request(zoo))
     assert len([event for event in ledger.history("merged") if event.kind == "merge"]) == 3
     assert ledger.verify().holds

@@ -5,6 +5,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -59,6 +60,29 @@ def near(answer):
     return pytest.approx(answer, rel=1e-6, abs=1e-6) if isinstance(answer, float) else answer
 
 
+def told(answer):
+    """An answer of before with what later releases say otherwise on purpose, or no more."""
+    if isinstance(answer, list):
+        return [told(value) for value in answer]
+    if not isinstance(answer, dict):
+        return answer
+    answer = {key: told(value) for key, value in answer.items() if key != "advice"}
+    for key in {"because", "detail"} & answer.keys():  # times in sentences
+        answer[key] = TIME.sub(r"\1T\2Z", answer[key])
+    if "metrics" in answer and "groups" in answer:  # diff compares what both have, and no timings
+        answer["metrics"] = [row for row in answer["metrics"] if is_compared(row)]
+    return answer
+
+
+def is_compared(row):
+    """Whether `diff` still has the row of a metric as it was."""
+    seconds = row["metric"].partition("/")[0].endswith(("seconds", "_per_second"))
+    return None not in row.values() and not seconds and not row["metric"].startswith("average")
+
+
+TIME = re.compile(r"(\d{4}-\d\d-\d\d)[ T](\d\d:\d\d:\d\d)(?:\.\d+)?(?:\+00:00|Z)?")
+
+
 def checks(*uri):
     """How the checks of versions came out."""
     answer = run("verify", *uri, "--json")
@@ -103,8 +127,11 @@ def test_every_question_is_answered_as_before(before, question):
     answer = run(*asked["command"], code=asked["code"])
     if asked["command"][0] == "reproduce":
         assert answer.pop("seconds") >= 0
+    if "--dry-run" in asked["command"]:
+        assert answer.pop("would_measure") == []
     # Sums of squares are rounded in the order of the processor's lanes.
-    assert answer == (near if asked["command"][0] == "compare" else same)(asked["answer"])
+    alike = near if asked["command"][0] == "compare" else same
+    assert told(answer) == alike(told(asked["answer"]))
 
 
 def test_every_check_of_every_version_is_right(before):
@@ -136,17 +163,19 @@ def test_policies_have_the_digests_that_decisions_name(before):
 
 @pytest.mark.parametrize("merge", SAID["merges"], ids=lambda merge: merge["answer"]["name"])
 def test_a_merge_that_was_made_before_is_found(before, merge):
-    found = run(*merge["command"])
+    named = {"--method", "--recipe"} & set(merge["command"])
+    asked = merge["command"] + ([] if named else ["--method", "breadcrumbs"])  # the default then
+    found = run(*asked)
     assert found["metrics"].items() >= merge["answer"]["metrics"].items()  # and what the run took
     assert found | {"metrics": None} == merge["answer"] | {"metrics": None, "reused": True}
     # Made anew, under another name, it has the same bits; decomposed, the same recipe.
-    command = [word if word != merge["answer"]["name"] else "anew" for word in merge["command"]]
+    command = [word if word != merge["answer"]["name"] else "anew" for word in asked]
     anew = run(*command)
     assert not anew["reused"]
     assert anew["recipe_digest"] == merge["answer"]["recipe_digest"]
     if merge["answer"]["name"] in ("merged", "top"):
         assert anew["weights_digest"] == merge["answer"]["weights_digest"]
-        assert anew["metrics"] == merge["answer"]["metrics"]
+        assert anew["metrics"].items() >= merge["answer"]["metrics"].items()
     run("diff", merge["answer"]["uri"], "models:/anew/1", "--json")
     assert checks("models:/anew/1") == {"ok"}
 
@@ -183,7 +212,8 @@ def test_a_registered_model_moves_on(before):
     assert history[: len(begun)] == begun
     assert [move["after"] for move in history] == ["1", "2", "1", "2", "1"]
     between = run("history", "merged", "--at", SAID["between"], "--json")
-    assert between == ANSWERS[f"history merged --at {SAID['between']} --json"]["answer"]
+    answered = ANSWERS[f"history merged --at {SAID['between']} --json"]["answer"]
+    assert between == told(answered)
     synced = run("ledger", "sync", "--full", "--json")
     assert (synced["added"], synced["removed"]) == (0, 0)
     assert run("watch", "--once", "--json", read=False) == ""  # no move is news

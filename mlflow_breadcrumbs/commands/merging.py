@@ -210,7 +210,7 @@ def merge_command(
         change=change,
     )
     result = flow.merge(request, terminal.show)
-    following = _next_command(request, result) if result.verdicts and tasks else None
+    following = _next_command(request, result) if result.warnings and tasks else None
     if as_json:
         printing.print_json(result.to_dict() | ({"next": following} if following else {}))
         return
@@ -223,8 +223,8 @@ def merge_command(
     pointed = f", alias {result.alias}" if result.alias else ""
     printing.echo(f"{result.version.uri} {state}{pointed}")
     printing.echo(result.version.weights_digest)
-    for verdict in result.verdicts:
-        printing.echo(f"Warning: {verdict}.")
+    for warning in result.warnings:
+        printing.echo(f"Warning: {warning}.")
     if following:
         printing.echo(f"Next: {following}")
 

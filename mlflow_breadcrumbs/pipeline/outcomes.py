@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mlflow_breadcrumbs.engine import drafts
-from mlflow_breadcrumbs.evaluation import verdicts
+from mlflow_breadcrumbs.evaluation import shortfalls
 from mlflow_breadcrumbs.registry import records
 
 
@@ -48,9 +48,9 @@ class MergedVersion:
         return rows
 
     @property
-    def verdicts(self) -> tuple[str, ...]:
+    def warnings(self) -> tuple[str, ...]:
         """The tasks that it is of no use for, a sentence each, without the full stop."""
-        return verdicts.verdicts(self.rows()[:-1])
+        return shortfalls.warnings(self.rows()[:-1])
 
     def to_dict(self) -> dict[str, Any]:
         """The contract of `merge --json`."""
@@ -65,5 +65,5 @@ class MergedVersion:
             "metrics": dict(self.metrics),
             **({"choice": self.choice.to_dict()} if self.choice else {}),
             **({"notes": list(self.notes)} if self.notes else {}),
-            **({"verdicts": list(self.verdicts)} if self.verdicts else {}),
+            **({"warnings": list(self.warnings)} if self.warnings else {}),
         }

@@ -6,7 +6,7 @@ from typing import Any
 
 from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.engine import recipe
-from mlflow_breadcrumbs.evaluation import verdicts
+from mlflow_breadcrumbs.evaluation import shortfalls
 from mlflow_breadcrumbs.lineage import contents, relatives
 from mlflow_breadcrumbs.registry import run_files, tag_keys, versions
 from mlflow_breadcrumbs.search import compare, study_records
@@ -98,9 +98,9 @@ class MergeReport:
         return min(self.evaluation, key=lambda row: float(row["normalized_accuracy"]))
 
     @property
-    def verdicts(self) -> tuple[str, ...]:
+    def warnings(self) -> tuple[str, ...]:
         """The tasks that it is of no use for, a sentence each."""
-        return tuple(f"{said}." for said in verdicts.verdicts(self.evaluation))
+        return tuple(f"{said}." for said in shortfalls.warnings(self.evaluation))
 
 
 def gather(uri: str, *, log: bool = True, show: progress.Progress = progress.silent) -> MergeReport:

@@ -7,7 +7,7 @@ ENOUGH = 0.5
 """Normalized accuracy below which a task has a sentence, whatever the base has."""
 
 
-def verdicts(rows: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+def warnings(rows: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
     """One sentence, without its full stop, per task that does not go well; worst first.
 
     A task goes badly where the merged model does no better than guessing, is below the base, or

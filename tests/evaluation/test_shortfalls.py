@@ -2,7 +2,7 @@
 
 import pytest
 
-from mlflow_breadcrumbs.evaluation import scorecard, scoring, verdicts
+from mlflow_breadcrumbs.evaluation import scorecard, scoring, shortfalls
 
 
 def accuracy(correct, total=100, classes=4):
@@ -19,7 +19,7 @@ def row(task, base, source, merged, **options):
 
 
 def test_a_task_that_goes_well_is_not_spoken_of():
-    assert verdicts.verdicts([row("cars", 50, 90, 70), row("signs", 70, 90, 70)]) == ()
+    assert shortfalls.warnings([row("cars", 50, 90, 70), row("signs", 70, 90, 70)]) == ()
 
 
 @pytest.mark.parametrize(
@@ -35,16 +35,16 @@ def test_a_task_that_goes_well_is_not_spoken_of():
     ],
 )
 def test_what_is_said_of_a_task(numbers, said):
-    assert verdicts.verdicts([row("cars", *numbers)]) == (said,)
+    assert shortfalls.warnings([row("cars", *numbers)]) == (said,)
 
 
 def test_the_worst_comes_first():
     rows = [row("a", 30, 100, 45), row("b", 70, 90, 60), row("c", 70, 90, 40), row("d", 20, 90, 25)]
-    assert [said[0] for said in verdicts.verdicts(rows)] == ["d", "c", "b", "a"]
+    assert [said[0] for said in shortfalls.warnings(rows)] == ["d", "c", "b", "a"]
 
 
 def test_rows_of_a_release_that_did_not_tell_chance_are_judged_by_the_rest():
     old = {"task": "cars", "accuracy": 0.3, "zero_shot_accuracy": 0.5}
-    assert verdicts.verdicts([old, {"task": "signs", "accuracy": 0.1}]) == (
+    assert shortfalls.warnings([old, {"task": "signs", "accuracy": 0.1}]) == (
         "cars: 0.300 is below the base's 0.500, though on so few images that may be luck",
     )

@@ -40,7 +40,7 @@ def calls(zoo, policy, url):
         "merge-files": ("--base", base, "--source", one, "--output", "out.safetensors"),
         "evaluate": (made, *tasks),
         "sweep": (*sources, *tasks, "--alpha", "0.5", "--no-robustness"),
-        "scaling": (*sources, *tasks, "--methods", "breadcrumbs", "--alpha", "0.5"),
+        "scaling": (*sources, *tasks, "--methods", "breadcrumbs", "--smallest", "1"),
         "blame": (made, "--task", "colours", *tasks, "--finalists", 0),
         "promote": ("as-json", "--version", 1, "--alias", "live", "--policy", policy),
         "recheck": ("as-json@live", *tasks),

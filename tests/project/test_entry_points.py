@@ -117,7 +117,7 @@ def test_other_entry_points(zoo, project):
 
 def test_a_merge_of_a_merge(zoo, project):
     pair = [f"base={zoo.base}", f"sources={','.join(zoo.sources[:2])}", "registered_model=pair"]
-    succeeded, told = project("main", *pair, "keep_parts=true")
+    succeeded, told = project("main", *pair, "method=breadcrumbs", "keep_parts=true")
     assert succeeded, told
     change = ["from=models:/pair/1", f"add={zoo.sources[2]}", f"remove={zoo.sources[0]}"]
     succeeded, told = project("main", *change, "new_weights=1,0.5")

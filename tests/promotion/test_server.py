@@ -52,11 +52,16 @@ def decide(name, version):
 
 
 def told(name):
-    """The outcomes that this ledger wrote: those of other tests' ledgers are taken up, too."""
+    """The outcomes that this ledger wrote: those of other tests' ledgers are taken up, too.
+
+    That the test before took its alias away at the end, past the package, is noticed as well.
+    """
     return [
         (event.kind, event.phase, event.details.get("verdict"))
         for event in ledger.history(name)
-        if event.phase != "intent" and events.FROM_LEDGER not in event.details
+        if event.phase != "intent"
+        and event.kind != "alias_observed"
+        and events.FROM_LEDGER not in event.details
     ]
 
 

@@ -100,6 +100,6 @@ def test_thirty_versions_are_right_in_mlflow_and_in_both_ledgers_and_after_a_reb
                 sql.Table(migrations.VERSION_TABLE, sql.MetaData()).drop(connection)
             ledger.sync()
             check(everything, ancestors)
-            # The index comes back; of the history what is in tags, which a shared ledger doesn't use.
+            # The index comes back, and of the history what is in tags; a shared one uses none.
             left = ["done"] * 13 if uri.startswith("sqlite") else []
             assert [event.phase for event in ledger.history(NAME)] == left

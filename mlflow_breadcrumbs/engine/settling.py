@@ -27,7 +27,10 @@ LOW_RANK = 0.1
 LARGEST = 2048
 """Rows and columns of a matrix that are looked at, at most."""
 UNEVEN = 1.5
-"""A source more than so many times as long as the median is shortened to it."""
+"""A source more than so many times as long as the median is shortened."""
+WHOLE, HALF = 1.0, 0.5
+"""How far: to the median, which helps sums; or half the way in factors, which `auto` does, since
+methods of matrices do no better with less, and the long source itself does worse."""
 STRETCH = 2.0
 """How much longer than their mean the best sums of sources were in the study."""
 
@@ -79,7 +82,8 @@ def settle(
     if draft.open & {drafts.METHOD, drafts.BALANCE}:
         lengths = _lengths(job, show)
         measured["lengths"] = [float(f"{length:.4g}") for length in lengths]
-        settings, note = _balanced(settings, lengths, job.labels)
+        far = HALF if drafts.METHOD in draft.open else WHOLE
+        settings, note = _balanced(settings, lengths, job.labels, far)
         said.append(note or "the sources' changes are of like length")
     if drafts.ALPHA in draft.open:
         settings, note = _scaled(job, settings, backend)
@@ -148,9 +152,16 @@ def _effective_rank(matrix: torch.Tensor) -> float:
 
 
 def _balanced(
-    settings: recipe.MergeRecipe, lengths: Sequence[float], labels: Sequence[str]
+    settings: recipe.MergeRecipe, lengths: Sequence[float], labels: Sequence[str], far: float
 ) -> tuple[recipe.MergeRecipe, str]:
-    """The recipe with long sources shortened to the median by their weights, and a note of it."""
+    """The recipe with long sources shortened by their weights, and a note of it.
+
+    Args:
+        settings: the recipe.
+        lengths: of the sources' changes.
+        labels: how the note names each source.
+        far: 1 to the median, 0.5 by the root of what they are longer, 0 not at all.
+    """
     median = statistics.median(length for length in lengths)
     long = {
         number: length / median
@@ -161,11 +172,12 @@ def _balanced(
         return settings, ""
     weights = list(settings.weight_of(len(lengths)))
     for number, factor in long.items():
-        weights[number] = float(f"{weights[number] / factor:.4g}")
+        weights[number] = float(f"{weights[number] / factor**far:.4g}")
     said = ", ".join(f"{labels[number]} ({factor:.1f} times)" for number, factor in long.items())
     return (
         dataclasses.replace(settings, weights=tuple(weights)),
-        f"shortened to the median length of the changes: {said}",
+        f"{'shortened' if far == WHOLE else 'shortened half the way'} to the median length of the "
+        f"changes: {said}",
     )
 
 

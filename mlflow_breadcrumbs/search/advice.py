@@ -169,8 +169,8 @@ def _norms(evidence: Comparand) -> Iterator[Finding]:
         (longest, shortest),
         f"The task vectors differ in length by a factor of {norms[longest] / norms[shortest]:.2g}: "
         f"{longest} has {norms[longest]:.3g}, {shortest} {norms[shortest]:.3g}. In a sum the long "
-        f"ones drown the short ones. --balance shortens those that are far above the median, as "
-        f"--method auto does; weights that make all alike: {weighed}.",
+        f"ones drown the short ones. --balance shortens those that are far above the median; "
+        f"weights that make all alike: {weighed}.",
     )
 
 

@@ -201,14 +201,16 @@ def _chosen(
     known = descriptions.read(folder / CHOICES)
     found = known.get(variant, {}).get(key(size, seed))
     if found is None:
-        members = [own.sources[name] for name in group(names, size, seed)]
+        labels = group(names, size, seed)
+        members = [own.sources[name] for name in labels]
         with versions.workspace() as space, contextlib.ExitStack() as stack:
             opened, _ = inputs.open_versions(inputs.resolve(own.base, members), space)
             base, *sources = (
                 stack.enter_context(checkpoints.Checkpoint.open(each.weights)) for each in opened
             )
             draft = drafts.draft(sources=size, method=drafts.AUTO)
-            choice = settling.settle(base, sources, draft, backend=choosing.choose("cpu"))
+            backend = choosing.choose("cpu")
+            choice = settling.settle(base, sources, draft, labels=labels, backend=backend)
         assert choice is not None  # the method is open
         found = choice.to_dict() | {"recipe": choice.recipe.to_dict()}
         known.setdefault(variant, {})[key(size, seed)] = found

@@ -240,10 +240,12 @@ def _next_command(request: "flow.MergeRequest", result: "outcomes.MergedVersion"
         worst = min(result.rows()[:-1], key=lambda row: row["normalized_accuracy"])
         words = ["blame", result.version.uri, "--task", worst["task"], "--tasks", request.tasks]
     else:
-        weights = request.recipe.weights or ("",) * len(request.sources)
+        weights = [f"={weight:g}" for weight in request.recipe.weights]
         words = ["merge", "--base", request.base]
-        for uri, weight in zip(request.sources, weights, strict=True):
-            words += ["--source", f"{uri}={weight:g}" if weight else uri]
+        for uri, weight in zip(
+            request.sources, weights or [""] * len(request.sources), strict=True
+        ):
+            words += ["--source", uri + weight]
         words += ["--registered-model", request.registered_model, "--tasks", request.tasks]
         words += ["--choose"]
     return shlex.join(["mlflow-breadcrumbs", *map(str, words)])

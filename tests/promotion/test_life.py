@@ -6,6 +6,7 @@ On SQLite, on PostgreSQL (MLflow and the ledger), and over a tracking server wit
 import uuid
 
 import mlflow
+import pairs
 import postgres
 import pytest
 import server_accounts
@@ -13,8 +14,6 @@ import zoos
 from click.testing import CliRunner
 
 from mlflow_breadcrumbs import cli, errors, ledger
-from mlflow_breadcrumbs.engine import recipe
-from mlflow_breadcrumbs.pipeline import flow
 from mlflow_breadcrumbs.promotion import policies, promote
 from mlflow_breadcrumbs.registry import aliases
 
@@ -52,19 +51,6 @@ def place(request, tmp_path, empty_database, postgres_server, monkeypatch):
     zoos.use(previous)
 
 
-def merge(zoo, alpha):
-    settings = recipe.MergeRecipe.from_method("breadcrumbs", sources=2, alpha=alpha)
-    request = flow.MergeRequest(
-        base=zoo.base,
-        sources=zoo.sources[:2],
-        registered_model="merged",
-        recipe=settings,
-        tasks=zoo.tasks,
-        device="cpu",
-    )
-    return flow.merge(request).version.uri
-
-
 def run(*arguments):
     result = CliRunner().invoke(cli.main, [str(argument) for argument in arguments])
     assert "Traceback" not in result.output
@@ -79,7 +65,7 @@ def test_merged_refused_approved_promoted_drifted_and_rolled_back(
     (tmp_path / "policy.yaml").write_text(POLICY)
     rules = ("--alias", "champion", "--policy", tmp_path / "policy.yaml")
     for number, alpha in (("1", 0.3), ("2", 0.6)):
-        assert merge(zoo, alpha) == f"models:/merged/{number}"
+        assert pairs.merge(zoo, alpha) == f"models:/merged/{number}"
         refused = run("promote", "merged", "--version", number, *rules)
         assert refused.exit_code == 3, refused.output
         assert "1 of" in refused.output

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import mlflow
+import pairs
 import pytest
 import torch
 import yaml
@@ -12,9 +13,7 @@ from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
 from mlflow_breadcrumbs import cli, errors, ledger
-from mlflow_breadcrumbs.engine import recipe
 from mlflow_breadcrumbs.evaluation import evaluating
-from mlflow_breadcrumbs.pipeline import flow
 from mlflow_breadcrumbs.promotion import approvals, gathering, policies, promote
 from mlflow_breadcrumbs.registry import aliases, tag_keys, versions
 
@@ -32,20 +31,6 @@ def decide(uri, text, alias="champion", now=None, **changes):
 def rule(decision, name):
     (one,) = [rule for rule in decision.verdict.rules if rule.name == name]
     return one
-
-
-def merge(zoo, alpha, tasks=True):
-    """Another version of `merged`, with other weights."""
-    settings = recipe.MergeRecipe.from_method("breadcrumbs", sources=2, alpha=alpha)
-    request = flow.MergeRequest(
-        base=zoo.base,
-        sources=zoo.sources[:2],
-        registered_model="merged",
-        recipe=settings,
-        tasks=zoo.tasks if tasks else None,
-        device="cpu",
-    )
-    return flow.merge(request).version.uri
 
 
 def at(alias="champion"):
@@ -166,7 +151,7 @@ def test_missing_evidence_is_named_or_made(family):
 
 def test_a_champion_is_measured_on_the_same_images(family):
     text = "no_regression: {margin: 1.0}"
-    assert decide(merge(family, 0.5, tasks=False), text).result == "promoted"
+    assert decide(pairs.merge(family, 0.5, tasks=False), text).result == "promoted"
     decision = decide(family.merged, text)
     assert "the champion models:/merged/2 was not measured on the same images" in (
         rule(decision, "no_regression/colours").sentence
@@ -182,7 +167,7 @@ def test_a_champion_is_measured_on_the_same_images(family):
 def measured(family, monkeypatch):
     """A version whose only evidence is a run of `evaluate`; its URI and the run's id."""
     monkeypatch.chdir(family.folder)
-    uri = merge(family, 0.5, tasks=False)
+    uri = pairs.merge(family, 0.5, tasks=False)
     found = evaluating.evaluate_version(uri, family.tasks, only=["colours", "tints"], device="cpu")
     return uri, found.run_id
 
@@ -383,7 +368,7 @@ def test_approvals_are_counted_withdrawn_and_bound_to_the_weights(family, person
     assert decide(family.merged, text).result == "refused"
     assert approve().exit_code == 0
     assert decide(family.merged, text).result == "promoted"
-    other = merge(family, 0.5)
+    other = pairs.merge(family, 0.5)
     assert rule(decide(other, text), "approvals").value == 0
     said = [event for event in ledger.history("merged") if event.kind.startswith("approval")]
     assert [(event.kind, event.phase) for event in said] == [
@@ -452,7 +437,7 @@ def test_licences_of_base_and_sources_as_they_are_now(family):
 
 def test_a_race_that_is_lost_names_the_winner(family, tmp_path):
     (tmp_path / "policy.yaml").write_text(LET_THROUGH)
-    other = merge(family, 0.5)
+    other = pairs.merge(family, 0.5)
     assert decide(other, LET_THROUGH).result == "promoted"
     winner = events("alias")[-1]
     arguments = ["promote", "merged", "--version", "1", "--alias", "champion"]
@@ -471,7 +456,7 @@ def test_a_race_that_is_lost_names_the_winner(family, tmp_path):
 
 def test_an_alias_that_moves_while_it_is_decided_is_a_lost_race(family, monkeypatch):
     """A click in MLflow, after the champion was looked at."""
-    other = merge(family, 0.5)
+    other = pairs.merge(family, 0.5)
 
     def click(*arguments, log=promote._log):
         mlflow.MlflowClient().set_registered_model_alias("merged", "champion", other[-1])
@@ -486,7 +471,7 @@ def test_an_alias_that_moves_while_it_is_decided_is_a_lost_race(family, monkeypa
 
 def test_a_version_given_by_an_alias_is_pinned(family, monkeypatch):
     """Case 27: the alias moves after it was resolved."""
-    other = merge(family, 0.5)
+    other = pairs.merge(family, 0.5)
     client = mlflow.MlflowClient()
     client.set_registered_model_alias("merged", "candidate", "1")
 

@@ -7,14 +7,13 @@ import contextlib
 import json
 
 import mlflow
+import pairs
 import pytest
 import server_accounts
 import zoos
 from click.testing import CliRunner
 
 from mlflow_breadcrumbs import cli
-from mlflow_breadcrumbs.engine import recipe
-from mlflow_breadcrumbs.pipeline import flow
 from mlflow_breadcrumbs.registry import accounts, aliases
 
 pytestmark = pytest.mark.slow
@@ -58,19 +57,6 @@ def allow(person):
         client.grant_user_permission(person, "experiment", experiment, "EDIT")
 
 
-def merge(zoo, alpha):
-    settings = recipe.MergeRecipe.from_method("breadcrumbs", sources=2, alpha=alpha)
-    request = flow.MergeRequest(
-        base=zoo.base,
-        sources=zoo.sources[:2],
-        registered_model="merged",
-        recipe=settings,
-        tasks=zoo.tasks,
-        device="cpu",
-    )
-    return flow.merge(request).version.uri
-
-
 def run(*arguments, code=0):
     result = CliRunner().invoke(cli.main, [str(argument) for argument in arguments])
     assert result.exit_code == code, result.output
@@ -84,7 +70,7 @@ def test_merged_approved_there_promoted_here_rolled_back_there_audited_by_a_thir
         assert accounts.account() == "ann"
         zoo = zoos.fill(tmp_path, mlflow.get_tracking_uri())
         for number, alpha in (("1", 0.3), ("2", 0.6)):
-            assert merge(zoo, alpha) == f"models:/merged/{number}"
+            assert pairs.merge(zoo, alpha) == f"models:/merged/{number}"
         assert "can't approve them" in run("approve", "merged", "--version", 1, code=1)
         assert "(approvals)" in run("promote", "merged", "--version", 1, *rules, code=3)
     with on("ben"):

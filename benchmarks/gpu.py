@@ -35,11 +35,22 @@ EXACT = {
     "consensus `mass`, combine `mean`": dataclasses.replace(
         RECIPE, consensus="mass", combine="mean"
     ),
+    "vectors `whole_mean`, depth 0.5": dataclasses.replace(
+        RECIPE, vectors=recipe.WHOLE_MEAN, depth=0.5
+    ),
     "task arithmetic": dataclasses.replace(RECIPE, density=1.0, gamma=0.0),
 }
 """Recipes whose bits every backend agrees on."""
-DECOMPOSING = {"`tsv_m`": "tsv_m", "`iso_c`": "iso_c"}
-"""Recipes that decompose matrices, by method."""
+DECOMPOSING = (
+    "tsv_m",
+    "iso_c",
+    "iso_cts",
+    "breadcrumbs_calibrated",
+    "actmat",
+    "tact",
+    "ace",
+)
+"""Presets that decompose matrices."""
 COPIED = 1 << 30
 """Bytes of a copy whose bandwidth is measured."""
 
@@ -294,13 +305,13 @@ def section(architecture: str, dtype: str, given: argparse.Namespace) -> str:
         if dtype == "float32":
             found += [
                 contest(
-                    what,
+                    f"`{method}`",
                     recipe.MergeRecipe.from_method(method, sources=given.sources),
                     inputs,
                     0,
                     folder,
                 )
-                for what, method in DECOMPOSING.items()
+                for method in DECOMPOSING
             ]
         on_device, to_device = copies(given.repeats)
         job = merging.plan(inputs[0], inputs[1:], RECIPE)

@@ -26,7 +26,6 @@ from mlflow_breadcrumbs.engine import (
     parts,
     recipe,
     rounding,
-    tolerance,
     writing,
 )
 from mlflow_breadcrumbs.engine.backends import (
@@ -117,7 +116,7 @@ def merge(
             opened = _in_order(sources, made, folder, stack)
             outcome = _Joining(job, opened, writer, advance).outcome(threads)
         digests = [
-            *merging.input_digests(job, copied[:1], outcome.hexdigests),
+            *merging.input_digests(job, [copied[0] | outcome.hexdigests[0]]),
             *(part.known.source for part in opened),
         ]
         merging.check_digests(job, digests, expected)
@@ -132,22 +131,15 @@ def merge(
         dataclasses.replace(part.known, noise=noises.get(part.known.source, part.known.noise))
         for part in opened
     )
-    parameters = sum(base.info(name).numel for name in job.merged)
-    result = merging.MergeResult(
+    result = merging.MergeResult.of(
+        job,
+        outcome,
         output=writer.output,
         weights_digest=digest,
-        recipe=settings,
-        merged_tensors=len(job.merged),
-        parameters=parameters,
-        statistics=tuple(outcome.statistics),
+        digests=digests,
         seconds=time.perf_counter() - started,
         backend=NAME,
-        touched=tuple(count / max(parameters, 1) for count in outcome.touched),
         bytes_read=volume,
-        base_digest=digests[0],
-        source_digests=tuple(digests[1:]),
-        tolerances=tolerance.tolerances(job),
-        running=tuple(job.running),
         noises=tuple(
             dataclasses.replace(part.noise, label=label)
             for part, label in zip(known, labels, strict=True)

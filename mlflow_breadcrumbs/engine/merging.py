@@ -1,6 +1,8 @@
 """One merged checkpoint from a base and its fine-tuned sources: check, compute, write.
 
 `merge` streams: it reads tensor by tensor, hands each to a backend, and writes the result at once.
+What it is made of (`plan`, `compute`, the checks, `MergeResult.of`) also serves merges that are
+done shard by shard, see `shards`.
 """
 
 import dataclasses
@@ -64,6 +66,43 @@ class MergeResult:
     """What was left open and found from the weights before the merge."""
     noises: tuple[rounding.Noise, ...] = ()
     """What rounding did to the sources that are stored in fewer bits than the base."""
+
+    @classmethod
+    def of(
+        cls,
+        job: backends.Job,
+        outcome: backends.Outcome,
+        *,
+        output: Path,
+        weights_digest: str,
+        digests: Sequence[str],
+        **known: Any,
+    ) -> "MergeResult":
+        """What a merge that has been computed and written comes to.
+
+        Args:
+            job: the merge.
+            outcome: of all its tensors.
+            output: the path to open.
+            weights_digest: of what was written.
+            digests: the weights digests of the base and the sources; empty if not verified.
+            known: other fields of the result.
+        """
+        parameters = sum(job.base.info(name).numel for name in job.merged)
+        return cls(
+            output=output,
+            weights_digest=weights_digest,
+            recipe=job.recipe,
+            merged_tensors=len(job.merged),
+            parameters=parameters,
+            statistics=tuple(outcome.statistics),
+            touched=tuple(count / max(parameters, 1) for count in outcome.touched),
+            base_digest=digests[0] if digests else None,
+            source_digests=tuple(digests[1:]) if digests else None,
+            tolerances=tolerance.tolerances(job),
+            running=tuple(job.running),
+            **known,
+        )
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -170,38 +209,57 @@ def merge(
     with writing.CheckpointWriter(
         output, output_infos(job), max_shard_size=max_shard_size, overwrite=overwrite
     ) as writer:
-        volume = sum(source.nbytes for source in (base, *sources))
-        with show("merge", total=volume, unit="bytes") as advance:
-            copied = copying.copy_unmerged(job, writer, advance, processes.processors())
-            outcome = backend.run(job, writer, advance)
-        digests = input_digests(job, copied, outcome.hexdigests)
+        with show("merge", total=job.nbytes, unit="bytes") as advance:
+            outcome = compute(job, writer, backend, advance)
+        digests = input_digests(job, outcome.hexdigests)
         if expected is not None:
             check_digests(job, digests, expected)
         check_norms(job, outcome, max_norm_ratio)
         for checkpoint in job.inputs:
             checkpoint.check_unchanged()
         digest = writer.weights_digest
-    parameters = sum(base.info(name).numel for name in job.merged)
-    return MergeResult(
+    return MergeResult.of(
+        job,
+        outcome,
         output=writer.output,
         weights_digest=digest,
-        recipe=settings,
-        merged_tensors=len(job.merged),
-        parameters=parameters,
-        statistics=tuple(outcome.statistics),
+        digests=digests,
         seconds=time.perf_counter() - started,
         backend=backend.name,
-        touched=tuple(count / max(parameters, 1) for count in outcome.touched),
-        bytes_read=volume,
-        base_digest=digests[0] if digests else None,
-        source_digests=tuple(digests[1:]) if digests else None,
-        tolerances=tolerance.tolerances(job),
-        running=tuple(job.running),
-        noises=rounding.of_sources(
-            job,
-            dict(zip(job.merged, outcome.base_energies, strict=True)),
-            ((entry.source, entry.energy) for entry in outcome.statistics),
-        ),
+        bytes_read=job.nbytes,
+        noises=noises(job, outcome),
+    )
+
+
+def compute(
+    job: backends.Job, writer: writing.Writer, backend: backends.Backend, advance: progress.Advance
+) -> backends.Outcome:
+    """Write the tensors of a job, and say what was found on the way.
+
+    Args:
+        job: what `plan` gave, or a part of it.
+        writer: takes all tensors of the job.
+        backend: computes those that are merged.
+        advance: is told the bytes read.
+
+    Returns:
+        What the backend found; its digests are those of all tensors of the job.
+
+    Raises:
+        MergeError: a value is not finite, or a source has another integer tensor.
+    """
+    copied = copying.copy_unmerged(job, writer, advance, processes.processors())
+    outcome = backend.run(job, writer, advance)
+    hexdigests = [some | own for some, own in zip(copied, outcome.hexdigests, strict=True)]
+    return dataclasses.replace(outcome, hexdigests=hexdigests)
+
+
+def noises(job: backends.Job, outcome: backends.Outcome) -> tuple[rounding.Noise, ...]:
+    """What rounding did to the sources of a merge."""
+    return rounding.of_sources(
+        job,
+        dict(zip(job.merged, outcome.base_energies, strict=True)),
+        ((entry.source, entry.energy) for entry in outcome.statistics),
     )
 
 
@@ -223,8 +281,7 @@ def merge_into(
     Raises:
         MergeError: a value is not finite, or a source is too far from the base.
     """
-    copying.copy_unmerged(job, writer, _unheard, processes.processors())
-    outcome = backend.run(job, writer, _unheard)
+    outcome = compute(job, writer, backend, _unheard)
     check_norms(job, outcome, max_norm_ratio)
 
 
@@ -322,6 +379,7 @@ def outline(
         weights=(),
         recipe=settings,
         merged=merged,
+        copied=sorted(set(base.names) - set(merged)),
         running=sorted(unsummed),
         depths=layer_groups.depths(base.names) if settings.depth else {},
         dtypes={
@@ -362,15 +420,18 @@ def _differences(
     ]
 
 
-def input_digests(
-    job: backends.Job, copied: Sequence[dict[str, str]], merged: Sequence[dict[str, str]]
-) -> list[str]:
-    """The weights digests of the base and the sources; empty when they were not verified."""
+def input_digests(job: backends.Job, hexdigests: Sequence[Mapping[str, str]]) -> list[str]:
+    """The weights digests of the base and the sources; empty when they were not verified.
+
+    Args:
+        job: the merge.
+        hexdigests: per input, base first: the SHA-256 of every tensor.
+    """
     return [
         checkpoints.combine_digests(
-            (name, checkpoint.info(name), content) for name, content in (some | others).items()
+            (name, checkpoint.info(name), content) for name, content in found.items()
         )
-        for checkpoint, some, others in zip(job.inputs, copied, merged, strict=True)
+        for checkpoint, found in zip(job.inputs, hexdigests, strict=True)
         if job.verify
     ]
 

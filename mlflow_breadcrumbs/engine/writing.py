@@ -11,10 +11,10 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol
+from typing import Protocol, Self
 
 import torch
 
@@ -80,66 +80,60 @@ class MemoryWriter:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Shard:
+class OutputShard:
     """One output file: its final name, its header, and where each tensor's bytes go."""
 
     name: str
     header: bytes
     offsets: dict[str, int]
+    """By tensor, where its bytes begin."""
     size: int
+    """Bytes of the whole file."""
 
 
-class CheckpointWriter:
-    """Writes the tensors of a checkpoint, in any order, so that it appears whole or not at all.
+class ShardWriter:
+    """Writes files of a checkpoint into a folder, so that they appear whole or not at all.
 
-    A context manager: leaving it without an error syncs and renames the files (an index last);
-    leaving it by an error removes them. `write` may be called from several threads.
+    A context manager: leaving it without an error syncs and renames the files; leaving it by an
+    error removes them. `write` may be called from several threads.
 
     Args:
-        path: the output file, `….safetensors`; several shards are named
-            `…-00001-of-00003.safetensors` and come with `….safetensors.index.json`.
-        infos: every tensor that will be written, with dtype and shape.
-        max_shard_size: bytes of tensor data in a file at most (a larger tensor has its own file);
-            `None` writes one file.
-        overwrite: replace an output that exists.
+        folder: is made where it is missing.
+        shards: what `layout` gave, or some of it.
+        infos: the tensors of these shards, with dtype and shape.
+        target: what messages name.
 
     Raises:
-        CheckpointError: the output exists, or the disk is full or read-only.
+        CheckpointError: the disk is full or read-only.
     """
 
     def __init__(
         self,
-        path: str | Path,
+        folder: Path,
+        shards: Sequence[OutputShard],
         infos: Mapping[str, checkpoints.TensorInfo],
-        *,
-        max_shard_size: int | None = None,
-        overwrite: bool = False,
+        target: Path,
     ) -> None:
-        self.path = Path(path)
-        if self.path.suffix != ".safetensors":
-            raise errors.CheckpointError(f"the output {self.path} must end in .safetensors")
+        self._folder = folder
+        self._shards = tuple(shards)
         self._infos = dict(infos)
-        self._shards = _plan(self.path.name, self._infos, max_shard_size)
-        self._index = _index(self._shards, self._infos) if len(self._shards) > 1 else None
+        self._target = target
         self._shard_of = {name: i for i, shard in enumerate(self._shards) for name in shard.offsets}
         self._digests: dict[str, str] = {}
-        self._temporary = self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}.tmp")
+        self._suffix = f"{secrets.token_hex(4)}.tmp"
         self._files: list[int] = []
-        for target in (self.path, self.path.with_name(self.path.stem + checkpoints.INDEX_SUFFIX)):
-            if target.exists() and not overwrite:
-                raise errors.CheckpointError(
-                    f"the output {target} exists; name another file or overwrite it (--overwrite)"
-                )
+        self._made: list[Path] = []
 
-    def __enter__(self) -> "CheckpointWriter":
+    def __enter__(self) -> Self:
         """Create the files at their full size, so that a full disk is found before any work."""
         try:
-            self._temporary.mkdir(parents=True)
+            self._folder.mkdir(parents=True, exist_ok=True)
             for shard in self._shards:
-                target = self._temporary / shard.name
-                file = descriptors.create(target)
+                temporary = self._folder / f".{shard.name}.{self._suffix}"
+                file = descriptors.create(temporary)
+                self._made.append(temporary)
                 self._files.append(file)
-                descriptors.reserve(file, shard.size, self._temporary)
+                descriptors.reserve(file, shard.size, self._folder)
                 descriptors.write(file, shard.header, 0)
         except OSError as error:
             self._discard()
@@ -171,16 +165,14 @@ class CheckpointWriter:
         self._digests[name] = hexdigest
 
     @property
+    def hexdigests(self) -> Mapping[str, str]:
+        """The SHA-256 of each tensor that was announced."""
+        return self._digests
+
+    @property
     def weights_digest(self) -> str:
         """The weights digest of what was written; every tensor must have been."""
         return _weights_digest(self._infos, self._digests)
-
-    @property
-    def output(self) -> Path:
-        """The path to open: the file, or the index of the shards."""
-        if self._index is None:
-            return self.path
-        return self.path.with_name(self.path.stem + checkpoints.INDEX_SUFFIX)
 
     def __exit__(
         self,
@@ -204,14 +196,8 @@ class CheckpointWriter:
         for file in self._files:
             os.fsync(file)
         self._close()  # Windows renames no open file
-        names = [shard.name for shard in self._shards]
-        if self._index is not None:
-            index = self._temporary / self.output.name
-            index.write_bytes(self._index)
-            names.append(index.name)
-        for name in names:
-            os.replace(self._temporary / name, self.path.with_name(name))
-        descriptors.sync_folder(self.path.parent)
+        for shard, temporary in zip(self._shards, self._made, strict=True):
+            os.replace(temporary, self._folder / shard.name)
 
     def _close(self) -> None:
         for file in self._files:
@@ -220,20 +206,118 @@ class CheckpointWriter:
 
     def _discard(self) -> None:
         self._close()
-        shutil.rmtree(self._temporary, ignore_errors=True)
+        for temporary in self._made:
+            temporary.unlink(missing_ok=True)
 
     def _explain(self, error: OSError) -> errors.CheckpointError:
-        remedy = "write to another folder"
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            needed = sum(shard.size for shard in self._shards)
-            free = shutil.disk_usage(_existing(self.path.parent)).free
-            remedy = (
-                f"it needs {needed / 1e9:.2f} GB and {free / 1e9:.2f} GB are free; "
-                "make room or write to another disk"
+        return explain(error, self._target, sum(shard.size for shard in self._shards))
+
+
+class CheckpointWriter(ShardWriter):
+    """Writes all tensors of a checkpoint, in any order; it appears whole or not at all.
+
+    A context manager: leaving it without an error syncs and renames the files (an index last);
+    leaving it by an error removes them.
+
+    Args:
+        path: the output file, `….safetensors`; several shards are named
+            `…-00001-of-00003.safetensors` and come with `….safetensors.index.json`.
+        infos: every tensor that will be written, with dtype and shape.
+        max_shard_size: bytes of tensor data in a file at most (a larger tensor has its own file);
+            `None` writes one file.
+        overwrite: replace an output that exists.
+
+    Raises:
+        CheckpointError: the output exists, or the disk is full or read-only.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        infos: Mapping[str, checkpoints.TensorInfo],
+        *,
+        max_shard_size: int | None = None,
+        overwrite: bool = False,
+    ) -> None:
+        path = Path(path)
+        check_output(path, overwrite=overwrite)
+        staging = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+        super().__init__(staging, layout(path.name, infos, max_shard_size), infos, path)
+
+    @property
+    def output(self) -> Path:
+        """The path to open: the file, or the index of the shards."""
+        return output_path(self._target, self._shards)
+
+    def _commit(self) -> None:
+        super()._commit()
+        publish(self._folder, self._target, self._shards)
+
+    def _discard(self) -> None:
+        super()._discard()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def check_output(path: Path, *, overwrite: bool) -> None:
+    """Raise `CheckpointError` unless a checkpoint can get this path."""
+    if path.suffix != ".safetensors":
+        raise errors.CheckpointError(f"the output {path} must end in .safetensors")
+    for target in (path, _index_path(path)):
+        if target.exists() and not overwrite:
+            raise errors.CheckpointError(
+                f"the output {target} exists; name another file or overwrite it (--overwrite)"
             )
-        return errors.CheckpointError(
-            f"cannot write {self.path}: {error.strerror or error}; {remedy}"
+
+
+def output_path(path: Path, shards: Sequence[OutputShard]) -> Path:
+    """The path to open: the file, or the index of its shards."""
+    return path if len(shards) == 1 else _index_path(path)
+
+
+def publish(staging: Path, path: Path, shards: Sequence[OutputShard]) -> Path:
+    """Move whole shards from one folder to where they belong, the index last.
+
+    A call that was stopped may be made again.
+
+    Args:
+        staging: holds the shards that have not been moved yet.
+        path: the output, `….safetensors`.
+        shards: all of the checkpoint.
+
+    Returns:
+        The path to open.
+
+    Raises:
+        OSError: a file can't be moved.
+    """
+    for shard in shards:
+        if (staging / shard.name).exists():
+            os.replace(staging / shard.name, path.with_name(shard.name))
+    output = output_path(path, shards)
+    if len(shards) > 1:
+        index = staging / output.name
+        index.write_bytes(_index(shards))
+        os.replace(index, output)
+    descriptors.sync_folder(path.parent)
+    return output
+
+
+def explain(error: OSError, path: Path, nbytes: int) -> errors.CheckpointError:
+    """The error for an output that can't be written.
+
+    Args:
+        error: the system's.
+        path: the output.
+        nbytes: that it needs.
+    """
+    remedy = "write to another folder"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        free = shutil.disk_usage(_existing(path.parent)).free
+        remedy = (
+            f"it needs {nbytes / 1e9:.2f} GB and {free / 1e9:.2f} GB are free; "
+            "make room or write to another disk"
         )
+    return errors.CheckpointError(f"cannot write {path}: {error.strerror or error}; {remedy}")
 
 
 def _weights_digest(
@@ -248,10 +332,16 @@ def _existing(folder: Path) -> Path:
     return folder if folder.exists() else _existing(folder.parent)
 
 
-def _plan(
+def layout(
     name: str, infos: Mapping[str, checkpoints.TensorInfo], max_shard_size: int | None
-) -> list[_Shard]:
-    """Put the tensors, widest dtype first so that all are aligned, into as few files as fit."""
+) -> list[OutputShard]:
+    """Put the tensors, widest dtype first so that all are aligned, into as few files as fit.
+
+    Args:
+        name: of the output, `….safetensors`.
+        infos: every tensor, with dtype and shape.
+        max_shard_size: see `CheckpointWriter`.
+    """
     order = sorted(infos, key=lambda tensor: (-infos[tensor].dtype.itemsize, tensor))
     groups: list[list[str]] = []
     room = 0
@@ -272,7 +362,7 @@ def _plan(
     ]
 
 
-def _shard(name: str, infos: Mapping[str, checkpoints.TensorInfo]) -> _Shard:
+def _shard(name: str, infos: Mapping[str, checkpoints.TensorInfo]) -> OutputShard:
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     ends: dict[str, int] = {}
     end = 0
@@ -287,7 +377,7 @@ def _shard(name: str, infos: Mapping[str, checkpoints.TensorInfo]) -> _Shard:
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
     start = 8 + len(text)
-    return _Shard(
+    return OutputShard(
         name=name,
         header=len(text).to_bytes(8, "little") + text,
         offsets={tensor: start + offset for tensor, offset in ends.items()},
@@ -295,10 +385,14 @@ def _shard(name: str, infos: Mapping[str, checkpoints.TensorInfo]) -> _Shard:
     )
 
 
-def _index(shards: list[_Shard], infos: Mapping[str, checkpoints.TensorInfo]) -> bytes:
+def _index(shards: Sequence[OutputShard]) -> bytes:
     weight_map = {name: shard.name for shard in shards for name in shard.offsets}
-    total = sum(info.nbytes for info in infos.values())
+    total = sum(shard.size - 8 - int.from_bytes(shard.header[:8], "little") for shard in shards)
     return json.dumps(
         {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))},
         indent=2,
     ).encode()
+
+
+def _index_path(path: Path) -> Path:
+    return path.with_name(path.stem + checkpoints.INDEX_SUFFIX)

@@ -33,6 +33,8 @@ class Job:
     recipe: recipe.MergeRecipe
     merged: Sequence[str]
     """The tensors to merge, sorted by name."""
+    copied: Sequence[str]
+    """The other tensors, which are the base's; sorted by name."""
     dtypes: dict[str, torch.dtype]
     """The output dtype of each merged tensor."""
     running: Sequence[str] = ()
@@ -46,6 +48,12 @@ class Job:
     def inputs(self) -> tuple[checkpoints.Checkpoint, ...]:
         """The base, then the sources."""
         return (self.base, *self.sources)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that are read: the job's tensors in all inputs."""
+        names = (*self.merged, *self.copied)
+        return sum(checkpoint.info(name).nbytes for checkpoint in self.inputs for name in names)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,7 +22,6 @@ def copy_unmerged(
         MergeError: a value is not finite, or a source's integer or bool tensor differs, which is
             neither a counter nor excluded by the recipe.
     """
-    names = sorted(set(job.base.names) - set(job.merged))
     hexdigests: list[dict[str, str]] = [{} for _ in job.inputs]
     running = frozenset(job.running)
 
@@ -43,7 +42,7 @@ def copy_unmerged(
 
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:
         try:
-            for nbytes in pool.map(copy, names):
+            for nbytes in pool.map(copy, job.copied):
                 advance(nbytes)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)

@@ -25,7 +25,13 @@ from mlflow_breadcrumbs.engine.backends import (
 )
 from mlflow_breadcrumbs.engine.backends.cpu import decomposing, reading
 from mlflow_breadcrumbs.engine.backends.cpu.blocks import TensorMerge
-from mlflow_breadcrumbs.engine.backends.cpu.masking import Mask, Masks, model_masks, unit_masks
+from mlflow_breadcrumbs.engine.backends.cpu.masking import (
+    Mask,
+    Masks,
+    model_cuts,
+    model_masks,
+    unit_masks,
+)
 from mlflow_breadcrumbs.support import progress
 
 LARGE = 1 << 22
@@ -101,7 +107,8 @@ class _CpuRun:
         job = self._job
         if job.recipe.unit == "model" and not self._known:
             point = (job.recipe.density, job.recipe.gamma)
-            self._known = model_masks(job, [point], self._pool, self._buffers)[0]
+            (cuts,) = model_cuts(job, [point], self._pool, self._buffers)
+            self._known = model_masks(job, cuts)
         by_size = sorted(job.merged, key=lambda name: -job.base.info(name).numel)
         # Readings are queued before the merges that wait for them, so no wait can be for ever.
         readings = {

@@ -17,7 +17,13 @@ from collections.abc import Sequence
 from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.engine.backends import Job
 from mlflow_breadcrumbs.engine.backends.cpu import reading
-from mlflow_breadcrumbs.engine.backends.cpu.masking import Mask, Masks, model_masks, unit_masks
+from mlflow_breadcrumbs.engine.backends.cpu.masking import (
+    Mask,
+    Masks,
+    model_cuts,
+    model_masks,
+    unit_masks,
+)
 
 
 def thresholds(job: Job, points: Sequence[tuple[float, float]], *, threads: int) -> list[Masks]:
@@ -50,7 +56,8 @@ def thresholds(job: Job, points: Sequence[tuple[float, float]], *, threads: int)
 
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:
         if job.recipe.unit == "model":
-            return model_masks(job, points, pool, buffers)
+            cuts = model_cuts(job, points, pool, buffers)
+            return [model_masks(job, found) for found in cuts]
         by_size = sorted(job.merged, key=lambda name: -job.base.info(name).numel)
         pieces = [(name, source) for name in by_size for source in range(len(job.sources))]
 

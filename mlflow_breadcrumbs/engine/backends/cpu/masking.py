@@ -98,19 +98,42 @@ Masks = Mapping[tuple[str, int], Mask]
 """The mask of a tensor in a source."""
 
 
-def model_masks(
+@dataclasses.dataclass(frozen=True)
+class ModelCut:
+    """A cut of all masked tensors of a source, by name, as one long vector."""
+
+    tensor: str
+    """Which the first element behind the cut is in; empty where all or nothing lies behind it."""
+    magnitude: int
+    """As in `selection.Cut`."""
+    index: int
+    """Of that element, in its tensor."""
+
+    def within(self, name: str) -> selection.Cut:
+        """The cut as it falls on one of the tensors."""
+        if name == self.tensor:
+            return selection.Cut(self.magnitude, self.index)
+        # In earlier tensors even equal magnitudes lie before the cut, in later ones behind it.
+        return selection.Cut(self.magnitude + (1 if name < self.tensor else 0), 0)
+
+
+ModelCuts = Sequence[tuple[ModelCut, ModelCut]]
+"""Per source, the lower and the upper cut of a mask of the unit `model`."""
+
+
+def model_cuts(
     job: Job,
     points: Sequence[tuple[float, float]],
     pool: concurrent.futures.Executor,
     buffers: Callable[[], reading.Buffers],
-) -> list[Masks]:
-    """The masks of the unit `model`, source by source; the passes are parallel over tensors.
+) -> list[ModelCuts]:
+    """The cuts of the unit `model`, source by source; the passes are parallel over tensors.
 
     All merged tensors, by name, are one long vector, but for those that are kept whole.
 
     Args:
         job: the merge.
-        points: (density, gamma) of each set of masks; all come from the same passes.
+        points: (density, gamma) of each set of cuts; all come from the same passes.
         pool: its workers read the tensors.
         buffers: gives those of the calling thread.
     """
@@ -119,41 +142,36 @@ def model_masks(
     counts = [masks.counts(n, density, gamma) for density, gamma in points]
     ranks = [rank for count in counts for rank in (count.low, count.low + count.keep)]
     inner = sorted({rank for rank in ranks if 0 < rank < n})
-    found: list[dict[tuple[str, int], Mask]] = [
-        {(name, source): WHOLE for name in job.merged for source in range(len(job.sources))}
-        for _ in points
-    ]
     parts = [
         (name, start, min(start + reading.PART, job.base.info(name).numel))
         for name in names
         for start in range(0, job.base.info(name).numel, reading.PART)
     ]
-    position = {name: number for number, name in enumerate(names)}
-    for source, checkpoint in enumerate(job.sources):
+    found: list[list[tuple[ModelCut, ModelCut]]] = [[] for _ in points]
+    for checkpoint in job.sources:
         visit = _visitor(job.base, checkpoint, parts, pool, buffers)
-        places = {}
+        cuts = {0: _outer(selection.START), n: _outer(selection.END)}
         for rank, place in zip(inner, selection.search(inner, visit), strict=True):
             name, start, _ = parts[place.part]
-            cut = selection.Cut(place.cut.magnitude, start + place.cut.index)
-            places[rank] = selection.Place(position[name], cut)
-        for point, count in enumerate(counts):
-            for number, name in enumerate(names):
-                lower, upper = (
-                    _cut_in(number, rank, n, places) for rank in (count.low, count.low + count.keep)
-                )
-                found[point][name, source] = Ranges(2**63 - 1, [(lower, upper)])
+            cuts[rank] = ModelCut(name, place.cut.magnitude, start + place.cut.index)
+        for own, count in zip(found, counts, strict=True):
+            own.append((cuts[count.low], cuts[count.low + count.keep]))
     return list(found)
 
 
-def _cut_in(number: int, rank: int, n: int, places: Mapping[int, selection.Place]) -> selection.Cut:
-    """The cut of the long vector as it falls on one of its tensors."""
-    if rank in (0, n):
-        return selection.START if rank == 0 else selection.END
-    place = places[rank]
-    if number == place.part:
-        return place.cut
-    # In earlier tensors even equal magnitudes lie before the cut, in later ones behind it.
-    return selection.Cut(place.cut.magnitude + (1 if number < place.part else 0), 0)
+def model_masks(job: Job, cuts: ModelCuts) -> Masks:
+    """The masks of the unit `model` that some cuts mean for the tensors of a job."""
+    return {
+        (name, source): Ranges(2**63 - 1, [(lower.within(name), upper.within(name))])
+        if job.recipe.masks(job.base.info(name).shape)
+        else WHOLE
+        for name in job.merged
+        for source, (lower, upper) in enumerate(cuts)
+    }
+
+
+def _outer(cut: selection.Cut) -> ModelCut:
+    return ModelCut("", cut.magnitude, cut.index)
 
 
 def _visitor(

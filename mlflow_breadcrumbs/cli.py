@@ -27,6 +27,7 @@ from mlflow_breadcrumbs.commands import (
     printing,
     promoting,
     searching,
+    sharding,
     versions,
     volume,
     webhooks,
@@ -35,6 +36,11 @@ from mlflow_breadcrumbs.commands import (
 COMMANDS = {
     "Make versions": (versions.import_command, versions.finetune_command),
     "Merge": (merging.merge_command, merging.merge_files, comparing.compare_command),
+    "Merge files, shard by shard": (
+        sharding.plan_command,
+        sharding.work_command,
+        sharding.finish_command,
+    ),
     "Evaluate & search": (
         versions.evaluate_command,
         searching.sweep_command,

@@ -2,6 +2,7 @@
 
 import functools
 import shlex
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,6 +13,7 @@ from mlflow_breadcrumbs.engine import drafts
 from mlflow_breadcrumbs.support import wording
 
 if TYPE_CHECKING:
+    from mlflow_breadcrumbs.engine import merging
     from mlflow_breadcrumbs.pipeline import flow, outcomes
 
 
@@ -89,9 +91,16 @@ def merge_files(
     )
     if as_json:
         printing.print_json(result.to_dict())
-        return
+    else:
+        print_merge(result, [base, *(path for path, _ in sources)])
+
+
+def print_merge(result: "merging.MergeResult", inputs: Sequence[str]) -> None:
+    """Say what was merged from which files, the base first, and the digests that are known."""
+    from mlflow_breadcrumbs.commands import terminal
+
     terminal.print_table(
-        result.source_rows([path for path, _ in sources]),
+        result.source_rows(inputs[1:]),
         {
             "source": "source",
             "norm": "‖task vector‖",
@@ -106,9 +115,9 @@ def merge_files(
         f"{result.output}: {wording.counted(result.merged_tensors, 'tensors')}, "
         f"{result.parameters / 1e6:.1f} M parameters merged in {result.seconds:.1f} s"
     )
-    if digests:
-        printing.echo(f"{result.base_digest}  {base}")
-        for digest, (path, _) in zip(result.source_digests or (), sources, strict=True):
+    if result.base_digest is not None:
+        digests = (result.base_digest, *(result.source_digests or ()))
+        for digest, path in zip(digests, inputs, strict=True):
             printing.echo(f"{digest}  {path}")
     printing.echo(f"{result.weights_digest}  {result.output}")
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.engine import backends, checkpoints, drafts, merging, recipe, settling
 from mlflow_breadcrumbs.engine.backends import choosing
+from mlflow_breadcrumbs.engine.shards import local, plans
 from mlflow_breadcrumbs.support import defaults, progress
 
 
@@ -26,6 +27,9 @@ def merge_files(
 ) -> merging.MergeResult:
     """Merge checkpoint files; see `merging.merge`. A draft is settled by the weights first.
 
+    With `max_shard_size` the merge goes shard by shard, and a call after a killed one goes on where
+    that stopped; see `shards.local`.
+
     Raises:
         MergeError: a file is given twice, or the checkpoints don't fit together.
         CheckpointError: a file can't be read, or the output can't be written.
@@ -41,10 +45,12 @@ def merge_files(
         )
         backend = backend or choosing.choose()
         choice = settling.settle(first, others, draft, labels=labels, backend=backend, show=show)
-        result = merging.merge(
+        made = choice.recipe if choice else draft.recipe
+        by_shards = max_shard_size is not None and plans.divisible(first, made, backend)
+        result = (local.merge if by_shards else merging.merge)(
             first,
             others,
-            choice.recipe if choice else draft.recipe,
+            made,
             output,
             labels=labels,
             backend=backend,
@@ -55,6 +61,47 @@ def merge_files(
             show=show,
         )
         return dataclasses.replace(result, choice=choice)
+
+
+def plan_files(
+    base: str | Path,
+    sources: Sequence[str | Path],
+    draft: drafts.RecipeDraft,
+    output: str | Path,
+    *,
+    max_shard_size: int | None,
+    max_norm_ratio: float | None = defaults.MAX_NORM_RATIO,
+    threads: int | None = None,
+    show: progress.Progress = progress.silent,
+) -> tuple[plans.ShardPlan, drafts.Choice | None]:
+    """Plan a merge of checkpoint files shard by shard; see `plans.make`.
+
+    Returns:
+        The plan, and how the recipe came about where it was left open.
+
+    Raises:
+        MergeError: a file is given twice, or the checkpoints don't fit together.
+        CheckpointError: a file can't be read.
+    """
+    _check_different([Path(base), *map(Path, sources)])
+    with contextlib.ExitStack() as stack:
+        first, *others = (
+            stack.enter_context(checkpoints.Checkpoint.open(path)) for path in (base, *sources)
+        )
+        labels = [str(source) for source in sources]
+        backend = choosing.choose(threads=threads)
+        choice = settling.settle(first, others, draft, labels=labels, backend=backend, show=show)
+        made = plans.make(
+            first,
+            others,
+            choice.recipe if choice else draft.recipe,
+            output,
+            labels=labels,
+            max_shard_size=max_shard_size,
+            max_norm_ratio=max_norm_ratio,
+            threads=threads,
+        )
+    return made, choice
 
 
 def _check_different(paths: Sequence[Path]) -> None:

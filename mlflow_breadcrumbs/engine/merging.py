@@ -249,7 +249,10 @@ def compute(
         MergeError: a value is not finite, or a source has another integer tensor.
     """
     copied = copying.copy_unmerged(job, writer, advance, processes.processors())
-    outcome = backend.run(job, writer, advance)
+    if job.merged:
+        outcome = backend.run(job, writer, advance)
+    else:
+        outcome = backends.Outcome([], [0] * len(job.inputs), [], [{} for _ in job.inputs])
     hexdigests = [some | own for some, own in zip(copied, outcome.hexdigests, strict=True)]
     return dataclasses.replace(outcome, hexdigests=hexdigests)
 
@@ -289,7 +292,7 @@ def output_infos(job: backends.Job) -> dict[str, checkpoints.TensorInfo]:
     """The tensors that a merge writes, with dtype and shape."""
     return {
         name: checkpoints.TensorInfo(job.dtypes.get(name, info.dtype), info.shape)
-        for name in job.base.names
+        for name in sorted((*job.merged, *job.copied))
         for info in [job.base.info(name)]
     }
 

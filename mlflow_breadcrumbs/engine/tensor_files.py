@@ -107,6 +107,7 @@ class TensorFiles:
         self._descriptors = [descriptors.open_to_read(file) for file in files]
         self._maps = [mmap.mmap(d, 0, access=mmap.ACCESS_COPY) for d in self._descriptors]
         self._states = [_state(descriptor) for descriptor in self._descriptors]
+        self._names = [file.name for file in files]
         self._close = weakref.finalize(self, _close_all, self._descriptors)
         self._entries = dict(sorted(entries.items()))
         self._places = places
@@ -196,6 +197,11 @@ class TensorFiles:
         start, stop = offset // mmap.PAGESIZE * mmap.PAGESIZE, offset + self._entries[name].nbytes
         if stop > start and hasattr(mmap, "MADV_DONTNEED"):
             self._maps[file].madvise(mmap.MADV_DONTNEED, start, stop - start)
+
+    @property
+    def file_states(self) -> tuple[tuple[str, int, int], ...]:
+        """Name, bytes and time of the last change (ns) of each file, as it was opened."""
+        return tuple((name, *state) for name, state in zip(self._names, self._states, strict=True))
 
     def check_unchanged(self) -> None:
         """Raise `IntegrityError` if a file was written to since it was opened."""

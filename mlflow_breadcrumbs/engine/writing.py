@@ -85,7 +85,7 @@ class OutputShard:
 
     name: str
     header: bytes
-    offsets: dict[str, int]
+    offsets: dict[str, int] = dataclasses.field(hash=False)
     """By tensor, where its bytes begin."""
     size: int
     """Bytes of the whole file."""
@@ -197,7 +197,11 @@ class ShardWriter:
             os.fsync(file)
         self._close()  # Windows renames no open file
         for shard, temporary in zip(self._shards, self._made, strict=True):
-            os.replace(temporary, self._folder / shard.name)
+            os.replace(temporary, self._folder / self.final_name(shard))
+
+    def final_name(self, shard: OutputShard) -> str:
+        """What a file is called once it is whole."""
+        return shard.name
 
     def _close(self) -> None:
         for file in self._files:
@@ -251,7 +255,7 @@ class CheckpointWriter(ShardWriter):
 
     def _commit(self) -> None:
         super()._commit()
-        publish(self._folder, self._target, self._shards)
+        publish({shard: self._folder / shard.name for shard in self._shards}, self._target)
 
     def _discard(self) -> None:
         super()._discard()
@@ -274,15 +278,14 @@ def output_path(path: Path, shards: Sequence[OutputShard]) -> Path:
     return path if len(shards) == 1 else _index_path(path)
 
 
-def publish(staging: Path, path: Path, shards: Sequence[OutputShard]) -> Path:
-    """Move whole shards from one folder to where they belong, the index last.
+def publish(files: Mapping[OutputShard, Path], path: Path) -> Path:
+    """Move the whole files of a checkpoint to where they belong, the index last.
 
-    A call that was stopped may be made again.
+    A call that was stopped may be made again: what is not where it was has been moved.
 
     Args:
-        staging: holds the shards that have not been moved yet.
+        files: all of the checkpoint, and where they are.
         path: the output, `….safetensors`.
-        shards: all of the checkpoint.
 
     Returns:
         The path to open.
@@ -290,13 +293,13 @@ def publish(staging: Path, path: Path, shards: Sequence[OutputShard]) -> Path:
     Raises:
         OSError: a file can't be moved.
     """
-    for shard in shards:
-        if (staging / shard.name).exists():
-            os.replace(staging / shard.name, path.with_name(shard.name))
-    output = output_path(path, shards)
-    if len(shards) > 1:
-        index = staging / output.name
-        index.write_bytes(_index(shards))
+    for shard, file in files.items():
+        if file.exists():
+            os.replace(file, path.with_name(shard.name))
+    output = output_path(path, list(files))
+    if len(files) > 1:
+        index = output.with_name(f".{output.name}.{secrets.token_hex(4)}.tmp")
+        index.write_bytes(_index(list(files)))
         os.replace(index, output)
     descriptors.sync_folder(path.parent)
     return output

@@ -174,12 +174,12 @@ def test_a_disk_that_fills_up_leaves_nothing(store, tmp_path, monkeypatch):
 
 KILLED = """
 import sys
-from mlflow_breadcrumbs import checkpoints, merge, recipe
+from mlflow_breadcrumbs.engine import checkpoints, merging, recipe
 base, *sources = [checkpoints.Checkpoint.open(path) for path in sys.argv[2:]]
 settings = recipe.MergeRecipe(density=0.2, gamma=0.01, alpha=0.3)
 print("ready", flush=True)
 while True:
-    merge.merge(base, sources, settings, sys.argv[1], overwrite=True)
+    merging.merge(base, sources, settings, sys.argv[1], overwrite=True)
 """
 
 
@@ -192,7 +192,7 @@ def test_a_killed_merge_leaves_no_output_or_the_whole_one(store, tmp_path):
     for delay in (0.004, 0.03):
         output.unlink(missing_ok=True)
         with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
-            process.stdout.readline()
+            assert process.stdout.readline() == b"ready\n"
             time.sleep(delay)
             process.send_signal(signal.SIGKILL)
         if output.exists():

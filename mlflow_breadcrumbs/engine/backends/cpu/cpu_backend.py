@@ -92,7 +92,7 @@ class _CpuRun:
         self._writer = writer
         self._pool = pool
         self._lock = threading.Lock()
-        self._local = threading.local()
+        self._buffers = reading.by_thread()
         self._advance = advance
         self._known: Masks = known or {}
         self._hexdigests: list[dict[str, str]] = [{} for _ in job.inputs]
@@ -189,13 +189,6 @@ class _CpuRun:
         return reference.write_tensor(
             self._job, name, keep, self._writer, self._hexdigests, self._report
         )
-
-    def _buffers(self) -> reading.Buffers:
-        """Those of the calling thread."""
-        if not hasattr(self._local, "buffers"):
-            self._local.buffers = reading.Buffers()
-        buffers: reading.Buffers = self._local.buffers
-        return buffers
 
     def _report(self, nbytes: float) -> None:
         with self._lock:

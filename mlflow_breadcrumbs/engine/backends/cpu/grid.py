@@ -11,7 +11,6 @@ every alpha, weight and consensus.
 """
 
 import concurrent.futures
-import threading
 from collections.abc import Sequence
 
 from mlflow_breadcrumbs import errors
@@ -46,14 +45,7 @@ def thresholds(job: Job, points: Sequence[tuple[float, float]], *, threads: int)
             f"the base has the tensor {wide[0]!r} as float64; a grid of masks needs float32, "
             "bfloat16 or float16: merge recipe by recipe"
         )
-    local = threading.local()
-
-    def buffers() -> reading.Buffers:
-        if not hasattr(local, "buffers"):
-            local.buffers = reading.Buffers()
-        own: reading.Buffers = local.buffers
-        return own
-
+    buffers = reading.by_thread()
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:
         if job.recipe.unit == "model":
             cuts = model_cuts(job, points, pool, buffers)

@@ -5,7 +5,8 @@ size of the checkpoints nor the number of sources; and what was just read is sti
 """
 
 import dataclasses
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -145,3 +146,16 @@ class Vector:
             for start in range(self.start, self.stop - run, step)
         ]
         return np.sort(np.concatenate(found))
+
+
+def by_thread() -> Callable[[], Buffers]:
+    """What gives every thread buffers of its own."""
+    local = threading.local()
+
+    def own() -> Buffers:
+        if not hasattr(local, "buffers"):
+            local.buffers = Buffers()
+        found: Buffers = local.buffers
+        return found
+
+    return own

@@ -1,0 +1,75 @@
+"""The end of a merge that was done shard by shard: its parts are one whole, put into place."""
+
+import time
+from pathlib import Path
+
+from mlflow_breadcrumbs import errors
+from mlflow_breadcrumbs.engine import backends, checkpoints, merging, writing
+from mlflow_breadcrumbs.engine.shards import notes
+from mlflow_breadcrumbs.engine.shards.plans import ShardPlan
+from mlflow_breadcrumbs.support import wording
+
+
+def finish(plan: ShardPlan, *, overwrite: bool = False) -> merging.MergeResult:
+    """Put the shards of a merge into place, once all have been done.
+
+    A call that was stopped may be made again, until it has succeeded once.
+
+    Args:
+        plan: the merge.
+        overwrite: replace an output that exists.
+
+    Raises:
+        MergeError: shards are missing, a note is damaged, or a source is too far from the base.
+        IntegrityError: an input has another digest than was expected.
+        CheckpointError: the output exists, or can't be written.
+    """
+    with plan.opened() as job:
+        result = finish_on(plan, job, overwrite=overwrite)
+    notes.clear(plan)
+    return result
+
+
+def finish_on(
+    plan: ShardPlan, job: backends.Job, *, overwrite: bool = False
+) -> merging.MergeResult:
+    """Finish a plan whose inputs are open, see `finish`; the plan's folder stays."""
+    started = time.perf_counter()
+    output = Path(plan.output)
+    if not notes.is_finishing(plan):
+        writing.check_output(output, overwrite=overwrite)
+    found = notes.find(plan)
+    if missing := [n for n in range(1, len(plan.shards) + 1) if n not in found]:
+        listed = ", ".join(map(str, missing[:5])) + (", …" if len(missing) > 5 else "")
+        raise errors.MergeError(
+            f"{wording.counted(len(missing), 'shards')} of {len(plan.shards)} "
+            f"{'is' if len(missing) == 1 else 'are'} not done: {listed}. "
+            "Do them (mlflow-breadcrumbs work PLAN --missing), then finish"
+        )
+    done = [found[number] for number in sorted(found)]
+    outcome = notes.outcome(job, done)
+    digests = merging.input_digests(job, outcome.hexdigests)
+    if digests:
+        expected = [planned.weights_digest for planned in (plan.base, *plan.sources)]
+        merging.check_digests(job, digests, expected)
+    merging.check_norms(job, outcome, plan.max_norm_ratio)
+    infos, written = merging.output_infos(job), notes.written(done)
+    digest = checkpoints.combine_digests((name, infos[name], written[name]) for name in infos)
+    shards = plan.layout(job)
+    try:
+        notes.begin_finishing(plan)
+        files = {shard: plan.staging / note.file for shard, note in zip(shards, done, strict=True)}
+        path = writing.publish(files, output)
+    except OSError as error:
+        raise writing.explain(error, output, plan.bytes_written) from error
+    return merging.MergeResult.of(
+        job,
+        outcome,
+        output=path,
+        weights_digest=digest,
+        digests=digests,
+        seconds=sum(note.seconds for note in done) + time.perf_counter() - started,
+        backend=done[0].backend,
+        bytes_read=plan.bytes_read,
+        noises=merging.noises(job, outcome),
+    )

@@ -1,0 +1,95 @@
+"""All shards of a merge in one process, which goes on where a killed one stopped."""
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from mlflow_breadcrumbs import errors
+from mlflow_breadcrumbs.engine import backends, checkpoints, merging, recipe, writing
+from mlflow_breadcrumbs.engine.shards import finishing, notes, plans, working
+from mlflow_breadcrumbs.support import progress
+
+
+def merge(
+    base: checkpoints.Checkpoint,
+    sources: Sequence[checkpoints.Checkpoint],
+    settings: recipe.MergeRecipe,
+    output: str | Path,
+    *,
+    backend: backends.Backend | None = None,
+    overwrite: bool = False,
+    show: progress.Progress = progress.silent,
+    **given: Any,
+) -> merging.MergeResult:
+    """Merge shard by shard; what a call with the same inputs did before it was killed is kept.
+
+    Args:
+        base: the checkpoint that every source was fine-tuned from.
+        sources: in the order that the sum takes.
+        settings: the recipe.
+        output: a path ending in `.safetensors`; its index appears last.
+        backend: as for `working.work`.
+        overwrite: replace an output that exists.
+        show: is told the bytes read.
+        given: arguments of `plans.make`.
+
+    Raises:
+        MergeError: see `merging.merge`.
+        IntegrityError: see `merging.merge`.
+        CheckpointError: the output can't be written, or another process is writing it.
+    """
+    started = time.perf_counter()
+    plan = plans.make(base, sources, settings, output, **given)
+    job = merging.plan(base, sources, settings, given.get("labels"))
+    job = dataclasses.replace(job, verify=plan.verify)
+    if not notes.is_finishing(plan):
+        writing.check_output(Path(plan.output), overwrite=overwrite)
+    try:
+        with _held(plan):
+            _work(plan, job, backend, show)
+            result = finishing.finish_on(plan, job, overwrite=overwrite)
+    except (errors.MergeError, errors.IntegrityError):
+        notes.clear(plan)  # what is done is of no use; after a full disk it is
+        raise
+    notes.clear(plan)
+    return dataclasses.replace(result, seconds=time.perf_counter() - started)
+
+
+def _work(
+    plan: plans.ShardPlan,
+    job: backends.Job,
+    backend: backends.Backend | None,
+    show: progress.Progress,
+) -> None:
+    """Do the shards that are missing."""
+    done = notes.find(plan)
+    with show("merge", total=plan.bytes_read, unit="bytes") as advance:
+        for number, shard in enumerate(plan.shards, start=1):
+            if number in done:
+                advance(shard.bytes_read)
+            else:
+                working.work_on(plan, job, number, advance, backend=backend)
+
+
+@contextlib.contextmanager
+def _held(plan: plans.ShardPlan) -> Iterator[None]:
+    """Keep other processes from the folder of a plan."""
+    try:
+        plan.staging.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(plan.staging / "lock", timeout=0)
+        lock.acquire()
+    except filelock.Timeout as error:
+        raise errors.CheckpointError(
+            f"another process is writing {plan.output}, in {plan.staging}; wait for it, or stop it"
+        ) from error
+    except OSError as error:
+        raise writing.explain(error, Path(plan.output), plan.bytes_written) from error
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,0 +1,150 @@
+"""What a worker says of a shard that it has done, as a JSON file beside it."""
+
+import dataclasses
+import os
+import secrets
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pydantic
+
+from mlflow_breadcrumbs import errors
+from mlflow_breadcrumbs.engine import backends
+from mlflow_breadcrumbs.engine.shards.plans import ShardPlan
+from mlflow_breadcrumbs.support import canonical, json_documents
+
+SUFFIX = ".json"
+FINISHING = "finishing"
+"""A file in the folder from the moment on at which files are moved into place."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardNote:
+    """What was found while a shard was computed."""
+
+    plan: str
+    """The plan's digest."""
+    shard: int
+    """From 1."""
+    file: str
+    """In the plan's folder; named after its content, so that a note always fits its file."""
+    nbytes: int
+    backend: str
+    seconds: float
+    hexdigests: dict[str, str]
+    """The SHA-256 of each tensor that was written."""
+    inputs: tuple[dict[str, str], ...]
+    """Per input, base first: the SHA-256 of each tensor that was read; empty if not verified."""
+    statistics: tuple[backends.MaskStatistics, ...]
+    touched: tuple[int, ...]
+    """[sources + 1]; see `backends.Outcome`."""
+    base_energies: tuple[float, ...]
+    """Of the merged tensors, by name."""
+
+    def save(self, plan: ShardPlan) -> None:
+        """Write the note, whole or not at all.
+
+        Raises:
+            OSError: the folder can't be written to.
+        """
+        target = path(plan, self.shard)
+        temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+        temporary.write_bytes(canonical.dumps(_ADAPTER.dump_python(self, mode="json")))
+        os.replace(temporary, target)
+
+
+_ADAPTER = pydantic.TypeAdapter(ShardNote)
+
+
+def path(plan: ShardPlan, number: int) -> Path:
+    """Where the note of a shard is."""
+    return plan.staging / f"{plan.shards[number - 1].file}{SUFFIX}"
+
+
+def find(plan: ShardPlan) -> dict[int, ShardNote]:
+    """The notes that there are, by the shard's number; one whose file is gone counts for nothing.
+
+    Raises:
+        MergeError: a note is damaged, or speaks of another merge.
+    """
+    found = {}
+    for number in range(1, len(plan.shards) + 1):
+        file = path(plan, number)
+        if not file.exists():
+            continue
+        note = _read(file)
+        if note.plan != plan.digest or note.shard != number:
+            raise errors.MergeError(
+                f"{file} is not of this merge; remove the folder {plan.staging} and begin again"
+            )
+        if _size(plan, note) == note.nbytes:
+            found[number] = note
+    return found
+
+
+def begin_finishing(plan: ShardPlan) -> None:
+    """Remember that files are being moved into place; raises `OSError`."""
+    (plan.staging / FINISHING).touch()
+
+
+def is_finishing(plan: ShardPlan) -> bool:
+    """Whether files are being moved into place, or were when that was stopped."""
+    return (plan.staging / FINISHING).exists()
+
+
+def clear(plan: ShardPlan) -> None:
+    """Remove the plan's folder, and all that is in it."""
+    shutil.rmtree(plan.staging, ignore_errors=True)
+
+
+def _size(plan: ShardPlan, note: ShardNote) -> int | None:
+    """Bytes of the shard's file, where it was put or where `finish` has moved it already."""
+    places = [plan.staging / note.file]
+    if is_finishing(plan):
+        places.append(Path(plan.output).with_name(plan.shards[note.shard - 1].file))
+    return next((file.stat().st_size for file in places if file.exists()), None)
+
+
+def _read(file: Path) -> ShardNote:
+    content: Any = json_documents.read(file, str(file), errors.MergeError)
+    try:
+        return _ADAPTER.validate_python(content)
+    except pydantic.ValidationError as error:
+        fault = error.errors()[0]
+        where = ".".join(str(part) for part in fault["loc"])
+        raise errors.MergeError(
+            f"{file} is a damaged note of a shard: {where}: {fault['msg']}. Remove it, and the "
+            "shard is done again"
+        ) from error
+
+
+def outcome(job: backends.Job, found: Sequence[ShardNote]) -> backends.Outcome:
+    """What all shards together say, in the order of the whole merge.
+
+    Args:
+        job: the whole merge.
+        found: a note per shard.
+    """
+    order = {name: number for number, name in enumerate(job.merged)}
+    statistics = [entry for note in found for entry in note.statistics]
+    energies: dict[str, float] = {}
+    for note in found:
+        merged = sorted(name for name in note.hexdigests if name in order)
+        energies |= dict(zip(merged, note.base_energies, strict=True))
+    hexdigests: list[dict[str, str]] = [{} for _ in job.inputs]
+    for note in found:
+        for whole, own in zip(hexdigests, note.inputs, strict=True):
+            whole.update(own)
+    return backends.Outcome(
+        statistics=sorted(statistics, key=lambda entry: (order[entry.tensor], entry.source)),
+        touched=[sum(counts) for counts in zip(*(note.touched for note in found), strict=True)],
+        base_energies=[energies[name] for name in job.merged],
+        hexdigests=hexdigests,
+    )
+
+
+def written(found: Sequence[ShardNote]) -> Mapping[str, str]:
+    """The SHA-256 of every tensor of the output."""
+    return {name: content for note in found for name, content in note.hexdigests.items()}

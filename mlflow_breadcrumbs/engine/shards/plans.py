@@ -1,0 +1,295 @@
+"""What there is to do in a merge that is done shard by shard, as a small JSON file."""
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import functools
+import json
+import math
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pydantic
+import torch
+
+from mlflow_breadcrumbs import errors
+from mlflow_breadcrumbs.engine import backends, checkpoints, merging, recipe, writing
+from mlflow_breadcrumbs.engine.backends.cpu import masking, reading
+from mlflow_breadcrumbs.support import canonical, defaults, json_documents, processes
+
+FORMAT = "urn:mlflow-breadcrumbs:plan:v1"
+
+
+@dataclasses.dataclass(frozen=True)
+class PlannedInput:
+    """A checkpoint that a merge reads."""
+
+    label: str
+    """How messages name it."""
+    path: str
+    """Of the file, or of the index of its shards."""
+    state: tuple[tuple[str, int, str], ...]
+    """Per file: name, bytes, and time of the last change in nanoseconds."""
+    weights_digest: str | None = None
+    """That it must have, where that is known."""
+
+
+@dataclasses.dataclass(frozen=True)
+class PlannedShard:
+    """An output file and what goes into it."""
+
+    file: str
+    tensors: tuple[str, ...]
+    bytes_read: int
+    bytes_written: int
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardPlan:
+    """A merge that is done shard by shard."""
+
+    fields: dict[str, Any]
+    """Of the recipe."""
+    base: PlannedInput
+    sources: tuple[PlannedInput, ...]
+    output: str
+    """The path of the merged checkpoint, `….safetensors`."""
+    max_shard_size: int | None
+    shards: tuple[PlannedShard, ...]
+    verify: bool = True
+    """Whether the inputs' digests are computed from the bytes that are merged."""
+    max_norm_ratio: float | None = defaults.MAX_NORM_RATIO
+    """As for `merging.merge`."""
+    cuts: tuple[tuple[masking.ModelCut, masking.ModelCut], ...] = ()
+    """Per source, of the unit `model`."""
+    format: str = FORMAT
+
+    @property
+    def recipe(self) -> recipe.MergeRecipe:
+        """By which the sources are merged."""
+        return recipe.MergeRecipe.from_dict(self.fields)
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """Of the plan: what two workers must agree on."""
+        return canonical.digest(self.to_dict())
+
+    @property
+    def staging(self) -> Path:
+        """The folder for shards and notes, beside the output."""
+        output = Path(self.output)
+        return output.with_name(f".{output.name}.{self.digest.removeprefix('sha256:')[:8]}.shards")
+
+    @property
+    def bytes_read(self) -> int:
+        """Of all inputs; the unit `model` has read the sources four times more for the plan."""
+        return sum(shard.bytes_read for shard in self.shards)
+
+    @property
+    def bytes_written(self) -> int:
+        """Of all output files."""
+        return sum(shard.bytes_written for shard in self.shards)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plan as JSON holds it."""
+        found: dict[str, Any] = _ADAPTER.dump_python(self, mode="json")
+        return found
+
+    def save(self, path: str | Path) -> None:
+        """Write the plan.
+
+        Raises:
+            CheckpointError: the file can't be written.
+        """
+        try:
+            Path(path).write_bytes(json.dumps(self.to_dict(), indent=1).encode())
+        except OSError as error:
+            raise errors.CheckpointError(
+                f"cannot write the plan {path}: {error.strerror}; name another file (--plan)"
+            ) from error
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[backends.Job]:
+        """The whole merge, with the inputs open.
+
+        Raises:
+            IntegrityError: an input is not the one that was planned with.
+            CheckpointError: an input can't be read.
+        """
+        with contextlib.ExitStack() as stack:
+            inputs = []
+            for planned in (self.base, *self.sources):
+                checkpoint = stack.enter_context(checkpoints.Checkpoint.open(planned.path))
+                if _state(checkpoint) != planned.state:
+                    raise errors.IntegrityError(
+                        f"{planned.path} is not the file that the merge was planned with: its "
+                        "size or time is another. Restore it with its time, or plan again"
+                    )
+                inputs.append(checkpoint)
+            labels = [source.label for source in self.sources]
+            job = merging.plan(inputs[0], inputs[1:], self.recipe, labels)
+            yield dataclasses.replace(job, verify=self.verify)
+
+    def layout(self, job: backends.Job) -> list[writing.OutputShard]:
+        """The output files, with their headers."""
+        infos = merging.output_infos(job)
+        return writing.layout(Path(self.output).name, infos, self.max_shard_size)
+
+    def part(self, job: backends.Job, number: int) -> backends.Job:
+        """The part of the whole merge that makes one shard.
+
+        Args:
+            job: what `opened` gave.
+            number: of the shard, from 1.
+        """
+        own = set(self.shards[number - 1].tensors)
+        return dataclasses.replace(
+            job,
+            merged=[name for name in job.merged if name in own],
+            copied=[name for name in job.copied if name in own],
+        )
+
+
+_ADAPTER = pydantic.TypeAdapter(ShardPlan)
+
+
+def make(
+    base: checkpoints.Checkpoint,
+    sources: Sequence[checkpoints.Checkpoint],
+    settings: recipe.MergeRecipe,
+    output: str | Path,
+    *,
+    labels: Sequence[str] | None = None,
+    expected: Sequence[str | None] | None = None,
+    verify: bool = True,
+    max_norm_ratio: float | None = defaults.MAX_NORM_RATIO,
+    max_shard_size: int | None = None,
+    threads: int | None = None,
+) -> ShardPlan:
+    """Plan a merge; nothing is read but headers, and the sources where the unit is `model`.
+
+    Args:
+        base: the checkpoint that every source was fine-tuned from.
+        sources: in the order that the sum takes.
+        settings: the recipe.
+        output: a path ending in `.safetensors`.
+        labels: how messages name each source; the files' paths when not given.
+        expected: the weights digest that the base and then each source must have, `None` where
+            any will do; implies `verify`.
+        verify: compute the weights digests of the inputs from the bytes that are merged.
+        max_norm_ratio: as for `merging.merge`.
+        max_shard_size: bytes of tensor data per output file at most; `None` plans one file.
+        threads: that count; all processors when `None`.
+
+    Raises:
+        RecipeError: the recipe has another number of weights than there are sources.
+        MergeError: the checkpoints don't fit together, or can't be merged shard by shard.
+    """
+    merging.check_norm_ratio(max_norm_ratio)
+    job = merging.plan(base, sources, settings, labels)
+    if not divisible(base, settings):
+        raise errors.MergeError(
+            "the unit 'model' of a float64 base can't be merged shard by shard: its masks are "
+            "found and applied in one go. Use merge-files, or the unit tensor"
+        )
+    infos = merging.output_infos(job)
+    shards = writing.layout(Path(output).name, infos, max_shard_size)
+    digests = expected if expected is not None else [None] * len(job.inputs)
+    planned = [
+        PlannedInput(label, os.path.abspath(checkpoint.path), _state(checkpoint), digest)
+        for label, checkpoint, digest in zip(
+            ("the base", *job.labels), job.inputs, digests, strict=True
+        )
+    ]
+    return ShardPlan(
+        fields=settings.to_dict(),
+        base=planned[0],
+        sources=tuple(planned[1:]),
+        output=os.path.abspath(output),
+        max_shard_size=max_shard_size,
+        shards=tuple(
+            PlannedShard(
+                file=shard.name,
+                tensors=tuple(sorted(shard.offsets)),
+                bytes_read=sum(
+                    checkpoint.info(name).nbytes
+                    for checkpoint in job.inputs
+                    for name in shard.offsets
+                ),
+                bytes_written=shard.size,
+            )
+            for shard in shards
+        ),
+        verify=verify or expected is not None,
+        max_norm_ratio=None if max_norm_ratio == math.inf else max_norm_ratio,
+        cuts=tuple(_cuts(job, threads or processes.processors())),
+    )
+
+
+def divisible(
+    base: checkpoints.Checkpoint,
+    settings: recipe.MergeRecipe,
+    backend: backends.Backend | None = None,
+) -> bool:
+    """Whether a merge can be done shard by shard.
+
+    The masks of the unit `model` are found ahead by the CPU backend alone, and not for float64.
+
+    Args:
+        base: the checkpoint that every source was fine-tuned from.
+        settings: the recipe.
+        backend: that is to compute it; any when not given.
+    """
+    if settings.unit != "model":
+        return True
+    wide = any(base.info(name).dtype == torch.float64 for name in base.names)
+    return not wide and (backend is None or backend.name == "cpu")
+
+
+def read(path: str | Path) -> ShardPlan:
+    """The plan in a file.
+
+    Raises:
+        MergeError: it can't be read, or is no plan.
+    """
+    return parse(json_documents.read(path, f"the plan {path}", errors.MergeError), str(path))
+
+
+def parse(content: Any, origin: str) -> ShardPlan:
+    """The plan in a JSON value.
+
+    Args:
+        content: what JSON holds.
+        origin: how messages name it.
+
+    Raises:
+        MergeError: it is no plan, or one of a later release.
+    """
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise errors.MergeError(
+            f"{origin} is no plan of a merge that this release reads (format {FORMAT}); "
+            "make it with `mlflow-breadcrumbs plan`"
+        )
+    try:
+        return _ADAPTER.validate_python(content)
+    except pydantic.ValidationError as error:
+        fault = error.errors()[0]
+        where = ".".join(str(part) for part in fault["loc"])
+        raise errors.MergeError(
+            f"{origin} is a damaged plan: {where}: {fault['msg']}. Make it again"
+        ) from error
+
+
+def _state(checkpoint: checkpoints.Checkpoint) -> tuple[tuple[str, int, str], ...]:
+    return tuple((name, size, str(changed)) for name, size, changed in checkpoint.file_states)
+
+
+def _cuts(job: backends.Job, threads: int) -> masking.ModelCuts:
+    """The cuts of the unit `model`; none for other units."""
+    if job.recipe.unit != "model":
+        return ()
+    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+        point = (job.recipe.density, job.recipe.gamma)
+        return masking.model_cuts(job, [point], pool, reading.by_thread())[0]

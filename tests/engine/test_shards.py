@@ -1,0 +1,325 @@
+"""A merge in shards: by any workers, in any order, after any stop, the same weights."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import drawn
+import pytest
+import torch
+import zoos
+from hypothesis import HealthCheck, given, settings
+
+from mlflow_breadcrumbs import errors
+from mlflow_breadcrumbs.engine import checkpoints, files, merging, recipe
+from mlflow_breadcrumbs.engine.backends import reference
+from mlflow_breadcrumbs.engine.backends.cpu import cpu_backend
+from mlflow_breadcrumbs.engine.shards import finishing, local, notes, plans, working
+
+SHARD = 6000
+"""Bytes: the zoo's tensors make five shards."""
+
+
+def states(sources=3, dtype=torch.float32):
+    """A base and its sources: matrices, vectors, an integer, one tensor larger than a shard."""
+    generator = torch.Generator().manual_seed(3)
+    shapes = {"a.weight": (40, 30), "b.weight": (30, 20), "c.bias": (30,), "d.weight": (60, 50)}
+    shapes |= {"e.weight": (7, 5, 3), "f.scale": (), "g.weight": (31, 41)}
+    base = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+    found = [base]
+    for _ in range(sources):
+        found.append(
+            {
+                name: tensor + 0.02 * torch.randn(tensor.shape, generator=generator)
+                for name, tensor in base.items()
+            }
+        )
+    counted = {"positions": torch.arange(2000)}
+    return [{name: t.to(dtype) for name, t in state.items()} | counted for state in found]
+
+
+RECIPES = {
+    "tensor": recipe.MergeRecipe(density=0.2, gamma=0.01, alpha=0.4),
+    "row": recipe.MergeRecipe(density=0.2, gamma=0.05, unit="row", consensus="mass"),
+    "model": recipe.MergeRecipe(density=0.2, gamma=0.01, unit="model", weights=(1, 0.5, -2)),
+    "ties": recipe.MergeRecipe.from_method("ties", sources=3),
+    "deep": recipe.MergeRecipe(density=0.5, depth=0.5, vectors="whole_mean"),
+    "tsv": recipe.MergeRecipe.from_method("tsv_m", sources=3),
+    "iso": recipe.MergeRecipe(density=0.4, unit="model", combine="iso"),
+}
+
+
+@pytest.fixture
+def opened(tmp_path):
+    return zoos.opened(states(), tmp_path)
+
+
+def planned(opened, made, output, **options):
+    return plans.make(opened[0], opened[1:], made, output, max_shard_size=SHARD, **options)
+
+
+def one_file(opened, made, folder):
+    """The merge in one go."""
+    return merging.merge(opened[0], opened[1:], made, folder / "whole.safetensors", verify=True)
+
+
+def assert_same(result, whole):
+    """All that is known of two merges, but for where and how long."""
+    for field in dataclasses.fields(result):
+        if field.name not in ("output", "seconds", "statistics"):
+            assert getattr(result, field.name) == getattr(whole, field.name), field.name
+    assert result.statistics == whole.statistics
+    assert checkpoints.weights_digest(result.output) == whole.weights_digest
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_shards_in_any_order_make_the_same_weights(opened, tmp_path, name):
+    made, output = RECIPES[name], tmp_path / "out.safetensors"
+    whole = one_file(opened, made, tmp_path)
+    plan = planned(opened, made, output)
+    assert [len(shard.tensors) for shard in plan.shards] == [1, 1, 2, 1, 3]
+    for number in reversed(range(1, len(plan.shards) + 1)):
+        note = working.work(plan, number, threads=1 + number % 2)
+        assert note.nbytes == plan.shards[number - 1].bytes_written
+    working.work(plan, 2)  # again
+    assert working.missing(plan) == []
+    assert_same(finishing.finish(plan), whole)
+    assert sorted(file.name for file in tmp_path.glob("*out*")) == [
+        *(shard.file for shard in plan.shards),
+        "out.safetensors.index.json",
+    ]
+    assert not plan.staging.exists()
+
+
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(case=drawn.merges())
+def test_random_merges_shard_by_shard(tmp_path_factory, case):
+    drawn_states, made, work = case
+    folder = tmp_path_factory.mktemp("drawn")
+    opened = zoos.opened(drawn_states, folder)
+    options = {"max_norm_ratio": None, "verify": True}
+    results = []
+    for merge, name in ((merging.merge, "whole"), (local.merge, "shards")):
+        if merge is local.merge and not plans.divisible(opened[0], made):
+            return
+        try:
+            more = {"max_shard_size": work["shard"]} if merge is local.merge else {}
+            output = folder / f"{name}.safetensors"
+            results.append(merge(opened[0], opened[1:], made, output, **options, **more))
+        except errors.MergeError as error:
+            results.append(str(error))
+    whole, ours = results
+    assert isinstance(whole, str) == isinstance(ours, str)
+    if not isinstance(whole, str):
+        assert ours.weights_digest == whole.weights_digest
+        assert (ours.statistics, ours.touched) == (whole.statistics, whole.touched)
+
+
+def test_other_backends_do_shards_too(opened, tmp_path):
+    made = RECIPES["tensor"]
+    whole = one_file(opened, made, tmp_path)
+    plan = planned(opened, made, tmp_path / "out.safetensors")
+    for number in range(1, len(plan.shards) + 1):
+        backend = reference.Reference() if number % 2 else cpu_backend.Cpu(2)
+        assert working.work(plan, number, backend=backend).backend == backend.name
+    assert finishing.finish(plan).weights_digest == whole.weights_digest
+
+
+def test_a_plan_is_small_and_survives_its_file(opened, tmp_path):
+    plan = planned(opened, RECIPES["model"], tmp_path / "out.safetensors")
+    plan.save(tmp_path / "plan.json")
+    again = plans.read(tmp_path / "plan.json")
+    assert (again, again.digest) == (plan, plan.digest)
+    assert plan.bytes_read == sum(checkpoint.nbytes for checkpoint in opened)
+    assert plan.bytes_written >= opened[0].nbytes
+    assert (tmp_path / "plan.json").stat().st_size < 8000
+
+
+def test_a_merge_that_was_killed_goes_on(opened, tmp_path, monkeypatch):
+    """What a stopped call has done is not done again; the same call ends with the same weights."""
+    made, output = RECIPES["model"], tmp_path / "out.safetensors"
+    whole = one_file(opened, made, tmp_path)
+    work_on, calls = working.work_on, []
+
+    def stopping(plan, job, number, *rest, **options):
+        if number == 3 and len(calls) == 2:
+            raise KeyboardInterrupt
+        calls.append(number)
+        return work_on(plan, job, number, *rest, **options)
+
+    monkeypatch.setattr(working, "work_on", stopping)
+    arguments = (opened[0], opened[1:], made, output)
+    with pytest.raises(KeyboardInterrupt):
+        local.merge(*arguments, max_shard_size=SHARD)
+    assert not list(tmp_path.glob("out*"))
+    calls.append(0)
+    result = local.merge(*arguments, max_shard_size=SHARD)
+    assert_same(result, whole)
+    assert calls == [1, 2, 0, *range(3, 6)]
+
+
+WORKER = """
+import os, signal, sys
+from mlflow_breadcrumbs.engine.shards import plans, working
+from mlflow_breadcrumbs.engine import writing
+plan = plans.read(sys.argv[1])
+if sys.argv[3:]:
+    announce = writing.ShardWriter.announce
+    def die(self, name, digest):
+        announce(self, name, digest)
+        os.kill(os.getpid(), signal.SIGKILL)
+    writing.ShardWriter.announce = die
+working.work(plan, int(sys.argv[2]), threads=1)
+"""
+
+
+def start(plan_file, number, *how):
+    return subprocess.Popen([sys.executable, "-c", WORKER, str(plan_file), str(number), *how])
+
+
+def test_workers_in_processes_of_which_one_is_killed(opened, tmp_path):
+    made = RECIPES["model"]
+    whole = one_file(opened, made, tmp_path)
+    plan = planned(opened, made, tmp_path / "out.safetensors")
+    plan.save(tmp_path / "plan.json")
+    killed = start(tmp_path / "plan.json", 2, "killed")
+    others = [start(tmp_path / "plan.json", n) for n in range(1, len(plan.shards) + 1) if n != 2]
+    twice = start(tmp_path / "plan.json", 1)
+    assert killed.wait() == -signal.SIGKILL
+    assert [process.wait() for process in (*others, twice)] == [0] * len(plan.shards)
+    assert working.missing(plan) == [2]
+    with pytest.raises(errors.MergeError, match=r"1 shard of \d is not done: 2\. Do them"):
+        finishing.finish(plan)
+    working.work(plan, 2)
+    assert_same(finishing.finish(plan), whole)
+
+
+def test_a_finish_that_was_stopped_is_finished(opened, tmp_path, monkeypatch):
+    plan = planned(opened, RECIPES["tensor"], tmp_path / "out.safetensors")
+    for number in range(1, len(plan.shards) + 1):
+        working.work(plan, number)
+    replace, moved = os.replace, []
+
+    def stopping(source, target):
+        if len(moved) == 2:
+            raise KeyboardInterrupt
+        moved.append(target)
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            finishing.finish(plan)
+    assert not (tmp_path / "out.safetensors.index.json").exists()
+    result = finishing.finish(plan)
+    assert checkpoints.weights_digest(result.output) == result.weights_digest
+    with pytest.raises(errors.CheckpointError, match=r"index\.json exists; name another file"):
+        finishing.finish(plan)
+
+
+def test_inputs_that_changed_since_the_plan_are_refused(opened, tmp_path):
+    plan = planned(opened, RECIPES["tensor"], tmp_path / "out.safetensors")
+    source = opened[2].path
+    times = os.stat(source)
+    os.utime(source, ns=(times.st_atime_ns, times.st_mtime_ns + 1))
+    with pytest.raises(errors.IntegrityError, match=r"is not the file that the merge was planned"):
+        working.work(plan, 1)
+    assert not list(tmp_path.glob("*out*"))
+    os.utime(source, ns=(times.st_atime_ns, times.st_mtime_ns))
+    working.work(plan, 1)
+
+
+def test_digests_and_norms_are_checked_at_the_end(opened, tmp_path):
+    made = RECIPES["tensor"]
+    whole = one_file(opened, made, tmp_path)
+    expected = [whole.base_digest, *whole.source_digests]
+    wrong = [*expected[:-1], "sha256:" + "0" * 64]
+    for given_digests, ratio, fault, words in (
+        (wrong, None, errors.IntegrityError, "but sha256:0000"),
+        (expected, 1e-4, errors.MergeError, "is farther from the base than fine-tuning goes"),
+    ):
+        output = tmp_path / "out.safetensors"
+        plan = planned(opened, made, output, expected=given_digests, max_norm_ratio=ratio)
+        for number in range(1, len(plan.shards) + 1):
+            working.work(plan, number)
+        with pytest.raises(fault, match=words):
+            finishing.finish(plan)
+        assert not list(tmp_path.glob("out*"))
+        notes.clear(plan)
+    with pytest.raises(errors.MergeError, match="is farther from the base"):
+        local.merge(opened[0], opened[1:], made, output, max_shard_size=SHARD, max_norm_ratio=1e-4)
+    assert not list(tmp_path.glob("*out*"))
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda text: text[:-20], "is not JSON"),
+        (lambda text: "[]", r"is no plan of a merge that this release reads"),
+        (lambda text: text.replace("plan:v1", "plan:v9"), r"is no plan of a merge"),
+        (lambda text: text.replace('"max_shard_size": 6000', '"max_shard_size": "x"'), "damaged"),
+    ],
+)
+def test_a_damaged_plan_is_one_message(opened, tmp_path, damage, words):
+    plan = planned(opened, RECIPES["tensor"], tmp_path / "out.safetensors")
+    plan.save(tmp_path / "plan.json")
+    (tmp_path / "plan.json").write_text(damage((tmp_path / "plan.json").read_text()))
+    with pytest.raises(errors.MergeError, match=words):
+        plans.read(tmp_path / "plan.json")
+
+
+def test_notes_that_are_damaged_or_of_another_merge(opened, tmp_path):
+    plan = planned(opened, RECIPES["tensor"], tmp_path / "out.safetensors")
+    note = working.work(plan, 1)
+    file = notes.path(plan, 1)
+    whole = json.loads(file.read_text())
+    for change, words in (
+        ({"plan": "sha256:1"}, "is not of this merge; remove the folder"),
+        ({"seconds": "long"}, "is a damaged note of a shard: seconds"),
+    ):
+        file.write_text(json.dumps(whole | change))
+        with pytest.raises(errors.MergeError, match=words):
+            working.missing(plan)
+    file.write_text(json.dumps(whole))
+    assert 1 not in working.missing(plan)
+    (plan.staging / note.file).unlink()
+    assert 1 in working.missing(plan)
+    for number in (0, 99):
+        with pytest.raises(errors.MergeError, match=f"there is no shard {number}: the plan has"):
+            working.work(plan, number)
+
+
+def test_masks_over_a_float64_model_are_found_in_one_go(tmp_path):
+    opened = zoos.opened(states(dtype=torch.float64), tmp_path)
+    with pytest.raises(errors.MergeError, match="can't be merged shard by shard"):
+        planned(opened, RECIPES["model"], tmp_path / "out.safetensors")
+    paths = [checkpoint.path for checkpoint in opened]
+    whole = one_file(opened, RECIPES["model"], tmp_path)
+    result = files.merge_files(
+        paths[0], paths[1:], RECIPES["model"], tmp_path / "o.safetensors", max_shard_size=SHARD
+    )
+    assert result.weights_digest == whole.weights_digest
+
+
+def test_two_processes_do_not_write_one_output(opened, tmp_path):
+    made, output = RECIPES["tensor"], tmp_path / "out.safetensors"
+    plan = planned(opened, made, output, verify=False)
+    with (
+        local._held(plan),
+        pytest.raises(errors.CheckpointError, match="another process is writing"),
+    ):
+        local.merge(opened[0], opened[1:], made, output, max_shard_size=SHARD, verify=False)
+    assert local.merge(opened[0], opened[1:], made, output, max_shard_size=SHARD).output.exists()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_can_not_be_written_to(opened, tmp_path):
+    target = tmp_path / "closed"
+    target.mkdir(mode=0o500)
+    with pytest.raises(errors.CheckpointError, match="cannot write"):
+        local.merge(opened[0], opened[1:], RECIPES["tensor"], target / "o.safetensors")

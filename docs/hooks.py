@@ -30,6 +30,7 @@ BROUGHT_IN = (
     "benchmarks/results/*.md",
     "study/results/**/*.png",
     "workflows/**/*.yaml",
+    "workflows/*.sbatch",
     "workflows/*.sh",
 )
 """What pages may link to outside `docs/`."""

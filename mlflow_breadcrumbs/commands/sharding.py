@@ -97,7 +97,7 @@ def plan_command(
         printing.echo(f"Chosen: {choice.why}.")
     printing.echo(
         f"{path}: {wording.counted(len(made.shards), 'shards')}, "
-        f"{made.bytes_read / 1e9:.2f} GB to read, {made.bytes_written / 1e9:.2f} GB to write"
+        f"{wording.size(made.bytes_read)} to read, {wording.size(made.bytes_written)} to write"
     )
 
 
@@ -153,7 +153,7 @@ def work_command(
         done.append({"shard": number, "file": note.file, "seconds": round(note.seconds, 3)})
         if not as_json:
             printing.echo(
-                f"shard {number} of {len(read.shards)}: {note.nbytes / 1e6:.1f} MB "
+                f"shard {number} of {len(read.shards)}: {wording.size(note.nbytes)} "
                 f"in {note.seconds:.1f} s"
             )
     left = working.missing(read)

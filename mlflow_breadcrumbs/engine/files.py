@@ -2,14 +2,17 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.engine import backends, checkpoints, drafts, merging, recipe, settling
 from mlflow_breadcrumbs.engine.backends import choosing
-from mlflow_breadcrumbs.engine.shards import local, plans
 from mlflow_breadcrumbs.support import defaults, progress
+
+if TYPE_CHECKING:
+    from mlflow_breadcrumbs.engine.shards import plans
 
 
 def merge_files(
@@ -46,8 +49,8 @@ def merge_files(
         backend = backend or choosing.choose()
         choice = settling.settle(first, others, draft, labels=labels, backend=backend, show=show)
         made = choice.recipe if choice else draft.recipe
-        by_shards = max_shard_size is not None and plans.divisible(first, made, backend)
-        result = (local.merge if by_shards else merging.merge)(
+        merge = merging.merge if max_shard_size is None else _by_shards(first, made, backend)
+        result = merge(
             first,
             others,
             made,
@@ -73,7 +76,7 @@ def plan_files(
     max_norm_ratio: float | None = defaults.MAX_NORM_RATIO,
     threads: int | None = None,
     show: progress.Progress = progress.silent,
-) -> tuple[plans.ShardPlan, drafts.Choice | None]:
+) -> "tuple[plans.ShardPlan, drafts.Choice | None]":
     """Plan a merge of checkpoint files shard by shard; see `plans.make`.
 
     Returns:
@@ -83,6 +86,8 @@ def plan_files(
         MergeError: a file is given twice, or the checkpoints don't fit together.
         CheckpointError: a file can't be read.
     """
+    from mlflow_breadcrumbs.engine.shards import plans
+
     _check_different([Path(base), *map(Path, sources)])
     with contextlib.ExitStack() as stack:
         first, *others = (
@@ -102,6 +107,15 @@ def plan_files(
             threads=threads,
         )
     return made, choice
+
+
+def _by_shards(
+    base: checkpoints.Checkpoint, settings: recipe.MergeRecipe, backend: backends.Backend
+) -> Callable[..., merging.MergeResult]:
+    """What merges shard by shard, where that can be."""
+    from mlflow_breadcrumbs.engine.shards import local, plans
+
+    return local.merge if plans.divisible(base, settings, backend) else merging.merge
 
 
 def _check_different(paths: Sequence[Path]) -> None:

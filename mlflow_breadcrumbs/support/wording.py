@@ -19,6 +19,14 @@ def counted(number: float, things: str) -> str:
     return f"{number:.10g} {one if number == 1 else things}"
 
 
+def size(nbytes: float) -> str:
+    """Bytes in the largest unit that gives a number of at least 1: `24.0 kB`, `5.45 GB`."""
+    for factor, unit, digits in ((1e12, "TB", 2), (1e9, "GB", 2), (1e6, "MB", 1), (1e3, "kB", 1)):
+        if nbytes >= factor:
+            return f"{nbytes / factor:.{digits}f} {unit}"
+    return counted(nbytes, "bytes")
+
+
 def said(value: Any) -> str:
     """A value in words: yes and no in place of Python's True and False, times as `moment` does."""
     if isinstance(value, bool):

@@ -11,7 +11,11 @@ import kubernetes_validate
 import mlflow
 import pytest
 import yaml
+from click.testing import CliRunner
 
+from mlflow_breadcrumbs import cli
+from mlflow_breadcrumbs.engine import files
+from mlflow_breadcrumbs.engine.shards import plans
 from mlflow_breadcrumbs.promotion import policies
 from mlflow_breadcrumbs.registry import aliases
 
@@ -64,6 +68,35 @@ def test_the_cron_jobs_fit_kubernetes_schema():
         assert all(f"{name}:?" in script.read_text() for name in given)
 
 
+def test_the_shards_fit_kubernetes_schema():
+    (job,) = load("shards-kubernetes.yaml")
+    kubernetes_validate.validate(job, kubernetes_validate.latest_version(), strict=True)
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    script = (FOLDER / Path(container["command"][-1]).name).read_text()
+    assert all(f"{{{entry['name']}:" in script for entry in container["env"])
+
+
+@pytest.mark.slow
+def test_shards_by_an_array_and_by_an_indexed_job(run, zoo, tmp_path):
+    """The script by itself, as SLURM and as Kubernetes call it; then the plan is finished."""
+    base, one = (str(zoo.folder / f"{name}.safetensors") for name in ("base", "colours"))
+    output = str(tmp_path / "merged.safetensors")
+    arguments = ["plan", "--base", base, "--source", one, "--output", output]
+    assert CliRunner().invoke(cli.main, [*arguments, "--max-shard-size", "20KB"]).exit_code == 0
+    plan = plans.read(f"{output}.plan.json")
+    assert len(plan.shards) > 3
+    for number in range(1, len(plan.shards) + 1):
+        told = {"SLURM_ARRAY_TASK_ID": str(number)}
+        if number % 2:
+            told = {"JOB_COMPLETION_INDEX": str(number - 1)}
+        done = run("shards.sbatch", PLAN=f"{output}.plan.json", THREADS="1", **told)
+        assert done.returncode == 0, done.stderr
+    done = CliRunner().invoke(cli.main, ["finish", f"{output}.plan.json", "--json"])
+    assert done.exit_code == 0, done.output
+    whole = files.merge_files(base, [one], plan.recipe, tmp_path / "whole.safetensors")
+    assert json.loads(done.stdout)["weights_digest"] == whole.weights_digest
+
+
 def test_the_policies_are_policies():
     found = sorted((FOLDER / "policies").glob("*.yaml"))
     assert found
@@ -110,3 +143,5 @@ def test_what_a_script_lacks_is_named(run):
     done = run("nightly.sh", NAME="nightly")
     assert done.returncode == 1
     assert "BASE: URI of the base" in done.stderr
+    done = run("shards.sbatch")
+    assert "PLAN: the plan, a file that every task sees" in done.stderr

@@ -5,7 +5,7 @@
 3. `finishing` holds the notes of all shards against each other, and moves the files into place.
 
 `local` does all three in one process, and goes on where a killed one stopped. Every tensor is
-independent of the others, so the weights are those of `merging.merge`; only the masks of the unit
-`model` need a look at everything first, which is part of the plan. `notes` is the form in which
-a worker's results travel.
+independent of the others, so the weights are those of a merge in one go; only masks over a whole
+model need a look at everything first, which is part of the plan. `notes` is the form in which a
+worker's results travel.
 """

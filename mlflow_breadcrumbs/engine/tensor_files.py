@@ -103,9 +103,7 @@ class TensorFiles:
         places: dict[str, _Position],
     ) -> None:
         self.path = path
-        # Copy-on-write maps: torch wants writable memory, and the files stay untouched.
-        self._descriptors = [descriptors.open_to_read(file) for file in files]
-        self._maps = [mmap.mmap(d, 0, access=mmap.ACCESS_COPY) for d in self._descriptors]
+        self._maps, self._descriptors = _open_all(files)
         self._states = [_state(descriptor) for descriptor in self._descriptors]
         self._names = [file.name for file in files]
         self._close = weakref.finalize(self, _close_all, self._descriptors)
@@ -228,6 +226,25 @@ class TensorFiles:
     ) -> None:
         """Close."""
         self.close()
+
+
+def _open_all(files: Iterable[Path]) -> tuple[list[mmap.mmap], list[int]]:
+    """A map of each file, and a descriptor for reads; raises `OSError`."""
+    maps: list[mmap.mmap] = []
+    opened: list[int] = []
+    try:
+        for file in files:
+            first = descriptors.open_to_read(file)
+            try:
+                # Copy-on-write: torch wants writable memory, and the files stay untouched.
+                maps.append(mmap.mmap(first, 0, access=mmap.ACCESS_COPY))
+                opened.append(descriptors.open_again(file, first))
+            finally:
+                os.close(first)  # a map has a descriptor of its own
+    except OSError:
+        _close_all(opened)
+        raise
+    return maps, opened
 
 
 def _state(descriptor: int) -> tuple[int, int]:

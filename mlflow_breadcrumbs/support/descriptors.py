@@ -22,6 +22,28 @@ def open_to_read(path: Path) -> int:
     return os.open(path, os.O_RDONLY | _BINARY)
 
 
+def open_again(path: Path, twin: int) -> int:
+    """A second descriptor of an open file, for reads here and there that say how much they want.
+
+    The system does not read ahead on it: what it would fetch is needed much later, and may have
+    left the cache by then.
+
+    Args:
+        path: of the file.
+        twin: the first descriptor.
+
+    Raises:
+        OSError: there is another file by now.
+    """
+    descriptor = open_to_read(path)
+    if not os.path.sameopenfile(descriptor, twin):
+        os.close(descriptor)
+        raise OSError(errno.ESTALE, "the file was replaced while it was opened")
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
+    return descriptor
+
+
 def create(path: Path) -> int:
     """A descriptor of a new file; raises `FileExistsError` where there is one."""
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _BINARY, 0o666)

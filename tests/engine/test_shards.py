@@ -18,6 +18,7 @@ from mlflow_breadcrumbs.engine import checkpoints, files, merging, recipe
 from mlflow_breadcrumbs.engine.backends import reference
 from mlflow_breadcrumbs.engine.backends.cpu import cpu_backend
 from mlflow_breadcrumbs.engine.shards import finishing, local, notes, plans, working
+from mlflow_breadcrumbs.support import descriptors
 
 SHARD = 6000
 """Bytes: the zoo's tensors make five shards."""
@@ -323,3 +324,40 @@ def test_a_folder_that_can_not_be_written_to(opened, tmp_path):
     target.mkdir(mode=0o500)
     with pytest.raises(errors.CheckpointError, match="cannot write"):
         local.merge(opened[0], opened[1:], RECIPES["tensor"], target / "o.safetensors")
+
+
+def test_a_tensor_is_merged_before_its_pages_have_left_the_cache(opened, tmp_path, monkeypatch):
+    """No more than one tensor is read ahead of the one that is merged."""
+    seen = []
+    read, merge = cpu_backend._CpuRun._read, cpu_backend._CpuRun._merge_blocks
+    monkeypatch.setattr(cpu_backend, "LARGE", 100)
+    monkeypatch.setattr(
+        cpu_backend._CpuRun,
+        "_read",
+        lambda run, *at: seen.append(("read", at[0])) or read(run, *at),
+    )
+    monkeypatch.setattr(
+        cpu_backend._CpuRun,
+        "_merge_blocks",
+        lambda run, *at: seen.append(("merge", at[0])) or merge(run, *at),
+    )
+    output = tmp_path / "out.safetensors"
+    merging.merge(opened[0], opened[1:], RECIPES["tensor"], output, backend=cpu_backend.Cpu(1))
+    large = [name for name in opened[0].names if opened[0].info(name).numel >= 100]
+    merged = [name for what, name in seen if what == "merge" and name in large]
+    assert len(merged) == 5
+    for number, name in enumerate(merged[2:]):
+        assert seen.index(("merge", merged[number])) < seen.index(("read", name))
+    assert [seen.count(("read", name)) for name in merged] == [len(opened)] * 5
+
+
+def test_a_file_that_was_replaced_while_it_was_opened(tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / name).write_bytes(name.encode())
+    first = descriptors.open_to_read(tmp_path / "one")
+    try:
+        os.close(descriptors.open_again(tmp_path / "one", first))
+        with pytest.raises(OSError, match="the file was replaced"):
+            descriptors.open_again(tmp_path / "two", first)
+    finally:
+        os.close(first)

@@ -8,6 +8,7 @@ sources nor with the size of the checkpoints.
 
 import concurrent.futures
 import hashlib
+import itertools
 import threading
 from collections.abc import Sequence
 
@@ -110,19 +111,32 @@ class _CpuRun:
             (cuts,) = model_cuts(job, [point], self._pool, self._buffers)
             self._known = model_masks(job, cuts)
         by_size = sorted(job.merged, key=lambda name: -job.base.info(name).numel)
-        # Readings are queued before the merges that wait for them, so no wait can be for ever.
-        readings = {
-            name: [self._pool.submit(self._read, name, i) for i in range(len(job.inputs))]
-            for name in by_size
-            if job.base.info(name).numel >= LARGE and not _wide(job, name)
-        }
-        futures = {
-            name: self._pool.submit(self._merge, name, readings.get(name, ())) for name in by_size
-        }
+        futures = self._queue(by_size)
         merged = [futures[name].result() for name in job.merged]
         if self._failures:
             raise self._failures[min(self._failures)]
         return Outcome.of(merged, self._hexdigests)
+
+    def _queue(self, names: Sequence[str]) -> "dict[str, concurrent.futures.Future[MergedTensor]]":
+        """Queue the merges of all tensors, and before each the readings that it waits for.
+
+        So no wait can be for ever. The readings of the next tensor are ahead too, so that hardly
+        any merge waits; no more than these, or pages would have left the cache when a tensor is
+        read for the second time.
+        """
+        readings = {name: self._readings(names[0]) for name in names[:1]}
+        futures = {}
+        for name, following in itertools.zip_longest(names, names[1:]):
+            if following is not None:
+                readings[following] = self._readings(following)
+            futures[name] = self._pool.submit(self._merge, name, readings.pop(name))
+        return futures
+
+    def _readings(self, name: str) -> "list[concurrent.futures.Future[Mask | None]]":
+        """Queue the readings of a large tensor's inputs; a small one's merge reads them itself."""
+        if self._job.base.info(name).numel < LARGE or _wide(self._job, name):
+            return []
+        return [self._pool.submit(self._read, name, i) for i in range(len(self._job.inputs))]
 
     def _merge(
         self, name: str, readings: Sequence["concurrent.futures.Future[Mask | None]"]

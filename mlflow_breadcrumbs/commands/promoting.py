@@ -102,6 +102,8 @@ def promote_command(
         terminal.print_table(
             [printing.short_digests(row) for row in decision.verdict.rows()], COLUMNS
         )
+        for entry in decision.recorded:
+            printing.echo(f"on record already: {entry}")
         for each in decision.would_measure:
             printing.echo(f"would measure {each}")
         printing.echo(decision.sentence)

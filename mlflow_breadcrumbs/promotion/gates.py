@@ -63,6 +63,12 @@ def choose(rules: policies.Policy, known: facts.Facts) -> dict[str, facts.Measur
     return {task: _newest(rules, known.measurements, task) for task in names or measured}
 
 
+def is_recent(rules: policies.Policy, entry: facts.Measurement, now: datetime.datetime) -> bool:
+    """Whether a measurement is as young as the policy asks for, at a time with its time zone."""
+    limit = rules.evidence.max_age
+    return limit is None or -CLOCKS <= now - entry.measured <= limit
+
+
 def _newest(
     rules: policies.Policy, measurements: Sequence[facts.Measurement], task: str
 ) -> facts.Measurement | None:

@@ -86,6 +86,23 @@ def measured(
     return witnesses.measurements(resolved, weights_digest, stated, books)
 
 
+def denominators(
+    resolved: versions.ResolvedVersion, rules: policies.Policy, known: facts.Facts
+) -> dict[tuple[str, str], witnesses.Denominator]:
+    """What is recorded of the sources, by task and digest of its images; nothing without any.
+
+    Raises:
+        RegistryError: the tracking server does not answer.
+        LedgerError: the ledger can't be read, or its chain does not hold.
+    """
+    stated = contents.lineage_of(resolved)
+    if not isinstance(stated, statement.Statement):
+        return {}
+    books = _books(resolved, rules, known.weights_digest, stated, None)
+    found, _ = witnesses.denominators(witnesses.Measured(known.measurements), stated, books)
+    return found
+
+
 def _books(
     resolved: versions.ResolvedVersion,
     rules: policies.Policy,

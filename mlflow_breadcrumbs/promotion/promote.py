@@ -54,6 +54,7 @@ class PromotionRequest:
     device: str = "auto"
     batch_size: int = defaults.BATCH_SIZE
     cache: bool = True
+    """Take what was measured before: evidence that is on record, accuracies of the user's cache."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +76,8 @@ class Decision:
     """The MLflow run of the decision; `None` of a dry run."""
     would_measure: tuple[measuring.Wanted, ...] = ()
     """Of a dry run: what would be evaluated before the verdict that counts."""
+    recorded: tuple[measuring.Recorded, ...] = ()
+    """What needed no evaluation beside what did: it was on record."""
 
     def to_dict(self) -> dict[str, Any]:
         """For `--json`."""
@@ -86,6 +89,7 @@ class Decision:
         fields["would_measure"] = [
             {"uri": each.uri, "tasks": list(each.tasks)} for each in self.would_measure
         ]
+        fields["recorded"] = [dataclasses.asdict(each) for each in self.recorded]
         return fields | {"rules": self.verdict.rows()}
 
 
@@ -118,7 +122,7 @@ def promote(
     expected = seen if isinstance(request.expected, alias_moves.Anywhere) else request.expected
     title = f"promote {resolved.uri} to {request.alias}"
     with projects.resumed(title):
-        known, verdict, wanted = _judge(request, resolved, seen, now, show)
+        known, verdict, plan = _judge(request, resolved, seen, now, show)
         if request.dry_run:
             result, sentence = _foresee(verdict, resolved, request.alias, seen, expected)
             run_id = None
@@ -136,7 +140,8 @@ def promote(
         weights_digest=known.weights_digest,
         sentence=sentence,
         run_id=run_id,
-        would_measure=wanted if request.dry_run else (),
+        would_measure=plan.wanted if request.dry_run else (),
+        recorded=plan.recorded,
     )
 
 
@@ -156,7 +161,7 @@ def _judge(
     champion: str | None,
     now: datetime.datetime | None,
     show: progress.Progress,
-) -> tuple[facts.Facts, verdicts.Verdict, tuple[measuring.Wanted, ...]]:
+) -> tuple[facts.Facts, verdicts.Verdict, measuring.Plan]:
     """The facts and the verdict; where a measurement could change it, measured and judged again.
 
     The third is what was measured, or would be, were this no dry run.
@@ -166,14 +171,15 @@ def _judge(
     verdict = gates.judge(rules, known, now or _now(), tasks=file)
     whole = known.recorded_digest in (None, known.weights_digest)
     if file is None or not whole or not verdict.wants_measurements:
-        return known, verdict, ()
-    wanted = measuring.plan(file, resolved, rules, known)
-    if not request.dry_run:
+        return known, verdict, measuring.Plan()
+    since = (now or _now()) if request.cache else None
+    plan = measuring.plan(file, resolved, rules, known, since)
+    if plan.wanted and not request.dry_run:
         how = measuring.MeasuringSettings(request.device, request.batch_size, request.cache)
-        measuring.measure(how, file, wanted, rules, show)
+        measuring.measure(how, file, plan.wanted, rules, show)
         known = gathering.gather(resolved, rules, champion)
         verdict = gates.judge(rules, known, now or _now(), tasks=file)
-    return known, verdict, wanted
+    return known, verdict, plan
 
 
 def _decide(

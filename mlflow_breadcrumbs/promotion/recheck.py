@@ -166,8 +166,8 @@ def _measure(
     """All facts, and the facts with the fresh measurements alone."""
     how = measuring.MeasuringSettings(request.device, request.batch_size, cache=False)
     known = gathering.gather(resolved, rules.on_accuracy(), number)
-    wanted = measuring.plan(request.tasks, resolved, rules, known)
-    own, *_ = measuring.measure(how, request.tasks, wanted, rules, show)
+    plan = measuring.plan(request.tasks, resolved, rules, known, None)
+    own, *_ = measuring.measure(how, request.tasks, plan.wanted, rules, show)
     known = gathering.gather(resolved, rules, number)
     if not rules.looks_at_accuracy:  # the drift is shown all the same
         measured = gathering.measured(resolved, rules, known.weights_digest)

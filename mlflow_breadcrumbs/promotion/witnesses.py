@@ -128,15 +128,33 @@ def measured_by_runs(weights_digest: str, books: Books) -> Measured:
     return Measured(tuple(found), tuple(aside))
 
 
-def with_denominators(measured: Measured, stated: statement.Statement, books: Books) -> Measured:
-    """The measurements with the accuracies of the sources on the same images, where known.
+@dataclasses.dataclass(frozen=True)
+class Denominator:
+    """What a source got right of its own task, which the accuracy of a merge is divided by."""
 
-    The sources were measured by runs of `evaluate`, or by the merge beside its own result.
+    accuracy: float
+    """Fraction of the images, 0…1."""
+    origin: str
+    """Where it is recorded: `run …` or `lineage.json`."""
+
+
+def denominators(
+    measured: Measured, stated: statement.Statement, books: Books
+) -> tuple[dict[tuple[str, str], Denominator], tuple[str, ...]]:
+    """The accuracies of the sources on their tasks, and what was set aside.
+
+    They were measured by runs of `evaluate`, or by the merge beside its own result.
+
+    Args:
+        measured: of the merged weights.
+        stated: the lineage, which names the sources.
+        books: what the ledger has.
+
+    Returns:
+        By the task and the digest of its images; and the reasons.
     """
-    if all(entry.finetuned_accuracy is not None for entry in measured.found):
-        return measured
     theirs = {
-        (row.task, row.dataset_digest): row.finetuned_accuracy
+        (row.task, row.dataset_digest): Denominator(row.finetuned_accuracy, row.origin)
         for row in measured.found
         if row.finetuned_accuracy is not None
     }
@@ -146,12 +164,20 @@ def with_denominators(measured: Measured, stated: statement.Statement, books: Bo
         aside += own.set_aside
         for row in reversed(own.found):  # the newest last, to win
             if row.task in source.tasks:
-                theirs[row.task, row.dataset_digest] = row.accuracy
+                theirs[row.task, row.dataset_digest] = Denominator(row.accuracy, row.origin)
+    return theirs, tuple(aside)
+
+
+def with_denominators(measured: Measured, stated: statement.Statement, books: Books) -> Measured:
+    """The measurements with the accuracies of the sources on the same images, where known."""
+    if all(entry.finetuned_accuracy is not None for entry in measured.found):
+        return measured
+    theirs, aside = denominators(measured, stated, books)
     found = []
     for entry in measured.found:
-        if entry.finetuned_accuracy is None:
-            known = theirs.get((entry.task, entry.dataset_digest))
-            entry = dataclasses.replace(entry, finetuned_accuracy=known)
+        known = theirs.get((entry.task, entry.dataset_digest))
+        if entry.finetuned_accuracy is None and known is not None:
+            entry = dataclasses.replace(entry, finetuned_accuracy=known.accuracy)
         found.append(entry)
     return Measured(tuple(found), (*measured.set_aside, *aside))
 

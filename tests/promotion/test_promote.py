@@ -571,3 +571,94 @@ def test_a_dry_run_says_what_would_be_measured(family, tmp_path):
     assert shown["would_measure"] == [
         {"uri": each.uri, "tasks": list(each.tasks)} for each in decision.would_measure
     ]
+
+
+def evaluated():
+    """The versions that were evaluated so far, one for each run of it, sorted."""
+    runs = mlflow.search_runs(
+        search_all_experiments=True,
+        filter_string="tags.`breadcrumbs.kind` = 'evaluate'",
+        output_format="list",
+    )
+    return sorted(run.data.tags["breadcrumbs.version"] for run in runs)
+
+
+def test_what_is_on_record_is_not_measured_again(family):
+    """Of version and source: only what lacks a measurement on the images of the file gets one."""
+    text = "average_normalized_accuracy: 0"
+    evaluating.evaluate_version(family.merged, family.tasks, only=["colours"], device="cpu")
+    before = evaluated()
+    foreseen = decide(family.top, text, tasks=family.tasks, dry_run=True)
+    assert next(str(each) for each in foreseen.recorded).startswith(
+        f"{family.merged} on colours: run "
+    )
+    decision = decide(family.top, text, tasks=family.tasks)
+    assert decision.result == "promoted", decision.verdict.to_markdown()
+    made = {each.uri: each.tasks for each in foreseen.would_measure}
+    assert evaluated() == sorted([*before, *made])
+    assert "colours" in made[family.top]
+    assert "colours" not in made[family.merged]
+    assert [(each.uri, each.task) for each in decision.recorded] == [(family.merged, "colours")]
+
+
+def test_evidence_that_is_on_record_of_some_tasks_leaves_the_others(family):
+    uri = pairs.merge(family, 0.5, tasks=False)
+    evaluating.evaluate_version(uri, family.tasks, only=["colours"], device="cpu")
+    text = "average_accuracy: 0"
+    decision = decide(uri, text, tasks=family.tasks, dry_run=True)
+    (wanted,) = decision.would_measure
+    assert (wanted.uri, wanted.tasks) == (uri, ("tints",))
+    assert [(each.uri, each.task) for each in decision.recorded] == [(uri, "colours")]
+    fresh = decide(uri, text, tasks=family.tasks, dry_run=True, cache=False)
+    assert [each.tasks for each in fresh.would_measure] == [("colours", "tints")]
+    assert fresh.recorded == ()
+    assert decide(uri, text, tasks=family.tasks).result == "promoted"
+
+
+def test_a_champion_that_was_measured_on_these_images_is_not_measured_again(family):
+    text = "no_regression: {margin: 1.0}"
+    first = pairs.merge(family, 0.5, tasks=False)
+    assert decide(first, text).result == "promoted"
+    evaluating.evaluate_version(first, family.tasks, device="cpu")
+    before = evaluated()
+    second = pairs.merge(family, 0.25, tasks=False)
+    decision = decide(second, text, tasks=family.tasks)
+    assert decision.result == "promoted", decision.verdict.to_markdown()
+    assert evaluated() == sorted([*before, second])
+    assert {each.uri for each in decision.recorded} == {first}
+
+
+def test_evidence_that_is_too_old_is_no_reason_not_to_measure(family):
+    later = NOW + datetime.timedelta(days=31)
+    text = "evidence: {max_age: 30 days}"
+    decision = decide(family.merged, text, now=later, tasks=family.tasks, dry_run=True)
+    assert [each.uri for each in decision.would_measure] == [family.merged]
+    assert decision.recorded == ()
+
+
+def test_images_that_changed_are_measured(family, tmp_path):
+    """What is on record of a task counts for its images, and not for its name."""
+    uri = pairs.merge(family, 0.5, tasks=False)
+    evaluating.evaluate_version(uri, family.tasks, only=["colours"], device="cpu")
+    text = "average_accuracy: 0"
+    listed = yaml.safe_load(Path(family.tasks).read_text())
+    for task in listed["tasks"]:
+        task["limit"] = 4
+    (Path(family.tasks).parent / "fewer.yaml").write_text(yaml.safe_dump(listed))
+    fewer = str(Path(family.tasks).parent / "fewer.yaml")
+    decision = decide(uri, text, tasks=fewer, dry_run=True)
+    assert [each.tasks for each in decision.would_measure] == [("colours", "tints")]
+    assert decision.recorded == ()
+
+
+def test_what_is_on_record_is_named(family, tmp_path):
+    evaluating.evaluate_version(family.merged, family.tasks, only=["colours"], device="cpu")
+    path = tmp_path / "policy.yaml"
+    path.write_text(LET_THROUGH)
+    name, version = family.top.removeprefix("models:/").split("/")
+    arguments = ["promote", name, "--version", version, "--alias", "champion", "--dry-run"]
+    arguments += ["--policy", str(path), "--tasks", family.tasks]
+    shown = CliRunner().invoke(cli.main, arguments).stdout
+    assert f"on record already: {family.merged} on colours: run " in shown
+    (row,) = json.loads(CliRunner().invoke(cli.main, [*arguments, "--json"]).stdout)["recorded"]
+    assert (row["uri"], row["task"]) == (family.merged, "colours")

@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from mlflow_breadcrumbs.commands import options, printing
+from mlflow_breadcrumbs.commands import experiments, options, printing
 from mlflow_breadcrumbs.support import defaults
 
 
@@ -21,6 +21,7 @@ from mlflow_breadcrumbs.support import defaults
 )
 @click.option("--output", type=options.TEXT, metavar="FILE.png", help="Write the heat map there.")
 @click.option("--log", is_flag=True, help="Log table, heat map and findings to a run.")
+@experiments.experiment_option
 @options.json_option
 def compare_command(
     base: str,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mlflow_breadcrumbs import errors
-from mlflow_breadcrumbs.commands import changes, options, printing
+from mlflow_breadcrumbs.commands import changes, experiments, options, printing
 from mlflow_breadcrumbs.engine import drafts
 from mlflow_breadcrumbs.support import wording
 
@@ -146,6 +146,7 @@ def print_merge(result: "merging.MergeResult", inputs: Sequence[str]) -> None:
 @click.option("--alias", type=options.TEXT, help="Point this alias at the merged version.")
 @click.option("--force", is_flag=True, help="Make a new version even if this merge exists.")
 @options.force_alias_option
+@experiments.experiment_option
 @options.notify_option
 @options.ledger_option
 @options.json_option

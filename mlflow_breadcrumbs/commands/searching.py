@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mlflow_breadcrumbs.commands import options, printing
+from mlflow_breadcrumbs.commands import experiments, options, printing
 from mlflow_breadcrumbs.engine import recipe
 from mlflow_breadcrumbs.search import grids
 from mlflow_breadcrumbs.support import defaults, wording
@@ -126,6 +126,7 @@ def _recipes(
 )
 @click.option("--alias", type=options.TEXT, help="Point this alias at the registered version.")
 @options.force_alias_option
+@experiments.experiment_option
 @options.json_option
 def sweep_command(
     base: str,
@@ -237,6 +238,7 @@ SWEEP_COLUMNS = {
 )
 @click.option("--images", type=options.WHOLE, help="Per task and split at most.  [default: all]")
 @options.seed_option("Of the drawn subsets.")
+@experiments.experiment_option
 @options.json_option
 def scaling_command(
     base: str,

@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from mlflow_breadcrumbs.commands import options, printing
+from mlflow_breadcrumbs.commands import experiments, options, printing
 
 
 @click.command("import")
@@ -28,6 +28,7 @@ from mlflow_breadcrumbs.commands import options, printing
     help="From the text tower, fitted on the training images, or read from a .safetensors file.",
 )
 @options.device_option
+@experiments.experiment_option
 @options.ledger_option
 @options.json_option
 def import_command(
@@ -100,6 +101,7 @@ def import_command(
     help="Keep the state there after each epoch; the same command goes on from it.",
 )
 @options.device_option
+@experiments.experiment_option
 @options.ledger_option
 @options.json_option
 def finetune_command(
@@ -144,6 +146,7 @@ def finetune_command(
 @options.split_option
 @options.batch_size_option
 @options.device_option
+@experiments.experiment_option
 @options.ledger_option
 @options.cache_option
 @options.json_option

@@ -13,6 +13,11 @@ from collections.abc import Iterator, Mapping
 import mlflow
 import requests
 from mlflow.entities import LifecycleStage, LoggedModelStatus, Run
+from mlflow.environment_variables import (
+    MLFLOW_EXPERIMENT_ID,
+    MLFLOW_EXPERIMENT_NAME,
+    MLFLOW_RUN_ID,
+)
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import fluent
 from mlflow.utils.mlflow_tags import MLFLOW_USER
@@ -101,6 +106,49 @@ def experiment_named(name: str) -> str:
     return str(found.experiment_id)
 
 
+@contextlib.contextmanager
+def in_experiment(name: str) -> Iterator[None]:
+    """Let new runs belong to an experiment, which is made when the first of them begins.
+
+    The run that `mlflow run` made stays where it is.
+
+    Args:
+        name: of the experiment.
+
+    Raises:
+        RegistryError: this is the process of `mlflow run`, whose run belongs to another one.
+    """
+    _check_project(name)
+    variables = {each: each.get_raw() for each in (MLFLOW_EXPERIMENT_NAME, MLFLOW_EXPERIMENT_ID)}
+    active, fluent._active_experiment_id = fluent._active_experiment_id, None
+    MLFLOW_EXPERIMENT_NAME.set(name)
+    MLFLOW_EXPERIMENT_ID.unset()
+    try:
+        yield
+    finally:
+        fluent._active_experiment_id = active
+        for variable, value in variables.items():
+            if value is None:
+                variable.unset()
+            else:
+                variable.set(value)
+
+
+def _check_project(name: str) -> None:
+    """Raise `RegistryError` where `mlflow run` has put the job's run into another experiment."""
+    run_id = MLFLOW_RUN_ID.get()
+    if not run_id:
+        return
+    client = mlflow.MlflowClient()
+    with failures.explained("cannot read the run of `mlflow run`"):
+        found = client.get_experiment(client.get_run(run_id).info.experiment_id).name
+    if found != name:
+        raise errors.RegistryError(
+            f"the run of `mlflow run` belongs to the experiment {found!r}, not to {name!r}; leave "
+            "--experiment out, and give `mlflow run` --experiment-name"
+        )
+
+
 def close_abandoned(experiment: str | None = None) -> None:
     """End the runs of an experiment, the active one, whose processes were killed on this machine.
 
@@ -126,7 +174,11 @@ def is_abandoned(found: Run) -> bool:
 
 
 def experiment_id() -> str:
-    """The experiment that jobs log to."""
+    """The experiment that jobs log to, which is made if it is only named."""
+    name = MLFLOW_EXPERIMENT_NAME.get()
+    named = name if fluent._active_experiment_id is None else None
+    if named and mlflow.MlflowClient().get_experiment_by_name(named) is None:
+        experiment_named(named)  # MLflow stops where another process makes it at the same time
     return str(fluent._get_experiment_id())
 
 

@@ -10,7 +10,7 @@ from mlflow.entities import Param, RunTag
 
 from mlflow_breadcrumbs.engine import recipe
 from mlflow_breadcrumbs.pipeline import recording
-from mlflow_breadcrumbs.registry import projects, run_files, tag_keys
+from mlflow_breadcrumbs.registry import projects, run_files, runs, tag_keys
 
 TAG_SWEEP_DIGEST = "breadcrumbs.sweep_digest"
 TAG_PARENT = "mlflow.parentRunId"
@@ -52,6 +52,7 @@ def parent(name: str, digest: str) -> Iterator[Parent]:
     killed leaves it RUNNING; either goes on.
     """
     found = mlflow.search_runs(
+        experiment_ids=[runs.experiment_id()],
         filter_string=f"tags.`{TAG_SWEEP_DIGEST}` = '{digest}' "
         f"and tags.`{tag_keys.KIND}` = '{KIND_SWEEP}'",
         output_format="list",

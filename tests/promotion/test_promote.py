@@ -644,9 +644,8 @@ def test_images_that_changed_are_measured(family, tmp_path):
     listed = yaml.safe_load(Path(family.tasks).read_text())
     for task in listed["tasks"]:
         task["limit"] = 4
-    (Path(family.tasks).parent / "fewer.yaml").write_text(yaml.safe_dump(listed))
-    fewer = str(Path(family.tasks).parent / "fewer.yaml")
-    decision = decide(uri, text, tasks=fewer, dry_run=True)
+    (tmp_path / "fewer.yaml").write_text(yaml.safe_dump(listed))
+    decision = decide(uri, text, tasks=str(tmp_path / "fewer.yaml"), dry_run=True)
     assert [each.tasks for each in decision.would_measure] == [("colours", "tints")]
     assert decision.recorded == ()
 

@@ -10,8 +10,8 @@ from mlflow_breadcrumbs import ledger
 from mlflow_breadcrumbs.evaluation import accuracy_records, caches, meters, scoring
 from mlflow_breadcrumbs.flavor import loading
 from mlflow_breadcrumbs.models import image_sets, tasks
-from mlflow_breadcrumbs.registry import permissions, runs, tag_keys, task_files, versions
-from mlflow_breadcrumbs.support import defaults, devices, progress
+from mlflow_breadcrumbs.registry import pages, permissions, runs, tag_keys, task_files, versions
+from mlflow_breadcrumbs.support import defaults, devices, escaping, progress
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,6 +96,7 @@ def evaluate_version(
             found = Evaluation(resolved.uri, run_id, accuracies)
             looked_at = [images for _, images in pairs]
             written = _log(found, resolved, version.weights_digest, looked_at, split)
+            pages.tell(_page(found, split), run_id=run_id)
             job.add(
                 weights_digest=version.weights_digest,
                 split=split,
@@ -103,6 +104,26 @@ def evaluate_version(
                 **{accuracy_records.FILE_DIGEST: written},
             )
     return found
+
+
+def _page(found: Evaluation, split: str) -> pages.Page:
+    """What MLflow's page of the run says."""
+    rows = []
+    for each in found.accuracies:
+        low, high = each.interval()
+        counts = (
+            str(each.correct),
+            str(each.total),
+            f"{each.value:.3f}",
+            f"{low:.3f} to {high:.3f}",
+        )
+        rows.append([escaping.markdown(each.task), *counts])
+    return pages.Page(
+        f"How good a version is, on the {split} images of each task.",
+        titles=("task", "correct", "images", "accuracy", "95% interval"),
+        rows=rows,
+        made_from=[("version", found.uri)],
+    )
 
 
 def _log(

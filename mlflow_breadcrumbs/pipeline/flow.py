@@ -23,7 +23,7 @@ from mlflow_breadcrumbs.engine.backends import choosing
 from mlflow_breadcrumbs.evaluation import accuracy_records, caches, scorecard, trial
 from mlflow_breadcrumbs.flavor import foreign
 from mlflow_breadcrumbs.ledger import finishing
-from mlflow_breadcrumbs.lineage import ancestry_tags, kept_parts, statement
+from mlflow_breadcrumbs.lineage import ancestry_tags, kept_parts, statement, stories
 from mlflow_breadcrumbs.models.tasks import Split, Task
 from mlflow_breadcrumbs.pipeline import (
     changing,
@@ -38,6 +38,7 @@ from mlflow_breadcrumbs.pipeline import (
 from mlflow_breadcrumbs.registry import (
     aliases,
     failures,
+    pages,
     permissions,
     projects,
     records,
@@ -153,6 +154,7 @@ def merge(
                 accuracy_records.log_evaluation(run_id, card, request.split)
             lineage = _statement(run_id, started, request, taken, computed, card, kept, device)
             version = _register(request, taken, merged, lineage, tags)
+            stories.tell(version, statement.parse(lineage))
             metrics = card.metrics() if card else {}
             job.done(
                 version,
@@ -251,6 +253,8 @@ def _present(
         again: the merge was done before; without it, this call ends one that was stopped.
     """
     alias, notes = request.alias, []
+    if not again:
+        stories.tell_again(version)
     if alias is not None:
         pointed = pointing.point(version, alias, force=request.force_alias or not again)
         alias = alias if pointed.moved else None
@@ -411,11 +415,11 @@ def _register(
         tag_keys.WEIGHTS_DIGEST: merged.weights_digest,
         tag_keys.LINEAGE_DIGEST: canonical.sha256(lineage),
     }
-    extra = {statement.FILE: lineage}
+    extra, name = {statement.FILE: lineage}, pages.logged_name(request.registered_model)
     with failures.explained("cannot log the merged model"):
         if taken.is_ours:
             info = flavor.log_model(
-                "model",
+                name,
                 config=flavor.load_config(taken.base.folder),
                 weights=merged.output,
                 weights_digest=merged.weights_digest,
@@ -426,7 +430,7 @@ def _register(
             )
         else:
             info = foreign.log_model(
-                "model", base=taken.base, weights=merged.output, extra_files=extra, tags=tags
+                name, base=taken.base, weights=merged.output, extra_files=extra, tags=tags
             )
     version = registering.register(request.registered_model, model_id=info.model_id, tags=tags)
     if request.alias is not None:

@@ -8,7 +8,8 @@ import mlflow
 from mlflow.entities import Param, RunTag
 
 from mlflow_breadcrumbs.promotion import policies, verdicts
-from mlflow_breadcrumbs.registry import failures, run_files, versions
+from mlflow_breadcrumbs.registry import failures, pages, run_files, versions
+from mlflow_breadcrumbs.support import escaping
 
 EXPERIMENT = "breadcrumbs-promotions"
 """Where the runs of decisions are, unless another is named."""
@@ -63,3 +64,16 @@ def log(
     }.items():
         with failures.explained(f"cannot log {path}"):
             run_files.log_bytes(run_id, content, path)
+
+
+def tell(
+    run_id: str, resolved: versions.ResolvedVersion, sentence: str, verdict: verdicts.Verdict
+) -> None:
+    """Let MLflow's page of a decision's run say what came of it; that this fails is logged."""
+    page = pages.Page(
+        f"{escaping.markdown(sentence)}.",
+        titles=verdicts.TITLES,
+        rows=verdict.cells(),
+        made_from=[("version", resolved.uri)],
+    )
+    pages.tell(page, run_id=run_id)

@@ -212,6 +212,7 @@ def _decide(
             result, sentence = "refused", _refusal(resolved, request.alias, verdict)
         job.add(**said, verdict=result, decision=run_id)
         _say(run_id, result)
+        decisions.tell(run_id, resolved, sentence, verdict)
     return result, sentence, run_id
 
 

@@ -117,6 +117,8 @@ def recheck(request: RecheckRequest, *, show: progress.Progress = progress.silen
         since = promoted.time if promoted else None
         found = tuple(drift.drifts(same, fresh.measurements, since))
         _log(run_id, request, resolved, rules, fresh, verdict, found, same)
+        sentence = _sentence(resolved, request.alias, verdict)
+        decisions.tell(run_id, resolved, sentence, verdict)
         job.add(
             **said,
             weights_digest=known.weights_digest,
@@ -126,7 +128,6 @@ def recheck(request: RecheckRequest, *, show: progress.Progress = progress.silen
     back = None
     if request.roll_back and any(rule.verdict == "failed" for rule in verdict.rules):
         back = rollback.rollback(request.name, request.alias)
-    sentence = _sentence(resolved, request.alias, verdict)
     if back is not None:
         sentence += f"; {back.sentence}"
     projects.point(title, sentence, version=resolved.uri, run_id=run_id, origin=project)

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any, Literal
 
-from mlflow_breadcrumbs.support import escaping
+from mlflow_breadcrumbs.support import escaping, tables
 
 Outcome = Literal["passed", "failed", "unknown"]
 
@@ -19,6 +19,8 @@ MEASURED = (
     *RENEWED,
 )
 """The kinds of rules that rest on measurements."""
+TITLES = ("rule", "value", "limit", "verdict", "why")
+"""Of a verdict's table."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,14 +78,19 @@ class Verdict:
         """For `--json` and `verdict.json`."""
         return {"passed": self.passed, "rules": self.rows()}
 
+    def cells(self) -> list[list[str]]:
+        """The table in Markdown, a row per rule, by `TITLES`."""
+        rows = (
+            (rule.name, rule.value, rule.limit, rule.verdict, rule.sentence) for rule in self.rules
+        )
+        return [
+            ["" if cell is None else escaping.markdown(_number(cell)) for cell in row]
+            for row in rows
+        ]
+
     def to_markdown(self) -> str:
         """The table, for people who open it in MLflow."""
-        lines = ["| rule | value | limit | verdict | why |", "|---|---|---|---|---|"]
-        for rule in self.rules:
-            cells = (rule.name, rule.value, rule.limit, rule.verdict, rule.sentence)
-            texts = ("" if cell is None else escaping.markdown(_number(cell)) for cell in cells)
-            lines.append("| " + " | ".join(text.replace("|", "\\|") for text in texts) + " |")
-        return "\n".join(lines) + "\n"
+        return tables.to_markdown(TITLES, self.cells()) + "\n"
 
 
 def _number(cell: float | int | str) -> str:

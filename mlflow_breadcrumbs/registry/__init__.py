@@ -4,7 +4,8 @@
    `models:/…`, `tag_keys` names our tags, `records` are what is handed on.
 2. `registering` makes a version, `aliases` says where an alias points; only the ledger moves one.
 3. `runs` opens and ends a run, `projects` knows the one of `mlflow run`, `run_files` reads and
-   writes what is in a run, `task_files` finds a task file there or here.
+   writes what is in a run, `task_files` finds a task file there or here; `pages` are what people
+   read of runs and versions in MLflow.
 4. `catalog` reads the whole registry as a `graph` of who was made from whom.
 5. `failures` says what an error of MLflow means; `reaching` and `permissions` ask before a job
    begins, `accounts` who somebody is to the server; `database` knows MLflow's own database.

@@ -8,7 +8,6 @@ is: in its description for people, in its tags for programs.
 
 import contextlib
 import logging
-import urllib.parse
 from collections.abc import Iterator
 
 import mlflow
@@ -18,7 +17,7 @@ from mlflow.environment_variables import MLFLOW_RUN_ID
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PROJECT_ENTRY_POINT, MLFLOW_RUN_NOTE
 
-from mlflow_breadcrumbs.registry import failures, tag_keys, uris
+from mlflow_breadcrumbs.registry import failures, pages, tag_keys
 
 _logger = logging.getLogger(__name__)
 
@@ -77,8 +76,9 @@ def point(
         return
     client = mlflow.MlflowClient()
     try:
-        places = [_version_link(version), _run_link(client, run_id)]
-        note = "\n\n".join([said, *(f"- {place}" for place in places if place)])
+        places = [pages.version_link(version)] if version else []
+        places += [pages.run_link(run_id)] if run_id else []
+        note = "\n\n".join([said, *(f"- {place}" for place in places)])
         values = {
             MLFLOW_RUN_NOTE: note,
             tag_keys.RESULT: version,
@@ -99,21 +99,3 @@ def _own() -> str | None:
     if active is not None and MLFLOW_PROJECT_ENTRY_POINT in active.data.tags:
         return str(active.info.run_id)
     return None
-
-
-def _version_link(uri: str | None) -> str | None:
-    """A version in Markdown, as MLflow's pages link to it."""
-    named = uris.registered(uri)
-    if named is None:
-        return uri
-    name, number = named
-    return f"[{uri}](#/models/{urllib.parse.quote(name, safe='')}/versions/{number})"
-
-
-def _run_link(client: mlflow.MlflowClient, run_id: str | None) -> str | None:
-    """A run in Markdown, as MLflow's pages link to it."""
-    if run_id is None:
-        return None
-    info = client.get_run(run_id).info
-    title = str(info.run_name or run_id).replace("[", "(").replace("]", ")")
-    return f"[run {title}](#/experiments/{info.experiment_id}/runs/{run_id})"

@@ -90,6 +90,13 @@ def scaling(request: ScalingRequest, show: progress.Progress = progress.silent) 
         study_records.log_materials(run_id, bench.taken, settings)
         rows = _measure(bench, request, recipes, chosen, show)
         _log(run_id, rows)
+        study_records.tell_of_study(
+            run_id,
+            "How much of the sources' accuracy one model keeps, by the number of its sources.",
+            bench.taken,
+            titles=("method", "protocol", "sources", "kept", "lowest", "highest"),
+            rows=[_cells(row) for row in rows],
+        )
     return ScalingResult(run_id, rows, request.images)
 
 
@@ -187,6 +194,12 @@ def _row(
         "lowest": min(values),
         "highest": max(values),
     }
+
+
+def _cells(row: Mapping[str, Any]) -> list[str]:
+    """A row for Markdown."""
+    kept = (f"{row[key]:.3f}" for key in (METRIC, "lowest", "highest"))
+    return [str(row["method"]), str(row["protocol"]), str(row["sources"]), *kept]
 
 
 def _log(run_id: str, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -8,9 +8,9 @@ from mlflow.entities import Param
 
 from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.pipeline import inputs, recording
-from mlflow_breadcrumbs.registry import run_files, runs, tag_keys, versions
+from mlflow_breadcrumbs.registry import pages, run_files, runs, tag_keys, versions
 from mlflow_breadcrumbs.search import compare
-from mlflow_breadcrumbs.support import json_documents, tables, wording
+from mlflow_breadcrumbs.support import escaping, json_documents, tables, wording
 
 
 def log_materials(run_id: str, taken: inputs.Inputs, settings: Mapping[str, Any]) -> None:
@@ -42,7 +42,43 @@ def record_comparison(found: compare.Comparison) -> str:
         mlflow.log_params({f"compare.{key}": uri for key, uri in uris.items()})
         mlflow.log_param("compare.base", found.base)
         log_comparison(run_id, found)
+        advice = " ".join(escaping.markdown(each.advice) for each in found.findings)
+        tell(
+            run_id,
+            f"The sources' changes side by side. {advice}".strip(),
+            found.base,
+            found.sources,
+        )
     return run_id
+
+
+def tell(
+    run_id: str,
+    said: str,
+    base: str,
+    sources: Sequence[str],
+    *,
+    titles: Sequence[str] = (),
+    rows: Sequence[Sequence[str]] = (),
+) -> None:
+    """Let MLflow's page of a study's run say what came out; that this fails is logged.
+
+    Args:
+        run_id: of the run.
+        said: in Markdown.
+        base: its URI.
+        sources: their URIs.
+        titles: of the table's columns.
+        rows: the table, its cells in Markdown.
+    """
+    looked_at = [("base", base), *(("source", uri) for uri in sources)]
+    pages.tell(pages.Page(said, titles, rows, looked_at), run_id=run_id)
+
+
+def tell_of_study(run_id: str, said: str, taken: inputs.Inputs, **table: Any) -> None:
+    """The same of a study whose versions are open; `table` is `titles` and `rows` of `tell`."""
+    uris = [version.resolved.uri for version in taken.everything]
+    tell(run_id, said, uris[0], uris[1:], **table)
 
 
 def find_study(kind: str, base: str, sources: Sequence[str]) -> str | None:

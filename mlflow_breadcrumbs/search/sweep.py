@@ -183,7 +183,30 @@ def _run(
     )
     sweep_runs.log_outcome(parent, chosen, validation, test)
     sweep_runs.save_result(parent, result.to_dict(), _files(result))
+    _tell(result, bench)
     return result
+
+
+def _tell(result: SweepResult, bench: workbench.Study) -> None:
+    """Let MLflow's page of the run say what came out."""
+    best = ", ".join(f"{field} {getattr(result.recipe, field):g}" for field in grids.NUMBERS)
+    kept = "" if METRIC not in result.test else f" {result.test[METRIC]:.3f} on the test images."
+    said = (
+        f"{wording.counted(len(result.trials), 'recipes')} on validation images. The best: {best}; "
+        f"one model keeps {result.validation[METRIC]:.3f} of its sources' accuracy there.{kept} "
+        f"`{sweep_runs.FOLDER}/{RECIPE_FILE}` has it, for `merge --recipe`."
+    )
+    fields = (*grids.NUMBERS, METRIC)
+    study_records.tell_of_study(
+        result.run_id,
+        said,
+        bench.taken,
+        titles=(*grids.NUMBERS, "kept"),
+        rows=[
+            [f"{row[field]:.4g}" for field in fields]
+            for row in sorted(result.trials, key=_rank, reverse=True)
+        ],
+    )
 
 
 def _try_all(

@@ -1,5 +1,6 @@
 """From a registered base and a task to a registered source; `training` does the training."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import mlflow
@@ -10,9 +11,17 @@ from mlflow_breadcrumbs.evaluation import accuracy_records
 from mlflow_breadcrumbs.flavor import loading
 from mlflow_breadcrumbs.ledger import finishing
 from mlflow_breadcrumbs.models import image_sets, tasks
-from mlflow_breadcrumbs.registry import permissions, records, registering, runs, tag_keys, versions
+from mlflow_breadcrumbs.registry import (
+    pages,
+    permissions,
+    records,
+    registering,
+    runs,
+    tag_keys,
+    versions,
+)
 from mlflow_breadcrumbs.sources import training
-from mlflow_breadcrumbs.support import canonical, devices, progress
+from mlflow_breadcrumbs.support import canonical, devices, escaping, progress, wording
 
 
 def finetune(
@@ -74,7 +83,7 @@ def finetune(
         base = loading.open_base(resolved, space, device)
         head = loading.choose_head(base, task)
         _log_start(run_id, resolved, task, settings, train_set, validation_set)
-        training.train(
+        epochs = training.train(
             base.model,
             base.config,
             head,
@@ -86,7 +95,9 @@ def finetune(
             on_epoch=lambda epoch: _log_epoch(task, epoch),
             show=show,
         )
-        info = flavor.log_model("model", config=base.config, model=base.model, heads=[head])
+        info = flavor.log_model(
+            pages.logged_name(registered_model), config=base.config, model=base.model, heads=[head]
+        )
         digest = info.flavors[flavor.FLAVOR_NAME]["weights_digest"]
         version = registering.register(
             registered_model,
@@ -98,10 +109,42 @@ def finetune(
                 tag_keys.KIND: "finetune",
             },
         )
+        page = _page(version, resolved, task, epochs)
+        pages.tell(page, run_id=run_id, uri=version.uri, model=MODEL)
         job.done(version, base=resolved.uri, task=task.name)
     if folder is not None:
         (Path(folder) / training.RESUME_FILE).unlink(missing_ok=True)
     return version
+
+
+MODEL = (
+    "Versions that `mlflow-breadcrumbs finetune` trained; each says on what, and from which base."
+)
+"""The description of a registered model that has none."""
+
+
+def _page(
+    version: records.RegisteredVersion,
+    base: versions.ResolvedVersion,
+    task: tasks.Task,
+    epochs: Sequence[training.Epoch],
+) -> pages.Page:
+    """What MLflow's pages say of a fine-tuning."""
+    rows = [
+        [str(each.epoch), f"{each.train_loss:.4f}", f"{each.validation_accuracy:.3f}"]
+        for each in epochs
+        if each.validation_accuracy is not None
+    ]
+    following = ["merge", "--base", base.uri, "--source", version.uri, "--source", "…"]
+    following += ["--registered-model", "merged", "--tasks", "tasks.yaml"]
+    return pages.Page(
+        f"Fine-tuned for the task {escaping.markdown(task.name)} "
+        f"({wording.counted(len(task.classes), 'classes')}), its head frozen.",
+        titles=("epoch", "training loss", "validation accuracy"),
+        rows=rows[::-1],
+        made_from=[("base", base.uri)],
+        following=["mlflow-breadcrumbs", *following],
+    )
 
 
 def _log_start(

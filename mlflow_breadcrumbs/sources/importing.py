@@ -12,9 +12,17 @@ from mlflow_breadcrumbs import errors, flavor, ledger
 from mlflow_breadcrumbs.engine import checkpoints
 from mlflow_breadcrumbs.ledger import finishing
 from mlflow_breadcrumbs.models import architecture, bounds, task_heads, tasks
-from mlflow_breadcrumbs.registry import permissions, records, registering, runs, tag_keys, versions
+from mlflow_breadcrumbs.registry import (
+    pages,
+    permissions,
+    records,
+    registering,
+    runs,
+    tag_keys,
+    versions,
+)
 from mlflow_breadcrumbs.sources import state_dicts
-from mlflow_breadcrumbs.support import canonical, devices, progress
+from mlflow_breadcrumbs.support import canonical, credentials, devices, escaping, progress
 
 HEADS = ("auto", "zero-shot", "probe")
 
@@ -95,7 +103,11 @@ def import_checkpoint(
         )
         users = weights == path  # who may train on with it
         info = flavor.log_model(
-            "model", config=config, weights=weights, keep_weights=users, heads=made
+            pages.logged_name(registered_model),
+            config=config,
+            weights=weights,
+            keep_weights=users,
+            heads=made,
         )
         names = [each.name for each in task_list] or ([task] if task else [])
         tags = {
@@ -105,8 +117,28 @@ def import_checkpoint(
         if names:
             tags[tag_keys.TASK] = ",".join(names)
         version = registering.register(registered_model, model_id=info.model_id, tags=tags)
+        page = _page(version, checkpoint, config, names)
+        pages.tell(page, run_id=run_id, uri=version.uri, model=MODEL)
         job.done(version, checkpoint=checkpoint, architecture=config.architecture, tasks=names)
         return version
+
+
+MODEL = "Checkpoints that `mlflow-breadcrumbs import` registered; each version says which."
+"""The description of a registered model that has none."""
+
+
+def _page(
+    version: records.RegisteredVersion,
+    checkpoint: str,
+    config: architecture.ModelConfig,
+    names: Sequence[str],
+) -> pages.Page:
+    """What MLflow's pages say of an import."""
+    origin = escaping.markdown(credentials.hidden(Path(checkpoint).name))
+    said = f"The checkpoint {origin}, imported as {escaping.markdown(config.architecture)}"
+    said += f", for {pages.listed(names)}." if names else "."
+    following = ["evaluate", version.uri, "--tasks", "tasks.yaml"]
+    return pages.Page(said, following=["mlflow-breadcrumbs", *following])
 
 
 def _request_digest(

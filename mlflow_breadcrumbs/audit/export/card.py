@@ -1,14 +1,14 @@
 """A model card in Hugging Face's form: YAML front matter, then Markdown for people."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import yaml
 
 from mlflow_breadcrumbs import flavor
 from mlflow_breadcrumbs.audit.export import subjects
-from mlflow_breadcrumbs.lineage import relatives, statement
-from mlflow_breadcrumbs.support import escaping
+from mlflow_breadcrumbs.lineage import relatives, statement, stories
+from mlflow_breadcrumbs.support import escaping, tables
 
 COLUMNS = {
     "task": "task",
@@ -20,30 +20,6 @@ COLUMNS = {
     "split": "split",
 }
 
-_MASKED = (
-    "their changes were masked, summed and scaled by the recipe below (Model Breadcrumbs, "
-    "[Davari & Belilovsky, ECCV 2024](https://arxiv.org/abs/2312.06795), and its relatives)"
-)
-METHODS = {
-    "sum": _MASKED,
-    "mean": _MASKED,
-    "tsv": "the leading singular vectors of their changes to each matrix were made orthogonal to "
-    "one another and added by the recipe below (TSV-M, [Gargiulo et al., CVPR 2025]"
-    "(https://arxiv.org/abs/2412.00081)); changes to other tensors were averaged",
-    "iso": "their changes to each matrix were summed by the recipe below, and the sum's singular "
-    "values made equal (Iso-C, [Marczak et al., ICML 2025](https://arxiv.org/abs/2502.04959)); "
-    "changes to other tensors were averaged",
-    "covariance": "their changes to each matrix were averaged by the recipe below, weighted by the "
-    "covariance of their rows (ACTMat, [arXiv 2604.01329](https://arxiv.org/abs/2604.01329)); "
-    "changes to other tensors were averaged",
-}
-"""What a merge did, by the recipe's `combine`."""
-
-CALIBRATED = (
-    "; then each singular direction of a merged matrix was given the length that the sources have "
-    "there (SVC, [arXiv 2602.05536](https://arxiv.org/abs/2602.05536))"
-)
-
 
 def write(known: subjects.Subject) -> str:
     """The card as text; what others wrote into it shows as it is, and is no Markdown or HTML."""
@@ -51,7 +27,7 @@ def write(known: subjects.Subject) -> str:
     title = f"{known.title}, version {known.resolved.version or known.resolved.uri}"
     sections = [
         f"# {escaping.markdown(title)}",
-        _summary(known.stated),
+        stories.summary(known.stated),
         *_origin(known),
         *_recipe(known.stated),
         *_accuracy(known.stated),
@@ -103,20 +79,9 @@ def _result(row: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _summary(stated: statement.Statement) -> str:
-    tasks = list(dict.fromkeys(task for entry in stated.sources for task in entry.tasks))
-    listed = ", ".join(escaping.markdown(task) for task in tasks)
-    subject = f"One model for {len(tasks)} tasks ({listed})" if tasks else "One model"
-    return (
-        f"{subject}, merged without training from {len(stated.sources)} fine-tuned versions of "
-        f"{escaping.code(stated.base.uri)}: {METHODS[stated.settings.combine]}"
-        f"{CALIBRATED if stated.settings.calibrate == 'svc' else ''}."
-    )
-
-
 def _origin(known: subjects.Subject) -> Iterable[str]:
     yield "## Where it comes from"
-    yield _table(
+    yield tables.to_markdown(
         ("role", "version", "weights digest", "weight", "tasks", "licence"),
         [
             (
@@ -143,7 +108,7 @@ def _origin(known: subjects.Subject) -> Iterable[str]:
     ]
     if further:
         yield "Some of these were made from other versions:"
-        yield _table(("version", "made from", "as", "kind"), further)
+        yield tables.to_markdown(("version", "made from", "as", "kind"), further)
 
 
 def _walk(node: relatives.Ancestor) -> Iterable[relatives.Ancestor]:
@@ -155,7 +120,7 @@ def _walk(node: relatives.Ancestor) -> Iterable[relatives.Ancestor]:
 def _recipe(stated: statement.Statement) -> Iterable[str]:
     yield "## How it was merged"
     fields = stated.settings.to_dict()
-    yield _table(
+    yield tables.to_markdown(
         ("field", "value"), [(key, escaping.code(str(value))) for key, value in fields.items()]
     )
     if stated.tolerances:
@@ -175,7 +140,7 @@ def _accuracy(stated: statement.Statement) -> Iterable[str]:
         return
     kinds = [key for key in COLUMNS if any(key in row for row in stated.evaluation)]
     rows = [tuple(_cell(key, row.get(key)) for key in kinds) for row in stated.evaluation]
-    yield _table(tuple(COLUMNS[key] for key in kinds), rows)
+    yield tables.to_markdown(tuple(COLUMNS[key] for key in kinds), rows)
     yield (
         "Base: zero-shot. Source: the version that was fine-tuned for the task. All three were "
         "measured in one run, on the same images with the same settings. The image sets:"
@@ -221,7 +186,7 @@ def _check(known: subjects.Subject) -> Iterable[str]:
         f"mlflow-breadcrumbs reproduce {uri}   # merge it again, compare {measure}\n"
         "```"
     )
-    yield _table(
+    yield tables.to_markdown(
         ("record", "value"),
         [
             ("weights digest", escaping.code(stated.weights_digest)),
@@ -242,14 +207,6 @@ def _quoted(text: str) -> str:
 
 
 _NO_COMMIT = "no git commit recorded"
-
-
-def _table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table; a bar in a cell is escaped."""
-    lines = [titles, ["---"] * len(titles), *rows]
-    return "\n".join(
-        "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines
-    )
 
 
 def _cell(key: str, value: Any) -> str:

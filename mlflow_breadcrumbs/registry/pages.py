@@ -1,0 +1,120 @@
+"""What MLflow's own pages say of a run, a version and a registered model.
+
+A job hands over what it knows as a `Page`; here it becomes Markdown: the description of the run and
+of the version, and of a registered model that has none. What a person wrote there stays.
+"""
+
+import dataclasses
+import logging
+import re
+import shlex
+import urllib.parse
+from collections.abc import Iterable, Sequence
+
+import mlflow
+import requests
+from mlflow.exceptions import MlflowException
+from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
+
+from mlflow_breadcrumbs.registry import uris
+from mlflow_breadcrumbs.support import escaping, tables
+
+LIMIT = 5_000
+"""Characters of a description that MLflow takes."""
+CUTS = (100, 20, 10, 5, 0)
+"""How many rows and versions are shown, the first number with which all of it fits."""
+
+_logger = logging.getLogger(__name__)
+_NO_NAME = re.compile(r"[/:.%\"'\s]+")
+"""What MLflow refuses in the name of a logged model."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Page:
+    """What there is to say; what others wrote is escaped by now, in all but URIs and commands."""
+
+    said: str
+    """What it is and how it was made, in Markdown."""
+    titles: Sequence[str] = ()
+    """Of the table's columns."""
+    rows: Sequence[Sequence[str]] = ()
+    """The table, its cells in Markdown."""
+    made_from: Sequence[tuple[str, str]] = ()
+    """Versions by their role, as `base` or `source`, with their URI."""
+    following: Sequence[str] = ()
+    """The words of the command that comes next."""
+
+    def markdown(self) -> str:
+        """All of it; of long tables and lists the beginning."""
+        texts = (self._cut(count) for count in CUTS)
+        return next(
+            (text for text in texts if len(text) <= LIMIT), escaping.line(self.said)[:LIMIT]
+        )
+
+    def _cut(self, count: int) -> str:
+        parts = [self.said]
+        if self.rows and count:
+            parts.append(tables.to_markdown(self.titles, self.rows[:count]))
+        parts += [f"and {left} more rows"] if (left := len(self.rows) - count) > 0 else []
+        versions = [f"- {role}: {version_link(uri)}" for role, uri in self.made_from[:count]]
+        left = len(self.made_from) - count
+        versions += [f"- and {left} more versions"] if left > 0 else []
+        parts += ["\n".join(["Made from:", "", *versions])] if versions else []
+        if self.following:
+            command = escaping.line(shlex.join(self.following))
+            parts.append(f"Next:\n\n```sh\n{command}\n```")
+        return "\n\n".join(parts)
+
+
+def tell(
+    page: Page, *, run_id: str | None = None, uri: str | None = None, model: str | None = None
+) -> None:
+    """Write a page where there is no description yet.
+
+    The job is done: that this fails is logged.
+
+    Args:
+        page: what there is to say.
+        run_id: of the run.
+        uri: of the version, `models:/NAME/VERSION`.
+        model: what the registered model of that version is, in Markdown.
+    """
+    client, text = mlflow.MlflowClient(), page.markdown()
+    try:
+        if run_id is not None and not client.get_run(run_id).data.tags.get(MLFLOW_RUN_NOTE):
+            client.set_tag(run_id, MLFLOW_RUN_NOTE, text)
+        if named := uris.registered(uri):
+            name, number = named
+            if not client.get_model_version(name, number).description:
+                client.update_model_version(name, number, text)
+            if model is not None and not client.get_registered_model(name).description:
+                client.update_registered_model(name, model)
+    except (MlflowException, requests.RequestException) as error:
+        _logger.warning("MLflow's pages do not tell of %s: %s", uri or run_id, error)
+
+
+def logged_name(name: str) -> str:
+    """The name of a logged model that becomes a version of a registered model."""
+    return _NO_NAME.sub("-", name)
+
+
+def listed(names: Iterable[str]) -> str:
+    """Foreign names in a sentence."""
+    return ", ".join(escaping.markdown(name) for name in names)
+
+
+def version_link(uri: str) -> str:
+    """A version in Markdown, as MLflow's pages link to it."""
+    named = uris.registered(uri)
+    if named is None:
+        return escaping.markdown(uri)
+    name, number = named
+    page = f"#/models/{urllib.parse.quote(name, safe='')}/versions/{number}"
+    return f"[{escaping.markdown(uri)}]({page})"
+
+
+def run_link(run_id: str) -> str:
+    """A run in Markdown, as MLflow's pages link to it."""
+    info = mlflow.MlflowClient().get_run(run_id).info
+    title = escaping.markdown(str(info.run_name or run_id))
+    return f"[run {title}](#/experiments/{info.experiment_id}/runs/{run_id})"

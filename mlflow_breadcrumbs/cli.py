@@ -108,6 +108,14 @@ class _Group(rich_click.RichGroup):
         with volume.limited():
             return click.Group.main(self, args, *rest, **named)
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Take a command's options as `mlflow run` names them, with underscores."""
+        name, command, rest = super().resolve_command(ctx, args)
+        known = {each for entry in command.params for each in entry.opts} if command else set()
+        return name, command, [_with_hyphens(word, known) for word in rest]
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
@@ -126,6 +134,13 @@ class _Group(rich_click.RichGroup):
         except KeyboardInterrupt:
             printing.echo("Interrupted. The same command again takes up what is done.", err=True)
             ctx.exit(1)
+
+
+def _with_hyphens(word: str, known: set[str]) -> str:
+    """`--registered_model`, as MLflow makes it of a parameter, as the option that there is."""
+    option, equals, value = word.partition("=")
+    found = option.replace("_", "-")
+    return f"{found}{equals}{value}" if option.startswith("--") and found in known else word
 
 
 @click.group(cls=_Group, epilog=VARIABLES, context_settings={"help_option_names": ["-h", "--help"]})

@@ -42,6 +42,8 @@ def change_options(command: Callable[..., None]) -> Callable[..., None]:
         ),
         click.option(
             "--weights",
+            "--new-weights",
+            "weights",
             type=options.TEXT,
             metavar="W,W,…",
             help="With --from: of all sources that result, in their order.  [default: as before, "

@@ -13,6 +13,9 @@ REFUSED = 3
 alias_option = click.option(
     "--alias", required=True, metavar="ALIAS", help="Which one, as champion."
 )
+name_option = click.option(
+    "--name", "named", type=options.TEXT, hidden=True, help="The same, for `mlflow run`."
+)
 version_option = click.option("--version", type=options.WHOLE, help="Number of the version.")
 uri_option = click.option(
     "--uri",
@@ -24,6 +27,7 @@ uri_option = click.option(
 
 @click.command("promote")
 @click.argument("name", required=False)
+@name_option
 @version_option
 @uri_option
 @alias_option
@@ -57,6 +61,7 @@ uri_option = click.option(
 def promote_command(
     ctx: click.Context,
     name: str | None,
+    named: str | None,
     version: int | None,
     uri: str | None,
     alias: str,
@@ -78,7 +83,7 @@ def promote_command(
     \b
     mlflow-breadcrumbs promote clip-merged --version 2 --alias champion --policy policy.yaml
     """
-    chosen = _uri(name, version, uri)
+    chosen = _uri(name or named, version, uri)
     expected = _expected(expect_current)
     from mlflow_breadcrumbs.commands import terminal
     from mlflow_breadcrumbs.promotion import policies, promote

@@ -92,6 +92,12 @@ class MergeRequest:
     change: changing.MergeChange | None = None
     """The merge that base, sources and recipe come from, with what was added and taken out."""
 
+    @property
+    def named(self) -> dict[str, str | None]:
+        """What the run has as parameters beside the recipe and the versions, as `mlflow run`."""
+        fields = ("registered_model", "tasks", "alias")
+        return {field: getattr(self, field) for field in fields}
+
 
 def merge(
     request: MergeRequest, show: progress.Progress = progress.silent
@@ -130,7 +136,7 @@ def merge(
             ledger.recording("merge", request.registered_model, run_id=run_id) as job,
         ):
             started = _now()
-            recording.log_inputs(run_id, request.recipe, taken)
+            recording.log_inputs(run_id, request.recipe, taken, request.named)
             computed = computing.merge(
                 taken,
                 held,

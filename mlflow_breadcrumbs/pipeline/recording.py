@@ -1,6 +1,7 @@
 """What a merge writes into its MLflow run: parameters, inputs, metrics, tables, the picture."""
 
 import dataclasses
+from collections.abc import Mapping
 
 import mlflow
 from mlflow.entities import LoggedModelInput, Param, RunTag
@@ -9,14 +10,25 @@ from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH
 from mlflow_breadcrumbs.engine import merging, recipe
 from mlflow_breadcrumbs.pipeline import inputs
 from mlflow_breadcrumbs.registry import run_files, tag_keys
-from mlflow_breadcrumbs.support import canonical, tables
+from mlflow_breadcrumbs.support import canonical, credentials, tables
 
 
-def log_inputs(run_id: str, settings: recipe.MergeRecipe, taken: inputs.Inputs) -> None:
+def log_inputs(
+    run_id: str,
+    settings: recipe.MergeRecipe,
+    taken: inputs.Inputs,
+    asked: Mapping[str, str | None],
+) -> None:
     """The recipe and the versions, as parameters and as native model inputs.
 
-    Under `mlflow run` the parameters are there already as they were given (`density` empty, an
-    alias in `base`), and MLflow keeps the first value; what differs goes under `resolved.<name>`.
+    Under `mlflow run` those that were given are there already, `base` perhaps by an alias, and
+    MLflow keeps the first value; what differs goes under `resolved.<name>`.
+
+    Args:
+        run_id: of the merge.
+        settings: the recipe.
+        taken: the versions.
+        asked: further parameters, as they were given; `None` is none.
     """
     values = recipe_params(settings)
     values["base"] = taken.base.resolved.uri
@@ -29,6 +41,11 @@ def log_inputs(run_id: str, settings: recipe.MergeRecipe, taken: inputs.Inputs) 
             Param(key if key not in given else f"resolved.{key}", value)
             for key, value in values.items()
             if given.get(key) != value
+        ]
+        + [
+            Param(key, _shortened(credentials.hidden(value)))
+            for key, value in asked.items()
+            if value is not None and key not in given
         ],
         tags=[RunTag(tag_keys.RECIPE_DIGEST, settings.digest)],
     )

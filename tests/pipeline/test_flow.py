@@ -92,6 +92,9 @@ def test_a_merge_is_registered_with_all_that_the_contract_names(zoo):
         "dtype": "base",
         "base": zoo.base,
         **{f"source.{i}": uri for i, uri in enumerate(zoo.sources)},
+        "registered_model": "merged",
+        "tasks": zoo.tasks,
+        "alias": "candidate",
     }
     everything = [versions.resolve(uri).model_id for uri in (zoo.base, *zoo.sources)]
     assert {entry.model_id for entry in run.inputs.model_inputs} == set(everything)

@@ -73,7 +73,9 @@ def check(succeeded, told):
     run = client.get_run(version.run_id)
     assert run.info.status == "FINISHED"
     assert run.data.params["density"] == "0.2"
-    assert run.data.params["resolved.gamma"] == "0.01"
+    assert run.data.params["gamma"] == "0.01"
+    assert "''" not in run.data.params.values()
+    assert not any(name.startswith("resolved.") for name in run.data.params)
     assert run.data.params["weights"] == "[1,1,0.5]"
     assert "average_normalized_accuracy" in run.data.metrics
     return version

@@ -88,7 +88,7 @@ def test_the_merged_version_came_through_mlflow_run(shown):
     assert made.data.tags["mlflow.project.entryPoint"] == "main"
     assert made.info.status == "FINISHED"
     last = result.entries[-1]
-    assert made.data.params["resolved.alpha"] == str(last.alpha)  # nothing was given
+    assert made.data.params["alpha"] == str(last.alpha)  # nothing was given
     assert made.data.metrics["average_normalized_accuracy"] == last.kept
     # What the pipeline measured from PNG files is what the contest measured from memory.
     for name, value in last.accuracies.items():

@@ -89,7 +89,8 @@ def save_model(
         signature: Instead of the flavor's own.
         input_example: As elsewhere in MLflow.
         pip_requirements: Instead of `requirements.default_pip_requirements()`.
-        code_paths: Instead of this package, which is added where pip could not install it.
+        code_paths: Instead of this package, which is added as one archive where pip could not
+            install it.
         metadata: As elsewhere in MLflow.
 
     Raises:
@@ -106,12 +107,13 @@ def save_model(
         )
     heads = sorted(heads, key=lambda head: head.task)
     _check_heads(heads, config)
-    if code_paths is None:
-        code_paths = requirements.own_package()[1]
 
     folder = Path(path).absolute()
     _validate_and_prepare_target_save_path(str(folder))
-    code = _validate_and_copy_code_paths(code_paths or None, str(folder))
+    if code_paths is None and requirements.own_package()[1]:
+        code: str | None = requirements.write_code(folder)
+    else:
+        code = _validate_and_copy_code_paths(code_paths or None, str(folder))
     (folder / architecture.CONFIG_FILE).write_text(config.to_json(), encoding="utf-8")
     if model is not None:
         write_weights(model.state_dict(), folder / WEIGHTS_FILE)

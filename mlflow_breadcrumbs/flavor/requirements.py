@@ -2,6 +2,8 @@
 
 import importlib.metadata
 import json
+import shutil
+import zipfile
 from pathlib import Path
 
 import yaml
@@ -69,6 +71,29 @@ def requirement(
         info = origin["vcs_info"]
         return f"{extras.DISTRIBUTION} @ {info['vcs']}+{origin['url']}@{info['commit_id']}", []
     return None, code
+
+
+CODE = "code/mlflow_breadcrumbs.zip"
+"""Where a version has this package, as one file that Python imports from."""
+
+
+def write_code(folder: Path) -> str:
+    """Write this package as an archive, whose bytes depend on nothing else; its path in the folder.
+
+    MLflow puts that path first where Python looks for modules, as it does with folders of code.
+    """
+    here, target = Path(__file__).resolve().parent.parent, folder / CODE
+    target.parent.mkdir(parents=True)
+    if not here.is_dir():  # this process runs from such an archive
+        shutil.copyfile(here.parent, target)
+        return CODE
+    paths = (path for path in here.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in sorted(paths):
+            entry = zipfile.ZipInfo(path.relative_to(here.parent).as_posix())
+            entry.external_attr, entry.compress_type = 0o644 << 16, zipfile.ZIP_DEFLATED
+            archive.writestr(entry, path.read_bytes())
+    return CODE
 
 
 def write_files(folder: Path, pip_requirements: list[str] | str | None) -> None:

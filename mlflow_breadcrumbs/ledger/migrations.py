@@ -9,14 +9,18 @@ Such a ledger is taken over: its tables are renamed. `migrations` stays and gets
 tells those releases to leave it alone; without it they would find no ledger, and begin another.
 """
 
+import contextlib
 import datetime
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sql
 
 from mlflow_breadcrumbs import errors
+from mlflow_breadcrumbs.ledger import revisions
+from mlflow_breadcrumbs.support import scratch
 
 if TYPE_CHECKING:
     from alembic.operations import Operations
@@ -116,16 +120,29 @@ def _upgrade(connection: sql.Connection) -> None:
     from alembic.runtime.migration import MigrationContext
     from alembic.script import ScriptDirectory
 
-    scripts = ScriptDirectory(str(FOLDER), version_locations=[str(FOLDER)])
+    with _scripts() as folder:
+        scripts = ScriptDirectory(str(folder), version_locations=[str(folder)])
 
-    def steps(heads: Any, _: "MigrationContext") -> list[Any]:
-        return scripts._upgrade_revs("head", heads)
+        def steps(heads: Any, _: "MigrationContext") -> list[Any]:
+            return scripts._upgrade_revs("head", heads)
 
-    context = MigrationContext.configure(
-        connection, opts={"fn": steps, "version_table": VERSION_TABLE}
-    )
-    # Not through `alembic.op`, which is one for all threads: MLflow may migrate in another one.
-    context.run_migrations(op=Operations(context))
+        context = MigrationContext.configure(
+            connection, opts={"fn": steps, "version_table": VERSION_TABLE}
+        )
+        # Not through `alembic.op`, which is one for all threads: MLflow may migrate in another one.
+        context.run_migrations(op=Operations(context))
+
+
+@contextlib.contextmanager
+def _scripts() -> Iterator[Path]:
+    """The folder of the steps; a copy of it, where this package runs from a version's archive."""
+    if FOLDER.is_dir():
+        yield FOLDER
+        return
+    with scratch.folder() as folder:
+        for entry in resources.files(revisions).iterdir():
+            (folder / entry.name).write_bytes(entry.read_bytes())
+        yield folder
 
 
 def _revision(connection: sql.Connection) -> str | None:

@@ -2,6 +2,8 @@
 
 import shutil
 import urllib.parse
+from collections.abc import Iterable
+from concurrent import futures
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,9 @@ from mlflow.store.artifact import artifact_repository_registry, local_artifact_r
 
 from mlflow_breadcrumbs.registry import failures
 from mlflow_breadcrumbs.support import copies
+
+AT_ONCE = 8
+"""Downloads from a store at one time; a connection each."""
 
 
 class Artifacts:
@@ -60,6 +65,19 @@ class Artifacts:
                 dst_path=str(target),
             )
         return self._folder / path
+
+    def fetch(self, paths: Iterable[str]) -> None:
+        """Have several files on this machine, of a remote store a few at a time."""
+        if self._local:
+            for path in paths:
+                self.file(path)
+            return
+        pool = futures.ThreadPoolExecutor(AT_ONCE, "breadcrumbs-download")
+        try:
+            for _ in pool.map(self.file, paths):
+                pass
+        finally:
+            pool.shutdown(cancel_futures=True)
 
     def root(self) -> Path:
         """The folder that holds the files."""

@@ -191,7 +191,7 @@ def open_version(
     On a store that this machine mounts nothing is copied; otherwise the files are downloaded into
     `folder`. No pickle is read: a version that only has one is refused. This package's code, which
     lies beside the models of its flavor for those who serve them, is only downloaded if `whole`:
-    it is more than a hundred files. Without `weights` they are not fetched, only named.
+    it was more than a hundred files once. Without `weights` they are not fetched, only named.
 
     Raises:
         RegistryError: the files are gone, or the flavor keeps no safetensors.
@@ -222,12 +222,10 @@ def open_version(
             "safetensors, or as a .pt of plain tensors, and register it with "
             "`mlflow-breadcrumbs import CHECKPOINT --architecture … --registered-model …`"
         )
-    for path in paths:
-        unread = flavor == "breadcrumbs" and path.startswith("code/") and not whole
-        if path not in candidates and not unread:
-            fetch.file(path)
-    for path in candidates if weights else ():
-        fetch.file(path)
+    unread = set() if weights else set(candidates)
+    if flavor == "breadcrumbs" and not whole:
+        unread |= {path for path in paths if path.startswith("code/")}
+    fetch.fetch(path for path in paths if path not in unread)
     root = fetch.root()
     return OpenedVersion(resolved, root / chosen[0], flavor, root, flavors.get(flavor, {}))
 

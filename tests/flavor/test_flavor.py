@@ -11,6 +11,8 @@ import sys
 import time
 import urllib.error
 import urllib.request
+import zipfile
+from pathlib import Path
 
 import mlflow
 import numpy as np
@@ -20,6 +22,7 @@ import pytest
 import safetensors.torch
 import tiny
 import torch
+import yaml
 import zoos
 from PIL import Image
 
@@ -411,8 +414,8 @@ def test_where_this_package_comes_from_decides_how_it_is_shipped(direct_url, req
 
 def test_a_version_that_ships_the_code_loads_without_the_package(config, tmp_path):
     flavor.save_model(tmp_path / "saved", config=config, model=tiny.model(config), heads=[head()])
-    shipped = tmp_path / "saved/code/mlflow_breadcrumbs"
-    if not shipped.is_dir():
+    shipped = tmp_path / "saved/code/mlflow_breadcrumbs.zip"
+    if not shipped.is_file():
         pytest.skip("this package is installed from an index or a commit, so it is not shipped")
     (tmp_path / "red.png").write_bytes(png())
     code = (
@@ -431,8 +434,66 @@ def test_a_version_that_ships_the_code_loads_without_the_package(config, tmp_pat
         cwd=tmp_path,
         env=env,
     )
-    assert done.stdout.split()[0] == "colours"
-    assert mlflow_breadcrumbs.__version__ in (shipped / "__init__.py").read_text()
+    label, origin = done.stdout.split()
+    assert (label, origin) == ("colours", f"{shipped}/mlflow_breadcrumbs/__init__.py")
+
+
+def test_the_archive_of_the_code_is_whole_and_the_same_for_every_version(tmp_path):
+    package = Path(mlflow_breadcrumbs.__file__).parent
+    first, second = (tmp_path / name / requirements.write_code(tmp_path / name) for name in "ab")
+    assert first.read_bytes() == second.read_bytes()
+    with zipfile.ZipFile(first) as archive:
+        assert archive.testzip() is None
+        names = set(archive.namelist())
+        init = archive.read("mlflow_breadcrumbs/__init__.py")
+    assert init == (package / "__init__.py").read_bytes()
+    modules = {path.relative_to(package.parent).as_posix() for path in package.rglob("*.py")}
+    assert names >= modules | {"mlflow_breadcrumbs/lineage/lineage.schema.json"}
+    assert not any("__pycache__" in name for name in names)
+
+
+def test_code_that_runs_from_an_archive_is_passed_on_and_keeps_a_ledger(tmp_path):
+    """A process that loaded a version with its code, saves another, and writes an event."""
+    archive = tmp_path / "first" / requirements.write_code(tmp_path / "first")
+    code = (
+        "import pathlib, sys\n"
+        f"sys.path.insert(0, {str(archive)!r})\n"
+        "from mlflow_breadcrumbs.flavor import requirements\n"
+        f"print(requirements.__file__, requirements.write_code(pathlib.Path({str(tmp_path)!r})))\n"
+        "from mlflow_breadcrumbs import ledger\n"
+        "with ledger.using('sqlite:///ledger.db'):\n"
+        "    with ledger.recording('merge', 'merged') as job:\n"
+        "        job.add(seen=True)\n"
+        "    print([event.phase for event in ledger.history('merged')])\n"
+    )
+    env = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=True, cwd=tmp_path, env=env
+    )
+    assert done.stdout.startswith(str(archive))
+    assert done.stdout.endswith("['intent', 'done']\n")
+    assert (tmp_path / requirements.CODE).read_bytes() == archive.read_bytes()
+
+
+def test_a_version_of_before_that_ships_a_folder_of_code_loads(config, tmp_path):
+    package = Path(mlflow_breadcrumbs.__file__).parent
+    saved = tmp_path / "saved"
+    flavor.save_model(
+        saved, config=config, model=tiny.model(config), heads=[head()], code_paths=[str(package)]
+    )
+    record = yaml.safe_load((saved / "MLmodel").read_text())
+    assert record["flavors"]["python_function"]["code"] == "code"
+    code = (
+        f"import mlflow\nmlflow.pyfunc.load_model({str(saved)!r})\n"
+        "import mlflow_breadcrumbs; print(mlflow_breadcrumbs.__file__)\n"
+    )
+    env = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=True, cwd=tmp_path, env=env
+    )
+    assert done.stdout.strip() == str(saved / "code/mlflow_breadcrumbs/__init__.py")
 
 
 @pytest.mark.slow

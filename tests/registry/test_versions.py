@@ -10,7 +10,7 @@ from mlflow.store.model_registry.dbmodels.models import SqlRegisteredModelAlias
 
 from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.engine import checkpoints
-from mlflow_breadcrumbs.registry import aliases, uris, versions
+from mlflow_breadcrumbs.registry import aliases, artifacts, uris, versions
 
 
 def test_every_form_of_uri_is_pinned_to_the_version(zoo):
@@ -208,3 +208,15 @@ def test_what_is_no_versions_uri_is_refused(uri):
     assert uris.find(uri) is None
     with pytest.raises(errors.RegistryError, match="is not a version's URI; write models:/NAME"):
         uris.parse(uri)
+
+
+@pytest.mark.slow
+def test_files_come_from_a_server_several_at_a_time(on_server, tmp_path):
+    resolved = versions.resolve(on_server.sources[0])
+    fetch = artifacts.Artifacts(resolved.uri, resolved.location, tmp_path / "all")
+    sizes = fetch.sizes()
+    fetch.fetch(sizes)
+    assert {path: (tmp_path / "all" / path).stat().st_size for path in sizes} == sizes
+    other = artifacts.Artifacts(resolved.uri, resolved.location, tmp_path / "some")
+    with pytest.raises(errors.RegistryError, match="cannot read the artifacts of models:/tiny-"):
+        other.fetch([*sizes, "absent.json"])

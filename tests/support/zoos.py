@@ -186,9 +186,9 @@ def kept(folder: Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def installed() -> Iterator[None]:
-    """As if this package came from an index: its two hundred files aren't put into versions.
+    """As if this package came from an index: its code isn't put into versions.
 
-    What is made for many tests is made so, and what goes over HTTP, a request per file.
+    What is made for many tests is made so.
     """
     with pytest.MonkeyPatch.context() as patch:
         package = f"{extras.DISTRIBUTION}=={mlflow_breadcrumbs.__version__}"

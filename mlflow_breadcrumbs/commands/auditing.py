@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mlflow_breadcrumbs import errors
-from mlflow_breadcrumbs.commands import options, printing, volume
+from mlflow_breadcrumbs.commands import addresses, options, printing, volume
 from mlflow_breadcrumbs.support import wording
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ FORMATS = ("slsa", "cyclonedx", "openlineage", "prov", "model-card")
 
 
 @click.command("verify")
-@click.argument("uri", required=False)
+@click.argument("uri", required=False, type=addresses.VERSION)
 @click.option("--all", "everything", is_flag=True, help="Every version in the registry.")
 @click.option(
     "--key",
@@ -72,7 +72,7 @@ def verify_command(
 
 
 @click.command("reproduce")
-@click.argument("uri")
+@click.argument("uri", type=addresses.VERSION)
 @click.option(
     "--backend",
     type=options.choice(*options.BACKENDS),
@@ -110,7 +110,7 @@ def reproduce_command(
 
 
 @click.command("export")
-@click.argument("uri")
+@click.argument("uri", type=addresses.VERSION)
 @click.option(
     "--format",
     "form",

@@ -1,12 +1,13 @@
 """What `merge --from` asks for: a merge of another one, with sources added or taken out."""
 
+import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from mlflow_breadcrumbs.commands import options
+from mlflow_breadcrumbs.commands import addresses, options
 
 if TYPE_CHECKING:
     from mlflow_breadcrumbs.pipeline import changing
@@ -22,13 +23,14 @@ def change_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option(
             "--from",
             "origin",
-            type=options.TEXT,
+            type=addresses.VERSION,
             metavar="URI",
             help="Merged version: its base, its sources and its recipe, in place of giving these.",
         ),
         click.option(
             "--add",
             multiple=True,
+            type=addresses.WEIGHTED,
             metavar="URI[=WEIGHT]",
             help="With --from: merge this source too, after the others; repeatable, or a "
             "comma-separated list.",
@@ -36,6 +38,7 @@ def change_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option(
             "--remove",
             multiple=True,
+            type=addresses.VERSIONS,
             metavar="URI",
             help="With --from: leave this source out, even one that is gone; repeatable, or a "
             "comma-separated list.",
@@ -82,8 +85,8 @@ def read(origin: str | None, given: Mapping[str, Any]) -> "changing.MergeChange 
 
     return changing.plan(
         origin,
-        [options.SourceType().convert(source, None, None) for source in _listed(given["add"])],
-        _listed(given["remove"]),
+        list(itertools.chain(*given["add"])),
+        list(itertools.chain(*given["remove"])),
         _weights(given["weights"]),
     )
 
@@ -114,7 +117,7 @@ def _decides(name: str) -> bool:
 
 def _is_given(value: Any) -> bool:
     """Whether an option has a value: not an empty one, as `mlflow run` passes; zero is one."""
-    return any(value) if isinstance(value, tuple) else value is not None
+    return any(value) if isinstance(value, tuple | list) else value is not None
 
 
 def _option(name: str) -> str:
@@ -129,11 +132,6 @@ def _check_without(given: Mapping[str, Any]) -> None:
             raise click.UsageError(f"--{name} needs --from, the merged version that it changes")
     if not given["base"]:
         raise click.UsageError("Missing option '--base' (or '--from', to change a merged version).")
-
-
-def _listed(values: Sequence[str]) -> list[str]:
-    """The entries of options that may hold comma-separated lists, or nothing."""
-    return [part.strip() for value in values for part in value.split(",") if part.strip()]
 
 
 def _weights(text: str | None) -> list[float] | None:

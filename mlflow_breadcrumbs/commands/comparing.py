@@ -4,12 +4,12 @@ from typing import Any
 
 import click
 
-from mlflow_breadcrumbs.commands import experiments, options, printing
+from mlflow_breadcrumbs.commands import addresses, experiments, options, printing
 from mlflow_breadcrumbs.support import defaults
 
 
 @click.command("compare")
-@options.sources_options
+@addresses.sources_options
 @options.recipe_options
 @click.option("--threads", type=options.WHOLE, help="That read and compute.  [default: all]")
 @click.option(
@@ -25,8 +25,8 @@ from mlflow_breadcrumbs.support import defaults
 @options.json_option
 def compare_command(
     base: str,
-    sources: tuple[tuple[str, float | None], ...],
-    source_list: str | None,
+    sources: tuple[addresses.Weighted, ...],
+    source_list: list[addresses.Weighted] | None,
     threads: int | None,
     max_norm_ratio: float,
     output: str | None,
@@ -43,7 +43,7 @@ def compare_command(
     mlflow-breadcrumbs compare --base models:/clip/1 --source models:/clip-cars/1 \\
         --source models:/clip-signs/1 --output compare.png
     """
-    everything = options.all_sources(sources, source_list)
+    everything = addresses.all_sources(sources, source_list)
     settings = options.make_recipe(everything, given)
     from mlflow_breadcrumbs.commands import terminal
     from mlflow_breadcrumbs.search import compare, study_records

@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from mlflow_breadcrumbs.commands import history, options, printing
+from mlflow_breadcrumbs.commands import addresses, history, options, printing
 from mlflow_breadcrumbs.support import wording
 
 FORMATS = ("text", "json", "mermaid", "dot")
@@ -20,7 +20,7 @@ from_option = click.option(
 
 
 @click.command("lineage")
-@click.argument("uri")
+@click.argument("uri", type=addresses.VERSION)
 @click.option(
     "--format",
     "form",
@@ -53,7 +53,7 @@ def lineage_command(uri: str, form: str, where: Any, as_json: bool) -> None:
 
 
 @click.command("impact")
-@click.argument("uri")
+@click.argument("uri", type=addresses.VERSION)
 @from_option
 @options.ledger_option
 @options.json_option
@@ -91,8 +91,8 @@ def impact_command(uri: str, where: Any, as_json: bool) -> None:
 
 
 @click.command("diff")
-@click.argument("uri")
-@click.argument("other")
+@click.argument("uri", type=addresses.VERSION)
+@click.argument("other", type=addresses.VERSION)
 @options.json_option
 def diff_command(uri: str, other: str, as_json: bool) -> None:
     """Compare two merged versions: sources, recipe, metrics, weights per layer.
@@ -220,7 +220,7 @@ def verify_command(
 
 
 @click.command("report")
-@click.argument("uri")
+@click.argument("uri", type=addresses.VERSION)
 @click.option("--output", type=options.TEXT, metavar="FILE.html", help="Write the page there too.")
 @click.option("--no-log", is_flag=True, help="Leave the version's run as it is; needs --output.")
 @options.json_option

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mlflow_breadcrumbs import errors
-from mlflow_breadcrumbs.commands import changes, experiments, options, printing
+from mlflow_breadcrumbs.commands import addresses, changes, experiments, options, printing
 from mlflow_breadcrumbs.engine import drafts
 from mlflow_breadcrumbs.support import wording
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     "sources",
     required=True,
     multiple=True,
-    type=options.SourceType(),
+    type=addresses.SourceType(click.STRING),
     help="Repeatable.",
 )
 @click.option("--output", required=True, type=click.Path(), help="Merged .safetensors file.")
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 @options.json_option
 def merge_files(
     base: str,
-    sources: tuple[tuple[str, float | None], ...],
+    sources: tuple[addresses.Weighted, ...],
     output: str,
     backend: str | None,
     threads: int | None,
@@ -123,7 +123,7 @@ def print_merge(result: "merging.MergeResult", inputs: Sequence[str]) -> None:
 
 
 @click.command("merge")
-@functools.partial(options.sources_options, required=False)
+@functools.partial(addresses.sources_options, required=False)
 @changes.change_options
 @click.option(
     "--registered-model",
@@ -170,7 +170,7 @@ def merge_command(
 ) -> None:
     """Merge registered versions into one new registered version: the main job.
 
-    URIs are MLflow's: models:/NAME/VERSION, models:/NAME@ALIAS, models:/m-….
+    A URI is NAME/VERSION or NAME@ALIAS, or the same as MLflow writes it, with models:/ before it.
 
     \b
     mlflow-breadcrumbs merge --base models:/clip/1 \\
@@ -185,7 +185,7 @@ def merge_command(
     if change is None:
         if choose and given["method"] is None:
             given["method"] = drafts.AUTO
-        everything = options.all_sources(given["sources"], given["source_list"])
+        everything = addresses.all_sources(given["sources"], given["source_list"])
         base, draft = given["base"], options.make_draft(everything, given)
         method, sources = given["method"], tuple(uri for uri, _ in everything)
     else:

@@ -26,26 +26,6 @@ SIZE_UNITS = {
 }
 
 
-class SourceType(click.ParamType[Any]):
-    """`URI=WEIGHT`: a source with an optional weight."""
-
-    name = "URI[=WEIGHT]"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, float | None]:
-        """Split off the weight."""
-        if isinstance(value, tuple):
-            return value
-        uri, equals, number = str(value).rpartition("=")
-        if not equals or "/" in number:  # an '=' in the model's name
-            return str(value), None
-        try:
-            return uri, float(number)
-        except ValueError:
-            self.fail(f"{number!r} in {value!r} is not a weight; write URI=0.5", param, ctx)
-
-
 class Size(click.ParamType[Any]):
     """A number of bytes with an optional unit, as `2GB` or `500MiB`."""
 
@@ -396,44 +376,6 @@ def notify(context: click.Context) -> None:
 
 
 _NOTIFY = "mlflow_breadcrumbs.notify"
-
-
-def sources_options(command: Callable[..., None], *, required: bool = True) -> Callable[..., None]:
-    """The base and the sources, in both of the ways to name several; `all_sources` joins them."""
-    options = [
-        click.option(
-            "--base",
-            required=required,
-            type=click.STRING if required else TEXT,
-            metavar="URI",
-            help="Version the sources come from.",
-        ),
-        click.option(
-            "--source",
-            "sources",
-            multiple=True,
-            type=SourceType(),
-            help="Fine-tuned version; repeatable.",
-        ),
-        click.option(
-            "--sources",
-            "source_list",
-            type=TEXT,
-            metavar="URI,URI,…",
-            help="The same as a comma-separated list.",
-        ),
-    ]
-    for option in reversed(options):
-        command = option(command)
-    return command
-
-
-def all_sources(
-    sources: Sequence[tuple[str, float | None]], listed: str | None
-) -> list[tuple[str, float | None]]:
-    """The sources of `--source` and of `--sources`, with their weights."""
-    more = [SourceType().convert(uri.strip(), None, None) for uri in (listed or "").split(",")]
-    return [*sources, *(source for source in more if source[0])]
 
 
 def seed_option(what: str) -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from mlflow_breadcrumbs.commands import options, printing
+from mlflow_breadcrumbs.commands import addresses, options, printing
 from mlflow_breadcrumbs.registry import uris
 
 REFUSED = 3
@@ -19,14 +19,14 @@ name_option = click.option(
 version_option = click.option("--version", type=options.WHOLE, help="Number of the version.")
 uri_option = click.option(
     "--uri",
-    type=options.TEXT,
+    type=addresses.VERSION,
     metavar="URI",
-    help="The version instead, as models:/NAME@candidate; pinned before anything else.",
+    help="The version instead, as NAME@candidate; pinned before anything else.",
 )
 
 
 @click.command("promote")
-@click.argument("name", required=False)
+@click.argument("name", required=False, metavar="[NAME|URI]")
 @name_option
 @version_option
 @uri_option
@@ -81,7 +81,7 @@ def promote_command(
     moved by somebody else meanwhile.
 
     \b
-    mlflow-breadcrumbs promote clip-merged --version 2 --alias champion --policy policy.yaml
+    mlflow-breadcrumbs promote clip-merged/2 --alias champion --policy policy.yaml
     """
     chosen = _uri(name or named, version, uri)
     expected = _expected(expect_current)
@@ -119,7 +119,7 @@ def promote_command(
 
 
 @click.command("approve")
-@click.argument("name", required=False)
+@click.argument("name", required=False, metavar="[NAME|URI]")
 @version_option
 @uri_option
 @click.option("--comment", default="", help="Why, for the history.")
@@ -140,7 +140,7 @@ def approve_command(
     The approval holds for exactly these bytes. Who made them can't approve them.
 
     \b
-    mlflow-breadcrumbs approve clip-merged --version 2 --comment "looked at the confusions"
+    mlflow-breadcrumbs approve clip-merged/2 --comment "looked at the confusions"
     """
     chosen = _uri(name, version, uri)
     from mlflow_breadcrumbs.promotion import approvals
@@ -235,15 +235,15 @@ def recheck_command(
     \b
     mlflow-breadcrumbs recheck clip-merged@champion --tasks fresh.yaml --rollback
     """
-    name, at, alias = uris.short(target).partition("@")
-    if not (name and at and alias):
+    live = uris.parse(uris.full(target)) if uris.names_version(target) else None
+    if live is None or live.name is None or live.alias is None:
         raise click.UsageError(f"{target!r} is no version by its alias; give NAME@ALIAS.")
     from mlflow_breadcrumbs.commands import terminal
     from mlflow_breadcrumbs.promotion import policies, recheck
 
     request = recheck.RecheckRequest(
-        name,
-        alias,
+        live.name,
+        live.alias,
         tasks,
         policies.load(policy) if policy else None,
         roll_back=roll_back,
@@ -265,12 +265,14 @@ def recheck_command(
 
 
 def _uri(name: str | None, version: int | None, uri: str | None) -> str:
-    """The one version that is meant."""
+    """The one version that is meant; a name alone may be a version's address."""
     if uri and not name and version is None:
         return uri
     if not uri and name and version is not None:
         return uris.of_version(name, version)
-    raise click.UsageError("Give NAME and --version, or --uri.")
+    if not uri and name and uris.names_version(name):
+        return uris.full(name)
+    raise click.UsageError("Give a version as NAME/VERSION or NAME@ALIAS, or NAME and --version.")
 
 
 def _expected(text: str | None) -> dict[str, str | None]:

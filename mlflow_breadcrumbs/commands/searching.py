@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mlflow_breadcrumbs.commands import experiments, options, printing
+from mlflow_breadcrumbs.commands import addresses, experiments, options, printing
 from mlflow_breadcrumbs.engine import recipe
 from mlflow_breadcrumbs.search import grids
 from mlflow_breadcrumbs.support import defaults, wording
@@ -50,7 +50,7 @@ def _material_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _materials(
-    base: str, sources: Sequence[tuple[str, float | None]], given: dict[str, Any]
+    base: str, sources: Sequence[addresses.Weighted], given: dict[str, Any]
 ) -> "workbench.Materials":
     from mlflow_breadcrumbs.search import workbench
 
@@ -66,7 +66,7 @@ def _materials(
 
 
 def _recipes(
-    sources: Sequence[tuple[str, float | None]],
+    sources: Sequence[addresses.Weighted],
     recipe_file: str | None,
     grid_file: str | None,
     draws: int | None,
@@ -93,7 +93,7 @@ def _recipes(
 
 
 @click.command("sweep")
-@options.sources_options
+@addresses.sources_options
 @_material_options
 @_axis_options
 @click.option("--recipe", "recipe_file", type=options.TEXT, help="Recipe file for other fields.")
@@ -130,8 +130,8 @@ def _recipes(
 @options.json_option
 def sweep_command(
     base: str,
-    sources: tuple[tuple[str, float | None], ...],
-    source_list: str | None,
+    sources: tuple[addresses.Weighted, ...],
+    source_list: list[addresses.Weighted] | None,
     recipe_file: str | None,
     grid_file: str | None,
     draws: int | None,
@@ -155,7 +155,7 @@ def sweep_command(
         --sources models:/clip-cars/1,models:/clip-signs/1 --tasks tasks.yaml \\
         --density 0.1,0.14,0.2 --alpha 0.3:1.5:0.3 --registered-model clip-merged
     """
-    everything = options.all_sources(sources, source_list)
+    everything = addresses.all_sources(sources, source_list)
     if alias is not None and registered_model is None:
         raise click.UsageError("--alias needs --registered-model")
     tried = _recipes(everything, recipe_file, grid_file, draws, seed, given)
@@ -208,7 +208,7 @@ SWEEP_COLUMNS = {
 
 
 @click.command("scaling")
-@options.sources_options
+@addresses.sources_options
 @_material_options
 @click.option(
     "--methods",
@@ -242,8 +242,8 @@ SWEEP_COLUMNS = {
 @options.json_option
 def scaling_command(
     base: str,
-    sources: tuple[tuple[str, float | None], ...],
-    source_list: str | None,
+    sources: tuple[addresses.Weighted, ...],
+    source_list: list[addresses.Weighted] | None,
     methods: str | None,
     alpha: str | None,
     subsets: int,
@@ -265,7 +265,7 @@ def scaling_command(
     from mlflow_breadcrumbs.commands import terminal
     from mlflow_breadcrumbs.search import scaling
 
-    everything = options.all_sources(sources, source_list)
+    everything = addresses.all_sources(sources, source_list)
     if any(weight is not None for _, weight in everything):
         raise click.UsageError("scaling merges subsets of the sources, each with the weight 1")
     names = methods.split(",") if methods else scaling.METHODS
@@ -302,7 +302,7 @@ def scaling_command(
 
 
 @click.command("blame")
-@click.argument("uri")
+@click.argument("uri", type=addresses.VERSION)
 @click.option("--task", required=True, metavar="NAME", help="The task that lost accuracy.")
 @click.option("--tasks", required=True, metavar="FILE", help="Task file with its images.")
 @options.split_option

@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from mlflow_breadcrumbs.commands import experiments, options, printing
+from mlflow_breadcrumbs.commands import addresses, experiments, options, printing
 
 
 @click.command("import")
@@ -71,7 +71,9 @@ def import_command(
 
 
 @click.command("finetune")
-@click.option("--base", required=True, metavar="URI", help="Version to start from.")
+@click.option(
+    "--base", required=True, type=addresses.VERSION, metavar="URI", help="Version to start from."
+)
 @click.option("--tasks", required=True, metavar="FILE", help="Task file with training images.")
 @click.option("--task", required=True, help="Which task of the file.")
 @click.option("--registered-model", required=True, metavar="NAME", help="Where the result goes.")
@@ -140,7 +142,7 @@ def finetune_command(
 
 
 @click.command("evaluate")
-@click.argument("uri")
+@click.argument("uri", type=addresses.VERSION)
 @click.option("--tasks", required=True, metavar="FILE", help="Task file with images.")
 @click.option("--task", "only", multiple=True, metavar="NAME", help="Only this task; repeatable.")
 @options.split_option

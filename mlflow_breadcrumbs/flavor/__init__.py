@@ -233,8 +233,9 @@ def load_model(model_uri: str, device: str = "cpu") -> serving.OpenClipModel:
     """Load a version.
 
     Args:
-        model_uri: `models:/NAME/VERSION`, `models:/NAME@ALIAS`, `models:/m-…`, `runs:/…`, or a
-            folder that `save_model` wrote.
+        model_uri: `NAME/VERSION` or `NAME@ALIAS`, with or without `models:/`, `models:/m-…`,
+            `runs:/…`, or a folder that `save_model` wrote. A folder `NAME/VERSION` that is here
+            comes before a version without `models:/`.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
 
     Raises:
@@ -244,7 +245,8 @@ def load_model(model_uri: str, device: str = "cpu") -> serving.OpenClipModel:
     """
     device = devices.choose_device(device)
     location = str(model_uri)
-    if location.startswith(uris.SCHEME):
+    is_folder = not location.startswith(uris.SCHEME) and Path(location).is_dir()
+    if uris.names_version(location) and not is_folder:
         location = versions.resolve(location).location
     try:
         folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=location))

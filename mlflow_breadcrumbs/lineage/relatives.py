@@ -121,6 +121,7 @@ def impact(uri: str, where: Where = "mlflow") -> tuple[Affected, ...]:
 
 def _pinned(uri: str, gone: bool = False) -> str:
     """The one URI that a version goes by; that of a deleted one may be allowed too."""
+    uri = uris.full(uri)
     try:
         found = versions.resolve(uri)
     except errors.RegistryError:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.engine import recipe
 from mlflow_breadcrumbs.lineage import contents, statement
-from mlflow_breadcrumbs.registry import versions
+from mlflow_breadcrumbs.registry import uris, versions
 
 AVERAGE = "weight_average"
 """The method whose alpha is 1/T for T sources."""
@@ -30,7 +30,7 @@ class MergeChange:
     method: str | None
     """The method that the recipe was made by, where the lineage says so."""
     added: tuple[str, ...]
-    """As given."""
+    """As given, with `models:/`."""
     removed: tuple[str, ...]
     """Pinned."""
     digests: Mapping[str, str]
@@ -73,6 +73,7 @@ def plan(
     """
     resolved = versions.resolve(uri)
     _, stated = contents.read_statement(resolved)
+    add = [(uris.full(source), weight) for source, weight in add]
     gone = [_find(stated, resolved.uri, source) for source in remove]
     if len(set(gone)) < len(gone):
         twice = next(source for number, source in enumerate(gone) if source in gone[:number])
@@ -130,8 +131,9 @@ def recorded_digests(
 
 def _find(stated: statement.Statement, uri: str, source: str) -> str:
     """The pinned URI of a source of a merge that may be named otherwise, and may be gone."""
+    source = uris.full(source)
     for entry in stated.sources:
-        if source in (entry.uri, f"models:/{entry.model_id}"):
+        if source == entry.uri or (entry.model_id and source == uris.of_model(entry.model_id)):
             return entry.uri
     try:
         pinned = versions.resolve(source)

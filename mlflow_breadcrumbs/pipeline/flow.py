@@ -391,8 +391,8 @@ def _statement(
         weights_digest=merged.weights_digest,
         settings=request.recipe,
         given={
-            "base": request.base,
-            "sources": list(request.sources),
+            "base": taken.base.resolved.given,
+            "sources": [source.resolved.given for source in taken.sources],
             "registeredModel": request.registered_model,
             "tasks": request.tasks,
             **({"method": request.method} if request.method else {}),

@@ -1,4 +1,9 @@
-"""The registry's URIs, `models:/…`: the one place that takes them apart and puts them together."""
+"""The registry's URIs, `models:/…`: the one place that takes them apart and puts them together.
+
+Whoever names a version may leave `models:/` out: `clip/1` and `clip@champion` are what
+`models:/clip/1` and `models:/clip@champion` are. `full` gives the long form, which is what is
+recorded. What MLflow or a tag says is never short: there `clip/1` may be a folder.
+"""
 
 import dataclasses
 import re
@@ -6,12 +11,13 @@ import re
 from mlflow_breadcrumbs import errors
 
 SCHEME = "models:/"
-FORMS = "models:/NAME/VERSION, models:/NAME@ALIAS or models:/m-…"
+FORMS = "NAME/VERSION or NAME@ALIAS, with or without models:/ before it, or models:/m-…"
 
 _FORM = re.compile(
     r"models:/(?:(?P<model_id>m-[0-9a-zA-Z]+)"
     r"|(?P<name>[^/]+?)(?:/(?P<version>[0-9]{1,9})|@(?P<alias>[^/@]+)|/(?P<stage>[^/]+)))"
 )
+_SHORT = re.compile(r"[^/:]+(?:/[0-9]{1,9}|@[^/:@]+)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +40,25 @@ class ModelUri:
         return self.model_id is not None or self.version is not None
 
 
+def full(given: str) -> str:
+    """The URI of a version that somebody names, with its scheme; the alias is not looked up.
+
+    Args:
+        given: `NAME/VERSION` or `NAME@ALIAS`, with or without `models:/`, or `models:/m-…`.
+
+    Raises:
+        RegistryError: it names no version.
+    """
+    uri = f"{SCHEME}{given}" if _SHORT.fullmatch(given) else given
+    parse(uri)
+    return uri
+
+
+def names_version(given: str) -> bool:
+    """Whether it is for `full`, rather than a name alone, a file or another URI."""
+    return given.startswith(SCHEME) or _SHORT.fullmatch(given) is not None
+
+
 def find(uri: str) -> ModelUri | None:
     """The parts of a URI; `None` for what is no version's URI."""
     match = _FORM.fullmatch(uri)
@@ -48,7 +73,7 @@ def parse(uri: str) -> ModelUri:
     """
     found = find(uri)
     if found is None:
-        raise errors.RegistryError(f"{uri!r} is not a version's URI; write {FORMS}")
+        raise errors.RegistryError(f"{uri!r} names no version; write {FORMS}")
     return found
 
 

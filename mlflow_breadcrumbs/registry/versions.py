@@ -28,7 +28,7 @@ class ResolvedVersion:
     """A version as it was when its URI was resolved."""
 
     given: str
-    """The URI that the user gave."""
+    """The URI that the user gave, with `models:/`."""
     uri: str
     """The URI pinned to the version, `models:/NAME/VERSION` or `models:/m-…`."""
     name: str | None
@@ -81,7 +81,7 @@ class OpenedVersion:
 
 
 def resolve(uri: str) -> ResolvedVersion:
-    """The version behind a URI, pinned.
+    """The version behind a URI, pinned; `uris.full` says what may be left out of it.
 
     Raises:
         RegistryError: the URI is malformed, or names an unknown name, version, alias or model, or
@@ -89,6 +89,7 @@ def resolve(uri: str) -> ResolvedVersion:
     """
     database.prepare()
     client = mlflow.MlflowClient()
+    uri = uris.full(uri)
     parts = uris.parse(uri)
     if parts.model_id is not None:
         return _resolve_logged_model(client, uri, parts.model_id)

@@ -363,7 +363,7 @@ def test_what_cannot_be_changed(pair):
     refused("is the base itself", "--from", uri, "--add", zoo.base)
     words = "the recipe has 2 weights for 3 sources"
     refused(words, "--from", uri, "--add", third, "--weights", "1,2")
-    refused("'models:/pair' is not a version's URI", "--from", "models:/pair", "--add", third)
+    refused("'models:/pair' names no version", "--from", "models:/pair", "--add", third)
     assert len(registered("pair")) == 1
 
 
@@ -373,7 +373,7 @@ def test_options_that_contradict_each_other(pair):
     words = f"--from takes base, sources and recipe from {uri}; leave out --alpha, --base, --source"
     given = ("--base", zoo.base, "--source", zoo.sources[2], "--alpha", "0")
     refused(words, "--from", uri, *given, code=2)
-    for option, value in (("--add", zoo.sources[0]), ("--remove", "x"), ("--weights", "1")):
+    for option, value in (("--add", zoo.sources[0]), ("--remove", "x/1"), ("--weights", "1")):
         refused(f"{option} needs --from", "--base", zoo.base, option, value, code=2)
     refused("Missing option '--base'", "--registered-model", "x", code=2)
     refused("Missing option '--registered-model'", "--base", zoo.base, code=2)

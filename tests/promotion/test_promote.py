@@ -522,8 +522,9 @@ def test_task_files_that_do_not_have_the_tasks_are_named(family, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (["merged"], 2, "Give NAME and --version, or --uri."),
-        (["merged", "--uri", "models:/merged/1"], 2, "Give NAME and --version, or --uri."),
+        (["merged"], 2, "Give a version as NAME/VERSION or NAME@ALIAS, or NAME and --version."),
+        (["merged", "--uri", "models:/merged/1"], 2, "Give a version as NAME/VERSION"),
+        (["merged/1", "--version", "1"], 1, "'models:/merged/1/1' names no version; write NAME"),
         (["merged", "--version", "9"], 1, "cannot resolve models:/merged/9"),
         (["nobody", "--version", "1"], 1, "cannot resolve models:/nobody/1"),
         (["merged", "--version", "1", "--expect-current", "two"], 2, "give a version's number"),

@@ -37,11 +37,13 @@ def test_every_form_of_uri_is_pinned_to_the_version(zoo):
         ("models:/none/latest", r"'none' has no version at 'latest'"),
         ("models:/tiny/Production", r"'tiny' has no version at 'Production'"),
         ("models:/m-00000000000000000000000000000000", r"cannot resolve .* check the model id"),
-        ("tiny/1", r"'tiny/1' is not a version's URI; write models:/NAME/VERSION"),
-        ("models:/tiny", r"is not a version's URI"),
-        ("models:/a/b/1", r"is not a version's URI"),
-        ("runs:/1/model", r"is not a version's URI"),
-        ("", r"'' is not a version's URI"),
+        ("none/1", r"cannot resolve models:/none/1: .*the registry has 'tiny'"),
+        ("tiny@best", r"alias best not found.*'tiny' has the versions 1"),
+        ("tiny", r"'tiny' names no version; write NAME/VERSION or NAME@ALIAS"),
+        ("models:/tiny", r"names no version"),
+        ("models:/a/b/1", r"names no version"),
+        ("runs:/1/model", r"names no version"),
+        ("", r"'' names no version"),
     ],
 )
 def test_what_cannot_be_resolved_is_explained_with_what_there_is(zoo, uri, words):
@@ -206,7 +208,7 @@ def test_a_uri_is_taken_apart_in_one_place(uri, parts):
 @pytest.mark.parametrize("uri", ["models:/clip", "clip/3", "models:/", "models:/a/b/c", "", "x@y"])
 def test_what_is_no_versions_uri_is_refused(uri):
     assert uris.find(uri) is None
-    with pytest.raises(errors.RegistryError, match="is not a version's URI; write models:/NAME"):
+    with pytest.raises(errors.RegistryError, match="names no version; write NAME"):
         uris.parse(uri)
 
 

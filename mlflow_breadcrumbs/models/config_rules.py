@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal
 import pydantic
 
 from mlflow_breadcrumbs import errors
+from mlflow_breadcrumbs.support import validation
 
 LAYERS, WIDTH, SIDE, TOKENS, WORDS = 256, 16_384, 4_096, 8_192, 2_000_000
 """Most layers, channels, pixels of a side, tokens of a text, entries of a vocabulary."""
@@ -227,7 +228,8 @@ def _explain(error: pydantic.ValidationError) -> list[str]:
         elif fault["type"] == "string_pattern_mismatch":
             why = "not a plain name"
         else:
-            why = str(fault["msg"]).removeprefix("Value error, ").removeprefix("Input ")
+            own = fault["type"] == "value_error"
+            why = f"{'' if own else 'must be '}{validation.expected(fault)}"
         value = "absent" if fault["type"] == "missing" else _short(fault["input"])
         key = f"{_short(_key(fault['loc'], whole=unknown))} ({value})"
         found.setdefault(key, []).append(why)

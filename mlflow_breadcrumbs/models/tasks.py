@@ -5,13 +5,14 @@ tasks:
   - name: digits                          # letters, digits, '.', '_', '-'
     classes: [zero, one, two]             # optional where the images carry names
     templates: ["a photo of the digit {}."]
-    images: {folder: data/digits}         # or {parquet: …}, or {torchvision: MNIST, root: …}
+    images: data/digits                   # or {parquet: …}, or {torchvision: MNIST, root: …}
     limit: 500                            # optional: images per split
 ```
 
 Paths are relative to the task file, and each may be an MLflow artifact URI (`runs:/…`,
 `models:/…`, `mlflow-artifacts:/…`), the task file itself too. `folder` and `parquet` take either
-one path or a mapping of `train`, `validation` and `test` to paths.
+one path or a mapping of `train`, `validation` and `test` to paths; `images: data/digits` is short
+for `images: {folder: data/digits}`.
 
 Splits: what the source calls train, validation and test. Without splits, a fifth of every class
 is the test split; without a validation split, a tenth of the training images is. The choice is
@@ -33,7 +34,7 @@ import pydantic
 
 from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.models import image_folders, image_sets, readers
-from mlflow_breadcrumbs.support import documents
+from mlflow_breadcrumbs.support import documents, validation
 
 Split = Literal["train", "validation", "test"]
 
@@ -198,11 +199,12 @@ def load_tasks(path: str | Path, fetch: Fetch | None = None) -> tuple[Task, ...]
     else:
         base, name = str(Path(path).parent), Path(path).name
     place = _Place(base, fetch)
-    content = documents.read(place.local(name), origin, errors.TaskError).content
+    document = documents.read(place.local(name), origin, errors.TaskError)
     try:
-        specs = _File.model_validate(content).tasks
+        specs = _File.model_validate(document.content).tasks
     except pydantic.ValidationError as error:
-        raise errors.TaskError(f"{origin}: {_explain(error)}") from error
+        found = validation.faults(error, _File, document.root, "the file")
+        raise errors.TaskError(f"{origin}: {'; '.join(found)}.") from error
     names = [spec.name for spec in specs]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -253,6 +255,18 @@ def _text(value: object) -> object:
     if isinstance(value, bool):
         raise ValueError(f"YAML reads this name as {value}; put it in quotes")
     return str(value) if isinstance(value, int | float) else value
+
+
+def _images(value: object) -> object:
+    """A folder alone, as the mapping that it is short for."""
+    if isinstance(value, str):
+        return {"folder": value}
+    if not isinstance(value, dict | None):
+        raise ValueError(
+            f"it is {validation.shown(value)}, and must be a folder, or a mapping with one of "
+            "folder, parquet and torchvision"
+        )
+    return value
 
 
 def _template(value: str) -> str:
@@ -334,7 +348,7 @@ class _TaskSpec(_Strict):
         Annotated[tuple[_Text, ...], pydantic.Field(min_length=1)] | dict[_Text, _Text] | None
     ) = None
     templates: Annotated[tuple[_Template, ...], pydantic.Field(min_length=1)] = DEFAULT_TEMPLATES
-    images: _Images | None = None
+    images: Annotated[_Images | None, pydantic.BeforeValidator(_images)] = None
     limit: Annotated[int, pydantic.Field(ge=1)] | None = None
 
 
@@ -381,18 +395,3 @@ def _parquet_files(path: Path) -> list[Path]:
     if not path.is_file():
         raise errors.TaskError(f"There is no Parquet file or folder '{path}'.")
     return [path]
-
-
-def _explain(error: pydantic.ValidationError) -> str:
-    """Say every fault as `tasks[1].images.folder: what`, in one line."""
-    lines: dict[str, None] = {}
-    for fault in error.errors():
-        place = ""
-        for part in fault["loc"]:
-            if isinstance(part, int):
-                place += f"[{part}]"
-            elif part.isidentifier():  # not the names that pydantic gives to branches of a union
-                place += f".{part}" if place else part
-        message = str(fault["msg"]).removeprefix("Value error, ")
-        lines[f"{place or 'the file'}: {message}"] = None
-    return "; ".join(lines) + "."

@@ -27,6 +27,12 @@ def _duration(value: object) -> object:
     return datetime.timedelta(seconds=seconds)
 
 
+def _digest(value: str) -> str:
+    if not re.fullmatch(r"sha256:[0-9a-f]{64}", value):
+        raise ValueError(f"{value!r} is not a digest; write sha256: and 64 digits in hexadecimal")
+    return value
+
+
 def duration_text(value: datetime.timedelta) -> str:
     """A duration of a policy as one would write it: `30 days`."""
     seconds = int(value.total_seconds())
@@ -46,4 +52,4 @@ Duration = Annotated[
     pydantic.BeforeValidator(_duration),
     pydantic.PlainSerializer(duration_text),
 ]
-Digest = Annotated[str, pydantic.Field(pattern=r"^sha256:[0-9a-f]{64}$")]
+Digest = Annotated[str, pydantic.AfterValidator(_digest)]

@@ -21,10 +21,6 @@ so that a decision names exactly the rules that it was made by.
 """
 
 import datetime
-import difflib
-import functools
-import typing
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -33,7 +29,7 @@ import yaml
 
 from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.promotion import fields, windows
-from mlflow_breadcrumbs.support import canonical, documents
+from mlflow_breadcrumbs.support import canonical, documents, validation
 
 EVERY = "*"
 """In `tasks`: every task that has no entry of its own."""
@@ -241,63 +237,5 @@ def _judge(document: documents.Document, origin: str) -> Policy:
     try:
         return Policy.model_validate(document.content)
     except pydantic.ValidationError as error:
-        faults = list(dict.fromkeys(_fault(root, entry) for entry in error.errors()))
+        faults = validation.faults(error, Policy, root, "the policy")
     raise errors.PolicyError(f"{origin} is refused:\n  " + "\n  ".join(faults))
-
-
-def _fault(root: yaml.Node, entry: Any) -> str:
-    """One fault as `line 3: tasks.cars.accurcy: what`."""
-    line, place = _place(root, entry["loc"])
-    message = str(entry["msg"]).removeprefix("Value error, ")
-    if entry["type"] == "extra_forbidden":
-        known = list(_model_at(entry["loc"][:-1]).model_fields)
-        close = difflib.get_close_matches(str(entry["loc"][-1]), known, 1)
-        hint = f"did you mean {close[0]}? It has" if close else "it has"
-        message = f"there is no such field; {hint} {', '.join(known)}"
-    elif entry["type"] == "missing":
-        message = "it is missing"
-    return f"line {line}: {place or 'the policy'}: {message}"
-
-
-def _place(root: yaml.Node, path: Sequence[int | str]) -> tuple[int, str]:
-    """The line, from 1, and the dotted name of what a path leads to, as far as it is there."""
-    node, line, place = root, root.start_mark.line, ""
-    for part in path:
-        if isinstance(node, yaml.SequenceNode) and isinstance(part, int):
-            node, place = node.value[part], f"{place}[{part}]"
-            line = node.start_mark.line
-        elif isinstance(node, yaml.MappingNode):
-            for key, value in node.value:
-                if key.value == str(part):
-                    node, line = value, key.start_mark.line
-                    break
-            else:
-                if part not in _field_names():  # a name that pydantic gives to a union's branch
-                    continue
-                place = f"{place}.{part}" if place else str(part)
-                return line + 1, place
-            place = f"{place}.{part}" if place else str(part)
-    return line + 1, place
-
-
-@functools.cache
-def _field_names() -> frozenset[str]:
-    kinds = (Policy, Floor, NoRegression, DataSet, EvidenceRules, windows.Freeze, Threshold)
-    return frozenset(name for kind in kinds for name in kind.model_fields)
-
-
-def _model_at(path: Sequence[int | str]) -> type[fields.Strict]:
-    """The kind of record that a path leads to."""
-    found: type[fields.Strict] = Policy
-    for part in path:
-        field = found.model_fields.get(str(part))
-        if field is not None:
-            found = next(_models_in(field.annotation), found)
-    return found
-
-
-def _models_in(annotation: Any) -> Iterator[type[fields.Strict]]:
-    if isinstance(annotation, type) and issubclass(annotation, fields.Strict):
-        yield annotation
-    for inner in typing.get_args(annotation):
-        yield from _models_in(inner)

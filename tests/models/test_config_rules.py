@@ -57,18 +57,18 @@ def test_so_is_the_preprocessing_of_their_weights(tag):
         (vision(timm_model_name="a/b"), "timm_model_name' .* not a plain name"),
         (vision(act_kwargs={"inplace": True}), r"act_kwargs\.inplace' \(True\): not a key"),
         (vision(pool_type="../tok"), r"pool_type' \('\.\./tok'\): not a plain name"),
-        (vision(layers=3_000_000), r"layers' \(3000000\): should be less than or equal to 256"),
-        (vision(layers=True), r"layers' \(True\): should be a valid integer"),
+        (vision(layers=3_000_000), r"layers' \(3000000\): must be at most 256"),
+        (vision(layers=True), r"layers' \(True\): must be a whole number"),
         (vision(**{"a\n\x1b[31m": 1}), r"'vision_cfg\.a\\n\\x1b\[31m' \(1\): not a key"),
         ({**tiny.MODEL, "cast_dtype": "x"}, r"'cast_dtype' \('x'\): not a key that it may have"),
-        ({**tiny.MODEL, "text_cfg": None}, r"'text_cfg' \(None\): should be"),
+        ({**tiny.MODEL, "text_cfg": None}, r"'text_cfg' \(None\): must be"),
         (
             {"model_cfg": tiny.MODEL, "preprocess_cfg": {"url": "http://x.org"}},
             r"'preprocess_cfg\.url' \('http://x\.org'\): not a key that it may have",
         ),
         (
             {"model_cfg": tiny.MODEL, "mlflow_breadcrumbs": {"architecture": ["x"]}},
-            r"'mlflow_breadcrumbs\.architecture' \(\['x'\]\): should be a valid string",
+            r"'mlflow_breadcrumbs\.architecture' \(\['x'\]\): must be a text",
         ),
     ],
 )

@@ -172,9 +172,9 @@ def test_a_task_without_images_needs_classes(tmp_path):
     ("text", "words"),
     [
         ("tasks: [", "is not YAML"),
-        ("[]", "the file: Input should be a valid dictionary"),
-        ("tasks: []", "tasks: Tuple should have at least 1 item"),
-        ("tasks: [{classes: [a, b]}]", r"tasks\[0\]\.name: Field required"),
+        ("[]", "the file: it is .., and must be a mapping with tasks"),
+        ("tasks: []", "line 1: tasks: it is .., and must be a list that is not empty"),
+        ("tasks: [{classes: [a, b]}]", r"tasks\[0\]\.name: it is missing"),
         ("tasks: [{name: a/b}]", r"tasks\[0\]\.name: 'a/b' can't name a task"),
         ("tasks: [{name: ü}]", "can't name a task"),
         ("tasks: [{name: 'a b'}]", "can't name a task"),
@@ -183,13 +183,13 @@ def test_a_task_without_images_needs_classes(tmp_path):
         ("tasks: [{name: a}, {name: a}]", "names a task twice: a"),
         ("tasks: [{name: a, classes: [yes, no]}]", "YAML reads this name as True; put it in quot"),
         ("tasks: [{name: a, templates: [a photo]}]", r"'a photo' needs \{\} exactly once"),
-        ("tasks: [{name: a, limit: 0}]", r"tasks\[0\]\.limit: .* greater than or equal to 1"),
+        ("tasks: [{name: a, limit: 0}]", r"tasks\[0\]\.limit: it is 0, and must be at least 1"),
         ("tasks: [{name: a, images: {}}]", "exactly one of folder, parquet and torchvision, not n"),
         (
             "tasks: [{name: a, images: {folder: x, parquet: y}}]",
             "not folder and parquet",
         ),
-        ("tasks: [{name: a, image: {}}]", r"tasks\[0\]\.image: Extra inputs are not permitted"),
+        ("tasks: [{name: a, image: {}}]", "image: there is no such field; did you mean images"),
     ],
 )
 def test_mistakes_in_one_line(tmp_path, text, words):
@@ -242,3 +242,12 @@ def test_a_key_that_is_given_twice_is_refused(tmp_path):
     text = "tasks:\n- name: a\n  classes: [x, y]\n  name: b\n"
     with pytest.raises(errors.TaskError, match="line 4: name is given twice"):
         tasks.load_tasks(write(tmp_path, text))
+
+
+def test_a_folder_alone_is_short_for_the_mapping(tmp_path):
+    long, short = (
+        tasks.load_tasks(write(tmp_path, f"tasks: [{{name: a, images: {images}}}]"))[0]
+        for images in ("{folder: images}", "images")
+    )
+    tiny.task_file(tmp_path)
+    assert short.images("test").digest == long.images("test").digest

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mlflow_breadcrumbs import errors
-from mlflow_breadcrumbs.commands import addresses, changes, experiments, options, printing
+from mlflow_breadcrumbs.commands import (
+    addresses,
+    changes,
+    experiments,
+    options,
+    printing,
+    task_choice,
+)
 from mlflow_breadcrumbs.engine import drafts
 from mlflow_breadcrumbs.support import wording
 
@@ -131,8 +138,8 @@ def print_merge(result: "merging.MergeResult", inputs: Sequence[str]) -> None:
     metavar="NAME",
     help="Where the result goes.  [with --from, by default: where that version is]",
 )
-@click.option(
-    "--tasks", type=options.TEXT, metavar="FILE", help="Task file: evaluate on these images."
+@task_choice.option(
+    "Task file: evaluate on these images; none: don't.  [default: the base's; with --from, none]"
 )
 @options.draft_options
 @options.engine_options
@@ -194,6 +201,7 @@ def merge_command(
     from mlflow_breadcrumbs.commands import terminal
     from mlflow_breadcrumbs.pipeline import flow
 
+    tasks = task_choice.chosen(tasks, None if change else base)
     choice = None
     if choose:
         choice = _choose(base, sources, tasks, draft, device, batch_size, threads, max_norm_ratio)

@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from mlflow_breadcrumbs.commands import addresses, options, printing
+from mlflow_breadcrumbs.commands import addresses, options, printing, task_choice
 from mlflow_breadcrumbs.registry import uris
 
 REFUSED = 3
@@ -32,11 +32,8 @@ uri_option = click.option(
 @uri_option
 @alias_option
 @click.option("--policy", required=True, metavar="FILE", help="What it must show (YAML).")
-@click.option(
-    "--tasks",
-    type=options.TEXT,
-    metavar="FILE",
-    help="Task file: measure what is missing or too old. Without it nothing is measured.",
+@task_choice.option(
+    "Task file: measure what is missing or too old. Without it, or with none, nothing is measured."
 )
 @click.option(
     "--expect-current",
@@ -94,7 +91,7 @@ def promote_command(
         chosen,
         alias,
         policies.load(policy),
-        tasks=tasks,
+        tasks=task_choice.chosen(tasks),
         dry_run=dry_run,
         device=device,
         cache=not no_cache,
@@ -194,7 +191,7 @@ def rollback_command(
 
 @click.command("recheck")
 @click.argument("target", metavar="NAME@ALIAS")
-@click.option("--tasks", required=True, metavar="FILE", help="Task file with fresh images.")
+@task_choice.option("Task file with fresh images.  [default: the version's, or its base's]")
 @click.option(
     "--policy",
     type=options.TEXT,
@@ -219,7 +216,7 @@ def rollback_command(
 def recheck_command(
     ctx: click.Context,
     target: str,
-    tasks: str,
+    tasks: str | None,
     policy: str | None,
     roll_back: bool,
     experiment: str | None,
@@ -244,7 +241,7 @@ def recheck_command(
     request = recheck.RecheckRequest(
         live.name,
         live.alias,
-        tasks,
+        task_choice.needed(tasks, uris.full(target)),
         policies.load(policy) if policy else None,
         roll_back=roll_back,
         device=device,

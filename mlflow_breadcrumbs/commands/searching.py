@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mlflow_breadcrumbs.commands import addresses, experiments, options, printing
+from mlflow_breadcrumbs.commands import addresses, experiments, options, printing, task_choice
 from mlflow_breadcrumbs.engine import recipe
 from mlflow_breadcrumbs.search import grids
 from mlflow_breadcrumbs.support import defaults, wording
@@ -35,7 +35,7 @@ def _material_options(command: Callable[..., None]) -> Callable[..., None]:
     """Where images are and how models run; `_materials` reads them."""
     return options.with_options(
         command,
-        click.option("--tasks", required=True, metavar="FILE", help="Task file with images."),
+        task_choice.option("Task file with images.  [default: the base's]"),
         options.device_option,
         options.batch_size_option,
         options.threads_option,
@@ -57,7 +57,7 @@ def _materials(
     return workbench.Materials(
         base=base,
         sources=tuple(uri for uri, _ in sources),
-        tasks=given["tasks"],
+        tasks=task_choice.needed(given["tasks"], base),
         device=given["device"],
         batch_size=given["batch_size"],
         threads=given["threads"],
@@ -304,7 +304,7 @@ def scaling_command(
 @click.command("blame")
 @click.argument("uri", type=addresses.VERSION)
 @click.option("--task", required=True, metavar="NAME", help="The task that lost accuracy.")
-@click.option("--tasks", required=True, metavar="FILE", help="Task file with its images.")
+@task_choice.option("Task file with its images.  [default: the version's, or its base's]")
 @options.split_option
 @click.option(
     "--images",
@@ -327,7 +327,7 @@ def scaling_command(
 def blame_command(
     uri: str,
     task: str,
-    tasks: str,
+    tasks: str | None,
     split: Any,
     images: int | None,
     finalists: int,
@@ -348,7 +348,7 @@ def blame_command(
         blame.BlameRequest(
             uri=uri,
             task=task,
-            tasks=tasks,
+            tasks=task_choice.needed(tasks, uri),
             split=split,
             images=images,
             finalists=finalists,

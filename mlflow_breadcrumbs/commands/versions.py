@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from mlflow_breadcrumbs.commands import addresses, experiments, options, printing
+from mlflow_breadcrumbs.commands import addresses, experiments, options, printing, task_choice
 
 
 @click.command("import")
@@ -17,9 +17,7 @@ from mlflow_breadcrumbs.commands import addresses, experiments, options, printin
 )
 @click.option("--registered-model", required=True, metavar="NAME", help="Where it goes.")
 @click.option("--task", type=options.TEXT, help="What it was fine-tuned for.")
-@click.option(
-    "--tasks", type=options.TEXT, metavar="FILE", help="Task file: make the heads of its tasks."
-)
+@task_choice.option("Task file: make the heads of its tasks.")
 @click.option(
     "--head",
     default="auto",
@@ -55,12 +53,14 @@ def import_command(
     from mlflow_breadcrumbs.registry import task_files
     from mlflow_breadcrumbs.sources import importing
 
+    tasks = task_choice.chosen(tasks)
     version = importing.import_checkpoint(
         checkpoint,
         architecture_name=architecture,
         registered_model=registered_model,
         task=task,
         task_list=task_files.load(tasks) if tasks else (),
+        task_file=tasks,
         head=head,
         device=device,
         show=terminal.show,
@@ -74,7 +74,7 @@ def import_command(
 @click.option(
     "--base", required=True, type=addresses.VERSION, metavar="URI", help="Version to start from."
 )
-@click.option("--tasks", required=True, metavar="FILE", help="Task file with training images.")
+@task_choice.option("Task file with training images.  [default: the base's]")
 @click.option("--task", required=True, help="Which task of the file.")
 @click.option("--registered-model", required=True, metavar="NAME", help="Where the result goes.")
 @click.option("--epochs", type=options.WHOLE, help="Passes over the images.  [default: 10]")
@@ -108,7 +108,7 @@ def import_command(
 @options.json_option
 def finetune_command(
     base: str,
-    tasks: str,
+    tasks: str | None,
     task: str,
     registered_model: str,
     resume_folder: str | None,
@@ -129,7 +129,7 @@ def finetune_command(
 
     version = finetuning.finetune(
         base,
-        find(task_files.load(tasks), task),
+        find(task_files.load(task_choice.needed(tasks, base)), task),
         registered_model=registered_model,
         settings=training.TrainingSettings(
             **{name: value for name, value in settings.items() if value is not None}
@@ -143,7 +143,7 @@ def finetune_command(
 
 @click.command("evaluate")
 @click.argument("uri", type=addresses.VERSION)
-@click.option("--tasks", required=True, metavar="FILE", help="Task file with images.")
+@task_choice.option("Task file with images.  [default: the version's, or its base's]")
 @click.option("--task", "only", multiple=True, metavar="NAME", help="Only this task; repeatable.")
 @options.split_option
 @options.batch_size_option
@@ -154,7 +154,7 @@ def finetune_command(
 @options.json_option
 def evaluate_command(
     uri: str,
-    tasks: str,
+    tasks: str | None,
     only: tuple[str, ...],
     split: Any,
     batch_size: int,
@@ -172,7 +172,7 @@ def evaluate_command(
 
     found = evaluating.evaluate_version(
         uri,
-        tasks,
+        task_choice.needed(tasks, uri),
         only=[name for name in only if name],
         split=split,
         device=device,

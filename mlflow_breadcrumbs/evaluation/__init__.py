@@ -5,5 +5,6 @@
    merged models; `scorecard` holds base, sources and merged model side by side, `shortfalls` say in
    sentences where that went badly; `trial` runs merged weights once before they become a version.
 3. `evaluating` is the command: one version, its tasks, a run; `accuracy_records` writes into runs;
-   `plugin` is the evaluator that MLflow finds by its entry point.
+   `recorded_tasks` knows the task file of before; `plugin` is the evaluator that MLflow finds by
+   its entry point.
 """

@@ -222,6 +222,8 @@ class Statement:
     """Sources that only the origin has."""
     parts_digest: str | None = None
     """Of the index of the parts that were kept in the run."""
+    task_file: str | None = None
+    """That it was measured on: a path on the machine that merged, or a URI."""
 
     def tolerance_text(self, key: str) -> dict[str, str]:
         """The tolerances as canonical JSON under a key; nothing where there are none."""
@@ -254,6 +256,7 @@ def parse(content: bytes) -> Statement:
     products = details["byproducts"]
     return Statement(
         content=whole,
+        task_file=asked.get("tasks"),
         file_name=subject["name"],
         file_digest=f"sha256:{subject['digest']['sha256']}",
         weights_digest=f"sha256:{subject['digest']['weightsSha256']}",

@@ -20,7 +20,7 @@ from mlflow_breadcrumbs.engine import (
     running,
 )
 from mlflow_breadcrumbs.engine.backends import choosing
-from mlflow_breadcrumbs.evaluation import accuracy_records, caches, scorecard, trial
+from mlflow_breadcrumbs.evaluation import accuracy_records, caches, recorded_tasks, scorecard, trial
 from mlflow_breadcrumbs.flavor import foreign
 from mlflow_breadcrumbs.ledger import finishing
 from mlflow_breadcrumbs.lineage import ancestry_tags, kept_parts, statement, stories
@@ -394,7 +394,7 @@ def _statement(
             "base": taken.base.resolved.given,
             "sources": [source.resolved.given for source in taken.sources],
             "registeredModel": request.registered_model,
-            "tasks": request.tasks,
+            "tasks": recorded_tasks.located(request.tasks),
             **({"method": request.method} if request.method else {}),
             **(request.change.given() if request.change else {}),
         },

@@ -10,6 +10,7 @@ import torch
 
 from mlflow_breadcrumbs import errors, flavor, ledger
 from mlflow_breadcrumbs.engine import checkpoints
+from mlflow_breadcrumbs.evaluation import recorded_tasks
 from mlflow_breadcrumbs.ledger import finishing
 from mlflow_breadcrumbs.models import architecture, bounds, task_heads, tasks
 from mlflow_breadcrumbs.registry import (
@@ -36,6 +37,7 @@ def import_checkpoint(
     registered_model: str,
     task: str | None = None,
     task_list: Sequence[tasks.Task] = (),
+    task_file: str | None = None,
     head: str = "auto",
     device: str = "auto",
     show: progress.Progress = progress.silent,
@@ -49,6 +51,7 @@ def import_checkpoint(
         registered_model: Name to register it under.
         task: What it was fine-tuned for. With a task list, only that task's head is made.
         task_list: Tasks to make heads for.
+        task_file: Where they are from; it is recorded, for merges that name none.
         head: `zero-shot` (from the text tower), `probe` (from the training images), `auto`
             (zero-shot where there is a text tower, else probe), or a safetensors file.
         device: Where a probe's features are computed.
@@ -100,6 +103,7 @@ def import_checkpoint(
                 "import.architecture": config.architecture,
                 "import.head": head,
             }
+            | ({recorded_tasks.PARAMETER: recorded_tasks.located(task_file)} if task_file else {})
         )
         users = weights == path  # who may train on with it
         info = flavor.log_model(

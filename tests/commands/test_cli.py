@@ -85,6 +85,7 @@ def test_every_environment_variable_is_in_the_help():
     }
     shown = run("--help").output
     with_option = {"BREADCRUMBS_LEDGER_URI", "BREADCRUMBS_NOTIFY_URL", "BREADCRUMBS_NOTIFY_KINDS"}
+    with_option |= {"BREADCRUMBS_TASKS"}
     assert {name for name in names if name not in shown} == with_option
     promote = run("promote", "--help").output
     for name in with_option:

@@ -1,4 +1,6 @@
-"""A blank figure, and the PNG of a drawn one; without a screen, and without pyplot's state.
+"""A blank figure, names that fit into it, and the PNG of a drawn one.
+
+They need no screen and leave pyplot's state alone.
 
 matplotlib is imported when a picture is drawn: most commands draw none.
 """
@@ -22,3 +24,9 @@ def png(figure: Any) -> bytes:
     content = io.BytesIO()
     figure.savefig(content, format="png")
     return content.getvalue()
+
+
+def clipped(name: str, most: int = 24) -> str:
+    """The name, without its middle where it is long: versions differ at the end."""
+    half = (most - 1) // 2
+    return name if len(name) <= most else f"{name[:half]}…{name[-half:]}"

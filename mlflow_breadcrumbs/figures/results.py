@@ -19,8 +19,14 @@ SERIES = (
 )
 """The bars of a task: key, label, colour, hatching."""
 
-ANNOTATED = 14
+ANNOTATED = 20
 """Rows up to which a matrix carries its numbers."""
+
+BESIDE = 9
+"""Sources up to which two matrices stand side by side; more would be too wide to read."""
+
+CORRECT, WRONG, SIGNED = "Blues", "Oranges", "PuOr"
+"""Colours that are told apart without red and green; all grow darker from 0 on."""
 
 NAMED = 50
 """Classes up to which a confusion matrix carries their names."""
@@ -84,7 +90,9 @@ def heat_map(
     *,
     still: int = 0,
 ) -> bytes:
-    """Cosines between the sources, and how far each moved every layer group.
+    """Cosines between the sources, where there are several, and how far each moved every group.
+
+    The cosines' scale has 0 in its middle: what agrees and what conflicts differ in colour.
 
     Args:
         sources: Their URIs.
@@ -94,20 +102,22 @@ def heat_map(
     """
     names = [_short(uri) for uri in sources]
     count = len(names)
-    cell = 0.62 if count <= ANNOTATED else 0.3
+    cell = 0.62 if count <= BESIDE else 0.45 if count <= ANNOTATED else 0.3
     side = max(2.4, cell * count)
     margin = 0.09 * max(map(len, [*names, *moved]), default=0)  # inches for the rows' names
     height = max(side + 0.7 * margin + 1, 0.2 * len(moved) + 2.4)
-    figure = canvas.blank(2 * (side + margin + 1.2), height)
-    left, right = figure.subplots(1, 2, width_ratios=[1, 1])
-    cosines = cosines.copy()
-    np.fill_diagonal(cosines, np.nan)  # always 1: it would only flatten the others
-    least, most = np.nanmin(cosines, initial=0.0), np.nanmax(cosines, initial=0.2)
-    drawn = _matrix(left, cosines, names, names, ".2f", low=float(least), high=float(most))
-    figure.colorbar(drawn, ax=left, shrink=0.6).ax.tick_params(labelsize=8)
-    left.set_title("cosine of the task vectors", fontsize=10)
+    lines, panels = (1, 2) if 1 < count <= BESIDE else (2, 1) if count > 1 else (1, 1)
+    figure = canvas.blank(panels * (side + margin + 1.2), lines * height)
+    left, right = figure.subplots(lines, panels, squeeze=False).flat[[0, -1]]
+    if count > 1:
+        cosines = cosines.copy()
+        np.fill_diagonal(cosines, np.nan)  # always 1: it would only flatten the others
+        most = max(0.1, float(np.nanmax(np.abs(cosines))))
+        drawn = _matrix(left, cosines, names, names, low=-most, high=most, colours=SIGNED)
+        figure.colorbar(drawn, ax=left, shrink=0.6).ax.tick_params(labelsize=8)
+        left.set_title("cosine of the task vectors", fontsize=10)
     ratios = np.array(list(moved.values())).reshape(len(moved), count)
-    drawn = _matrix(right, ratios, list(moved), names, ".2f", low=0.0)
+    drawn = _matrix(right, ratios, list(moved), names)
     figure.colorbar(drawn, ax=right, shrink=0.6).ax.tick_params(labelsize=8)
     unchanged = f"; {still} unchanged left out" if still else ""
     right.set_title(f"‖τ‖ / ‖base‖ per layer group{unchanged}", fontsize=10)
@@ -115,7 +125,10 @@ def heat_map(
 
 
 def confusion(classes: Sequence[str], counts: npt.NDArray[np.int64], title: str) -> bytes:
-    """A confusion matrix: each row is a true class, as fractions of its images.
+    """A confusion matrix: each row is a true class, with the images that were taken for each class.
+
+    What is right, on the diagonal, is blue, what is wrong is orange: each is shaded as a share of
+    its class, on a scale of its own, since a few errors among many images are what one looks for.
 
     Args:
         classes: Their names.
@@ -125,12 +138,20 @@ def confusion(classes: Sequence[str], counts: npt.NDArray[np.int64], title: str)
     totals = counts.sum(axis=1, keepdims=True)
     shares = np.divide(counts, totals, out=np.zeros(counts.shape), where=totals > 0)
     size = len(classes)
-    names = [_clipped(name) for name in classes] if size <= NAMED else []
+    names = [canvas.clipped(name) for name in classes] if size <= NAMED else []
     edge = min(14.0, max(3.2, (0.5 if size <= ANNOTATED else 0.26) * size))
-    figure = canvas.blank(edge + 2.4, edge + 1.4)
+    figure = canvas.blank(edge + 3.4, edge + 1.4)
     axes = figure.add_subplot()
-    drawn = _matrix(axes, shares, names, names, ".2f", low=0.0, high=1.0, gamma=0.5)
-    figure.colorbar(drawn, ax=axes, shrink=0.7).ax.tick_params(labelsize=8)
+    diagonal = np.eye(size, dtype=bool)
+    texts = counts.astype(str)
+    errors = ~diagonal & (counts > 0)
+    for cells, colours, label in ((diagonal, CORRECT, "right"), (errors, WRONG, "wrong")):
+        part = np.where(cells, shares, np.nan)
+        most = 1.0 if label == "right" else max(0.02, float(np.nanmax(part, initial=0.0)))
+        drawn = _matrix(axes, part, names, names, high=most, colours=colours, texts=texts)
+        bar = figure.colorbar(drawn, ax=axes, shrink=0.6, label=f"{label}, share of the class")
+        bar.ax.tick_params(labelsize=8)
+    axes.set_ylim(size, 0)
     axes.set_aspect("equal")
     axes.set_xlabel("predicted" if names else f"predicted ({size} classes, by number)")
     axes.set_ylabel("true")
@@ -140,24 +161,30 @@ def confusion(classes: Sequence[str], counts: npt.NDArray[np.int64], title: str)
 
 def _matrix(
     axes: Any,
-    values: Any,
+    values: npt.NDArray[np.float64],
     rows: Sequence[str],
     columns: Sequence[str],
-    form: str,
     *,
-    low: float,
+    low: float = 0.0,
     high: float | None = None,
-    gamma: float = 1.0,
+    colours: str = CORRECT,
+    texts: npt.NDArray[np.str_] | None = None,
 ) -> Any:
-    """Draw a matrix in shades of blue, darker for more; small ones with their numbers.
+    """Draw a matrix in shades, darker for more; small ones with numbers; what is NaN stays white.
 
-    A `gamma` below 1 brings out the small values: the shade is value^gamma.
+    Args:
+        axes: Where.
+        values: [rows, columns].
+        rows: Their names; none where there are too many.
+        columns: Theirs.
+        low: The value at the scale's lower end; below 0 where it has two sides.
+        high: That at its upper end; the largest value without.
+        colours: matplotlib's name of them.
+        texts: What the cells say in place of their values, [rows, columns].
     """
-    from matplotlib.colors import PowerNorm
-
     top = high if high is not None else max(float(np.nanmax(values, initial=low)), low + 1e-9)
     drawn = axes.pcolormesh(
-        values, cmap="Blues", norm=PowerNorm(gamma, low, top), edgecolors="white", lw=0.5
+        values, cmap=colours, vmin=low, vmax=top, edgecolors="#e5e5e5", linewidth=0.5
     )
     axes.invert_yaxis()
     if rows:
@@ -167,28 +194,26 @@ def _matrix(
             rotation_mode="anchor",
         )  # fmt: skip
     axes.tick_params(length=0 if rows else 3)
-    if values.shape[1] <= ANNOTATED:
-        for (row, column), value in np.ndenumerate(values):
-            if np.isnan(value):
-                axes.annotate("–", (column + 0.5, row + 0.5), ha="center", va="center")
-                continue
-            dark = ((value - low) / (top - low)) ** gamma > 0.6
-            axes.annotate(
-                format(value, form).replace("-0.00", "0.00"),
-                (column + 0.5, row + 0.5),
-                ha="center",
-                va="center",
-                fontsize=8.5,
-                color="white" if dark else "#222222",
-            )
+    for (row, column), value in np.ndenumerate(values if values.shape[1] <= ANNOTATED else []):
+        if np.isnan(value) and texts is not None:
+            continue
+        said = _signless(value) if texts is None else str(texts[row, column])
+        dark = abs(value) / top > 0.6
+        axes.annotate(
+            said,
+            (column + 0.5, row + 0.5),
+            ha="center",
+            va="center",
+            fontsize=8.5 if values.shape[1] <= BESIDE else 7.5,
+            color="white" if dark else "#222222",
+        )
     return drawn
 
 
+def _signless(value: float) -> str:
+    """Two decimals, a dash for what there is none of; 0 has no sign."""
+    return "–" if np.isnan(value) else f"{value:.2f}".replace("-0.00", "0.00")
+
+
 def _short(uri: str) -> str:
-    return _clipped(uris.short(uri))
-
-
-def _clipped(name: str, most: int = 24) -> str:
-    """The name, without its middle where it is long: versions differ at the end."""
-    half = (most - 1) // 2
-    return name if len(name) <= most else f"{name[:half]}…{name[-half:]}"
+    return canvas.clipped(uris.short(uri))

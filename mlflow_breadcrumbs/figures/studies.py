@@ -4,6 +4,7 @@ Every picture reads without colour: numbers in the cells, markers and dashes on 
 on the bars.
 """
 
+import datetime
 import itertools
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -157,12 +158,17 @@ def robustness(rows: Sequence[Row], best: float) -> bytes | None:
     return canvas.png(figure)
 
 
-def over_time(rows: Sequence[Row], floors: Mapping[str, float | None]) -> bytes | None:
+def over_time(
+    rows: Sequence[Row],
+    floors: Mapping[str, float | None],
+    promotions: Sequence[datetime.datetime] = (),
+) -> bytes | None:
     """The accuracy of the same weights over time, a panel per task, with 95% intervals.
 
     Args:
         rows: with `task`, `time`, `accuracy`, `accuracy_low`, `accuracy_high`; the oldest first.
         floors: by task, what a policy asks for; drawn as a dashed line where there is one.
+        promotions: when the version got the alias; drawn as dotted, upright lines.
 
     Returns:
         PNG, or nothing without a task.
@@ -175,6 +181,8 @@ def over_time(rows: Sequence[Row], floors: Mapping[str, float | None]) -> bytes 
     figure, _ = _figure(max(5.0, 3.6 * columns), 2.4 * lines + 0.4, columns, rows=lines)
     for axes in figure.axes[len(names) :]:
         axes.set_axis_off()
+    limits = [floor for floor in floors.values() if floor is not None]
+    lowest = min([row["accuracy_low"] for row in rows] + limits)
     for axes, task in zip(figure.axes, names, strict=False):
         own = [row for row in rows if row["task"] == task]
         values = [row["accuracy"] for row in own]
@@ -183,15 +191,61 @@ def over_time(rows: Sequence[Row], floors: Mapping[str, float | None]) -> bytes 
         times = [row["time"] for row in own]
         axes.errorbar(times, values, [below, above], capsize=2, markersize=4, **STYLES[0])
         if (floor := floors[task]) is not None:
-            axes.axhline(floor, color="#b3541e", linestyle="--", linewidth=1.2)
-        marked = list(dict.fromkeys((times[0], times[len(times) // 2], times[-1])))
-        axes.set_xticks(marked, [f"{time:%Y-%m-%d}\n{time:%H:%M}" for time in marked], fontsize=8)
-        axes.set_ylim(-0.03, 1.03)
-        asked = "" if floor is None else f", at least {floor:g}"
-        axes.set_title(f"{task}: {values[-1]:.3f}{asked}", fontsize=10)
+            axes.axhline(floor, color="#b3541e", linestyle="--", linewidth=1.2, label=FLOOR)
+        for moment in promotions:
+            axes.axvline(moment, color="#333333", linestyle=":", linewidth=1.4, label=PROMOTED)
+        _mark_times(axes, [*times, *promotions])
+        axes.set_ylim(lowest - 0.03, 1.03)
+        asked = "" if floor is None else f", limit {floor:.3g}"
+        title = f"{canvas.clipped(task)}: {values[-1]:.3f}{asked}"
+        axes.set_title(
+            title, fontsize=9.5, color="#b3541e" if _is_below(values, floor) else "black"
+        )
         axes.grid(alpha=0.3)
     figure.supylabel("accuracy; bars: 95% intervals", fontsize=9)
+    _legend(figure)
     return canvas.png(figure)
+
+
+FLOOR, PROMOTED = "the policy's limit", "the version got the alias"
+
+
+def _is_below(values: Sequence[float], floor: float | None) -> bool:
+    return floor is not None and values[-1] < floor
+
+
+def _mark_times(axes: Any, times: Sequence[datetime.datetime]) -> None:
+    """Name the first and the last time, and the middle, where that is an hour or more apart."""
+    first, last = min(times), max(times)
+    day = f"{first:%Y-%m-%d}" if first.date() == last.date() else None
+    marked = [first, last] if last > first else [first]
+    if last - first > datetime.timedelta(hours=1):
+        marked.insert(1, first + (last - first) / 2)
+    axes.set_xticks(
+        marked,
+        [f"{each:%H:%M}" if day else f"{each:%Y-%m-%d\n%H:%M}" for each in marked],
+        fontsize=8,
+    )
+    for label, side in zip(axes.get_xticklabels(), _sides(len(marked)), strict=True):
+        label.set_horizontalalignment(side)
+    if day:
+        axes.set_xlabel(day, fontsize=8)
+
+
+def _sides(count: int) -> tuple[str, ...]:
+    """How labels stand at an axis: those at its ends within it, so that panels don't meet."""
+    return {1: ("center",), 2: ("left", "right"), 3: ("left", "center", "right")}[count]
+
+
+def _legend(figure: Any) -> None:
+    """One legend below all panels, of what stands in any."""
+    known: dict[str, Any] = {}
+    for axes in figure.axes:
+        known |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    if known:
+        figure.legend(
+            known.values(), known.keys(), loc="outside lower center", ncols=2, frameon=False
+        )
 
 
 def _scatter(rows: Sequence[Row], best: Row) -> bytes:

@@ -116,7 +116,8 @@ def recheck(request: RecheckRequest, *, show: progress.Progress = progress.silen
         same = [e for e in known.measurements if e.split == rules.evidence.split]
         since = promoted.time if promoted else None
         found = tuple(drift.drifts(same, fresh.measurements, since))
-        _log(run_id, request, resolved, rules, fresh, verdict, found, same)
+        times = _promotions(request, number, since)
+        _log(run_id, request, resolved, rules, fresh, verdict, found, same, times)
         sentence = _sentence(resolved, request.alias, verdict)
         decisions.tell(run_id, resolved, sentence, verdict)
         job.add(
@@ -198,14 +199,15 @@ def _log(
     verdict: verdicts.Verdict,
     found: Sequence[drift.Drift],
     everything: Sequence[facts.Measurement],
+    promotions: Sequence[datetime.datetime],
 ) -> None:
     """Metrics per task, the rules, the drift as a table, and all measurements as a picture."""
     rows = [entry.to_dict() for entry in found]
-    floors = {entry.task: _floor(rules, entry.task) for entry in fresh.measurements}
+    limits = {entry.task: _limit(rules, entry) for entry in fresh.measurements}
     metrics = {f"accuracy/{entry.task}": entry.accuracy for entry in fresh.measurements}
     metrics |= {f"drift/{entry.task}": entry.change for entry in found}
     files = {"drift.csv": tables.to_csv(rows).encode()}
-    if picture := studies.over_time(drift.points(everything), floors):
+    if picture := studies.over_time(drift.points(everything), limits, promotions):
         files["drift.png"] = picture
     decisions.log(
         run_id,
@@ -221,6 +223,21 @@ def _log(
     )
 
 
-def _floor(rules: policies.Policy, task: str) -> float | None:
-    floor = rules.floor(task)
-    return floor.accuracy if floor else None
+def _limit(rules: policies.Policy, measured: facts.Measurement) -> float | None:
+    """The accuracy below which a task breaks a rule about it; `None` where there is none."""
+    floor = rules.floor(measured.task)
+    if floor is None:
+        return None
+    limits = [floor.accuracy, floor.accuracy_low]
+    if floor.normalized_accuracy is not None and measured.finetuned_accuracy is not None:
+        limits.append(floor.normalized_accuracy * measured.finetuned_accuracy)
+    return max((limit for limit in limits if limit is not None), default=None)
+
+
+def _promotions(
+    request: RecheckRequest, number: str, tagged: datetime.datetime | None
+) -> list[datetime.datetime]:
+    """When the version got the alias: as the ledger has it, or else as its tag says."""
+    moves = ledger.alias_changes(request.name, request.alias)
+    known = [datetime.datetime.fromisoformat(move.latest) for move in moves if move.after == number]
+    return known or ([tagged] if tagged else [])

@@ -49,6 +49,36 @@ def test_heat_maps(sources):
     assert opened(comparison(sources).picture()).width < 6000
 
 
+def colour(png, low, high):
+    """The share of pixels whose red is above their blue by so much."""
+    pixels = np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(int)
+    warmth = pixels[..., 0] - pixels[..., 2]
+    return ((warmth > low) & (warmth < high)).mean()
+
+
+def test_cosines_of_either_sign_differ_in_colour():
+    names, moved = ("models:/a/1", "models:/b/1"), {"text": np.array([0.0, 0.0])}
+
+    def drawn(cosine):
+        return results.heat_map(names, np.array([[1, cosine], [cosine, 1]]), moved)
+
+    warm, cold = (0.05 * np.array([1, -1])).tolist()
+    scale = colour(drawn(0.0), 40, 256)  # the colour bar's own
+    assert colour(drawn(cold), 40, 256) > 2 * scale
+    assert colour(drawn(warm), 40, 256) == pytest.approx(scale, rel=0.2)
+    one = results.heat_map(names[:1], np.array([[1.0]]), {"text": np.array([0.1])})
+    assert opened(one).width < opened(drawn(warm)).width
+
+
+def test_a_few_errors_among_many_images_are_seen():
+    right = np.diag([1000, 1000, 1000])
+    wrong = right.copy()
+    wrong[0, 2] = 5
+    pictures = [results.confusion(("a", "b", "c"), counts, "t") for counts in (right, wrong)]
+    shares = [colour(picture, 80, 256) for picture in pictures]
+    assert shares[1] > shares[0] + 0.02
+
+
 @pytest.mark.parametrize("classes", [1, 3, 30, 200])
 def test_confusion_matrices(classes):
     names = tuple(f"class {number}" for number in range(classes))

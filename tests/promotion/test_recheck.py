@@ -1,5 +1,6 @@
 """The live version is measured anew: what holds, what has drifted, what is rolled back."""
 
+import dataclasses
 import datetime
 import json
 from pathlib import Path
@@ -190,12 +191,31 @@ def test_drift_is_held_against_the_evidence_of_the_promotion():
     assert list(drift.drifts([now], [now], since)) == []
 
 
-@pytest.mark.parametrize("tasks", [1, 2, 5])
+@pytest.mark.parametrize("tasks", [1, 2, 5, 20])
 def test_the_picture_has_a_panel_per_task(tasks):
-    names = [f"task {number}" for number in range(tasks)]
+    names = [f"a task whose name goes on and on {number}" for number in range(tasks)]
     rows = drift.points(
         [measurement(name, 90 - day, 9 - day) for name in names for day in range(9)]
     )
-    assert [row["accuracy"] for row in rows if row["task"] == "task 0"][:2] == [0.9, 0.89]
-    png = studies.over_time(rows, {name: 0.85 if name == "task 0" else None for name in names})
+    assert [row["accuracy"] for row in rows if row["task"] == names[0]][:2] == [0.9, 0.89]
+    floors = dict.fromkeys(names) | {names[0]: 0.85}
+    png = studies.over_time(rows, floors)
+    assert studies.over_time(rows, floors, [rows[3]["time"]]) != png
+    assert studies.over_time(rows, dict.fromkeys(names)) != png
     assert png.startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("floor", "limit"),
+    [
+        ("accuracy: 0.7", 0.7),
+        ("accuracy: 0.7, accuracy_low: 0.75", 0.75),
+        ("accuracy: 0.7, normalized_accuracy: 0.9", 0.72),
+        ("normalized_accuracy: 0", 0),
+    ],
+)
+def test_the_limit_in_the_picture_is_the_highest_that_a_rule_has(floor, limit):
+    rules = policies.parse(f"tasks: {{a: {{{floor}}}}}")
+    measured = dataclasses.replace(measurement("a", 80), finetuned_accuracy=0.8)
+    assert recheck._limit(rules, measured) == pytest.approx(limit)
+    assert recheck._limit(rules, measurement("b", 80)) is None

@@ -224,8 +224,10 @@ def _studies(
     """The studies of this version, or of the very versions that it was merged from."""
     base, *sources = (version.uri for version in merged)
     found = {}
+    own = resolved.run_id
+    alike = own is not None and study_records.is_over(own, base, sources)
     for study in STUDIES:
-        run_id = resolved.run_id
+        run_id = own if alike or study not in BEFORE else None
         pngs = run_files.read_pictures(run_id, study) if run_id else {}
         if not pngs and study in BEFORE:
             run_id = study_records.find_study(study, base, sources)

@@ -1,5 +1,6 @@
 """Comparisons and studies in MLflow's runs, written and found again."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -8,9 +9,11 @@ from mlflow.entities import Param
 
 from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.pipeline import inputs, recording
-from mlflow_breadcrumbs.registry import pages, run_files, runs, tag_keys, versions
+from mlflow_breadcrumbs.registry import failures, pages, run_files, runs, tag_keys, versions
 from mlflow_breadcrumbs.search import compare
 from mlflow_breadcrumbs.support import escaping, json_documents, tables, wording
+
+_SOURCE = re.compile(r"source\.\d+")
 
 
 def log_materials(run_id: str, taken: inputs.Inputs, settings: Mapping[str, Any]) -> None:
@@ -89,13 +92,27 @@ def find_study(kind: str, base: str, sources: Sequence[str]) -> str | None:
         order_by=["attributes.start_time DESC"],
         output_format="list",
     )
-    wanted = (base, sorted(sources))
-    for run in found:
-        params = run.data.params
-        own = sorted(value for key, value in params.items() if key.startswith("source."))
-        if (params.get("study.base"), own) == wanted:
-            return str(run.info.run_id)
-    return None
+    matching = (run for run in found if _is_over(run.data.params, base, sources))
+    return next((str(run.info.run_id) for run in matching), None)
+
+
+def is_over(run_id: str, base: str, sources: Sequence[str]) -> bool:
+    """Whether what is in a run is about these very versions: one run may hold several jobs.
+
+    Raises:
+        RegistryError: the run can't be read.
+    """
+    with failures.explained(f"cannot read the run {run_id}"):
+        params = mlflow.MlflowClient().get_run(run_id).data.params
+    return _is_over(params, base, sources)
+
+
+def _is_over(params: Mapping[str, str], base: str, sources: Sequence[str]) -> bool:
+    """Whether the parameters of a study, or of a merge, name this base and just these sources."""
+    named = [value for key, value in params.items() if _SOURCE.fullmatch(key)]
+    keys = ("study.base", "resolved.base", "base")
+    own = next((params[key] for key in keys if key in params), None)
+    return own == base and sorted(named) == sorted(sources)
 
 
 def read_comparison(run_id: str) -> tuple[dict[str, Any], bytes] | None:

@@ -216,6 +216,6 @@ def test_the_picture_has_a_panel_per_task(tasks):
 )
 def test_the_limit_in_the_picture_is_the_highest_that_a_rule_has(floor, limit):
     rules = policies.parse(f"tasks: {{a: {{{floor}}}}}")
-    measured = dataclasses.replace(measurement("a", 80), finetuned_accuracy=0.8)
+    measured = dataclasses.replace(measurement("a", 80, 0), finetuned_accuracy=0.8)
     assert recheck._limit(rules, measured) == pytest.approx(limit)
-    assert recheck._limit(rules, measurement("b", 80)) is None
+    assert recheck._limit(rules, measurement("b", 80, 0)) is None

@@ -145,6 +145,15 @@ def test_a_sweep_over_the_same_sources_is_on_the_page_and_one_over_others_is_not
     assert contents.gather("models:/merged/1").studies == {}
 
 
+def test_a_sweep_over_more_sources_in_the_versions_own_run_is_not_on_its_page(zoo):
+    with mlflow.start_run():
+        version = merge(zoo, tasks=None)
+        run_files.log_bytes(version.run_id, b"PNG", "sweep/alpha.png")
+    assert list(contents.gather(version.uri).studies) == ["sweep"]
+    mlflow.MlflowClient().log_param(version.run_id, "source.3", "models:/another/1")
+    assert contents.gather(version.uri).studies == {}
+
+
 def test_sources_that_are_gone_leave_the_rest_of_the_page(zoo):
     version = merge(zoo)
     mlflow.MlflowClient().delete_registered_model("tiny-hues")

@@ -54,6 +54,7 @@ COMMANDS = {
         promoting.recheck_command,
     ),
     "Audit": (
+        auditing.list_command,
         lineage.lineage_command,
         lineage.impact_command,
         lineage.diff_command,
@@ -68,7 +69,7 @@ COMMANDS = {
     "Serve & set up": (webhooks.hooks_group, demonstration.quickstart_command),
 }
 """All commands, under the headings of the help."""
-READERS = frozenset({"lineage", "impact", "history", "ledger", "approve", "rollback"})
+READERS = frozenset({"list", "lineage", "impact", "history", "ledger", "approve", "rollback"})
 """Commands that load no model: what they leave for the garbage collector is little."""
 
 

@@ -39,6 +39,7 @@ def exported(uri: str, form: str, content: str) -> None:
     pinned = versions.resolve(uri).uri
     digest = canonical.sha256(content.encode())
     _try(lambda: _note("export", pinned, format=form, content_digest=digest))
+    projects.point(f"export {pinned}", f"Exported as {form}, {digest}.", version=pinned)
 
 
 def _note(kind: str, uri: str, **details: Any) -> None:

@@ -1,4 +1,4 @@
-"""Is a version what it was registered as: verify, reproduce, export, sign."""
+"""Which merged versions there are, and whether one is what was registered: verify, reproduce, …."""
 
 import re
 from collections.abc import Sequence
@@ -8,10 +8,11 @@ import click
 
 from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.commands import addresses, options, printing, volume
+from mlflow_breadcrumbs.registry import uris
 from mlflow_breadcrumbs.support import wording
 
 if TYPE_CHECKING:
-    from mlflow_breadcrumbs.audit import reproduce, verify
+    from mlflow_breadcrumbs.audit import inventory, reproduce, verify
 
 REFUSED = 3
 """The exit code of a verification that said no."""
@@ -71,6 +72,63 @@ def verify_command(
         context.exit(REFUSED)
 
 
+@click.command("list")
+@click.argument("name", required=False)
+@click.option(
+    "--most",
+    type=options.WHOLE,
+    default=50,
+    show_default=True,
+    help="Versions that are listed, the newest first.",
+)
+@options.json_option
+def list_command(name: str | None, most: int, as_json: bool) -> None:
+    """List the merged versions, of one registered model or of all, the newest first.
+
+    With their sources, the average normalized accuracy of the merge, the aliases that point there
+    now, whether there is a signature (`verify --key` says whose), and when they were registered.
+
+    \b
+    mlflow-breadcrumbs list clip-merged
+    """
+    from mlflow_breadcrumbs.audit import inventory
+    from mlflow_breadcrumbs.commands import terminal
+
+    found = inventory.merged(name or None, most=most, show=terminal.show)
+    if as_json:
+        printing.print_json(found.to_dict())
+        return
+    if found.versions:
+        terminal.print_table([_line(each) for each in found.versions], LISTED)
+    of = f" of {name}" if name else ""
+    printing.echo(
+        f"the newest {len(found.versions)} merged versions{of}; --most lists more"
+        if found.more
+        else wording.counted(len(found.versions), "merged versions") + of
+    )
+
+
+LISTED = {
+    "uri": "version",
+    "sources": "sources",
+    "average_normalized_accuracy": "normalized",
+    "aliases": "aliases now",
+    "signed": "signed",
+    "created": "registered (UTC)",
+}
+
+
+def _line(version: "inventory.ListedVersion") -> dict[str, Any]:
+    """A version as a line of the table; its URIs as short as they may be given."""
+    signed = {True: "yes", False: "no", None: "unknown"}
+    return version.to_dict() | {
+        "uri": uris.short(version.uri),
+        "sources": ", ".join(map(uris.short, version.sources)),
+        "aliases": ", ".join(version.aliases),
+        "signed": signed[version.signed],
+    }
+
+
 @click.command("reproduce")
 @click.argument("uri", type=addresses.VERSION)
 @click.option(
@@ -97,10 +155,14 @@ def reproduce_command(
     from mlflow_breadcrumbs.audit import reproduce
     from mlflow_breadcrumbs.commands import terminal
     from mlflow_breadcrumbs.engine.backends import choosing
+    from mlflow_breadcrumbs.registry import projects
 
     found = reproduce.reproduce(
         uri, backend=choosing.choose(name=backend or "auto", threads=threads), show=terminal.show
     )
+    verdict = "within the tolerance" if found.reproduced else "not the same"
+    verdict = "bit-identical" if found.identical else verdict
+    projects.point(f"reproduce {found.uri}", f"Merged again: {verdict}.", version=found.uri)
     if as_json:
         printing.print_json(found.to_dict())
     else:
@@ -114,18 +176,19 @@ def reproduce_command(
 @click.option(
     "--format",
     "form",
-    type=click.Choice(FORMATS),
+    type=options.choice(*FORMATS),
     help="slsa is lineage.json itself; the others need the extra `audit`.",
 )
 @click.option(
     "--output",
-    type=click.Path(dir_okay=False),
+    type=options.Optional(click.Path(dir_okay=False)),
     metavar="FILE",
     help="Where the export goes.  [default: stdout]",
 )
 @click.option(
     "--sign",
     "key",
+    type=options.TEXT,
     metavar="KEY",
     help="Private key (PEM): sign the version's files and keep model.sig beside them.",
 )

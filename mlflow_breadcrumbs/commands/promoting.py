@@ -120,7 +120,7 @@ def promote_command(
 @version_option
 @uri_option
 @click.option("--comment", default="", help="Why, for the history.")
-@click.option("--withdraw", is_flag=True, help="Take your own approval back.")
+@options.switch("--withdraw", help="Take your own approval back.")
 @options.notify_option
 @options.ledger_option
 @options.json_option
@@ -129,7 +129,7 @@ def approve_command(
     version: int | None,
     uri: str | None,
     comment: str,
-    withdraw: bool,
+    withdraw: bool | None,
     as_json: bool,
 ) -> None:
     """Approve a version's weights, so that a policy that asks for approvals lets them through.
@@ -141,14 +141,17 @@ def approve_command(
     """
     chosen = _uri(name, version, uri)
     from mlflow_breadcrumbs.promotion import approvals
+    from mlflow_breadcrumbs.registry import projects
 
     done = (approvals.withdraw if withdraw else approvals.approve)(chosen, comment)
+    people = ", ".join(entry.person for entry in done.standing) or "nobody"
+    what = "withdrawn" if withdraw else "given"
+    said = f"approval of {done.uri} {what} by {done.person} (event {done.event})"
+    projects.point(f"approve {done.uri}", said, version=done.uri)
     if as_json:
         printing.print_json(done.to_dict())
         return
-    people = ", ".join(entry.person for entry in done.standing) or "nobody"
-    what = "withdrawn" if withdraw else "given"
-    printing.echo(f"approval of {done.uri} {what} by {done.person} (event {done.event})")
+    printing.echo(said)
     printing.echo(f"approved by {people} now; weights {done.weights_digest}")
 
 
@@ -177,8 +180,10 @@ def rollback_command(
     mlflow-breadcrumbs rollback clip-merged --alias champion
     """
     from mlflow_breadcrumbs.promotion import rollback
+    from mlflow_breadcrumbs.registry import projects
 
     done = rollback.rollback(name, alias, None if to is None else str(to))
+    projects.point(f"rollback {name}@{alias}", done.sentence)
     if as_json:
         printing.print_json(done.to_dict())
     else:

@@ -50,6 +50,11 @@ class Artifacts:
             found |= self.sizes(path) if entry.is_dir else {path: entry.file_size or 0}
         return found
 
+    def has(self, name: str) -> bool:
+        """Whether there is a file of that name beside MLmodel."""
+        found = self._ask(mlflow.artifacts.list_artifacts, artifact_uri=self._uri(""))
+        return any(Path(entry.path).name == name for entry in found)
+
     def file(self, path: str) -> Path:
         """A path on this machine for one file."""
         if self._local:

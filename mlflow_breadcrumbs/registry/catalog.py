@@ -51,6 +51,21 @@ def pages(since: int | None = None) -> Iterator[list[Entry]]:
             return
 
 
+def merges(name: str | None = None) -> Iterator[Entry]:
+    """The merged versions that are ready, the newest first, a page at a time as they are asked for.
+
+    Args:
+        name: Only those of this registered model.
+
+    Raises:
+        RegistryError: The registry can't be reached.
+    """
+    asked = [f"tags.`{tag_keys.KIND}` = 'merge'"]
+    asked += [] if name is None else [f"name = {versions.quoted(name)}"]
+    for found in _search(" and ".join(asked), "creation_timestamp DESC"):
+        yield from (_registered(version) for version in found if version.status == "READY")
+
+
 def tags(
     name: str | None = None, *, weights_digest: str | None = None
 ) -> Iterator[list[tuple[str, Mapping[str, str]]]]:
@@ -145,7 +160,9 @@ def live_aliases(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
     return {uri: tuple(aliases) for uri, aliases in found.items()}
 
 
-def _search(where: str | None = None) -> Iterator[Sequence[Any]]:
+def _search(
+    where: str | None = None, order: str = "last_updated_timestamp DESC"
+) -> Iterator[Sequence[Any]]:
     """Pages of model versions, the last updated ones first; all, or those of a condition."""
     token = None
     while True:
@@ -153,7 +170,7 @@ def _search(where: str | None = None) -> Iterator[Sequence[Any]]:
             _client().search_model_versions,
             where,
             max_results=PAGE,
-            order_by=["last_updated_timestamp DESC"],
+            order_by=[order],
             page_token=token,
         )
         yield found

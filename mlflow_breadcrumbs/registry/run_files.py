@@ -1,6 +1,6 @@
 """What is in a run: metrics and small files, read and written."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import mlflow
@@ -8,7 +8,10 @@ from mlflow.entities import LifecycleStage, Metric
 from mlflow.exceptions import MlflowException
 from mlflow.utils.time import get_current_time_millis
 
-from mlflow_breadcrumbs.registry import artifacts, versions
+from mlflow_breadcrumbs.registry import artifacts, failures, versions
+
+TOGETHER = 100
+"""Runs that are asked for in one request."""
 
 
 def has_run(run_id: str) -> bool:
@@ -22,6 +25,27 @@ def has_run(run_id: str) -> bool:
 def read_metrics(run_id: str) -> dict[str, float]:
     """The latest values of a run's metrics."""
     return dict(mlflow.get_run(run_id).data.metrics)
+
+
+def read_metric(run_ids: Iterable[str], key: str) -> dict[str, float]:
+    """One metric of many runs, by the run; without those that are gone or don't have it.
+
+    Raises:
+        RegistryError: the runs can't be read.
+    """
+    asked = sorted(set(run_ids))
+    found: dict[str, float] = {}
+    for start in range(0, len(asked), TOGETHER):
+        listed = ", ".join(f"'{run_id}'" for run_id in asked[start : start + TOGETHER])
+        with failures.explained("cannot read the runs"):
+            runs = mlflow.search_runs(
+                search_all_experiments=True,
+                filter_string=f"attributes.run_id IN ({listed})",
+                output_format="list",
+            )
+        metrics = {str(run.info.run_id): run.data.metrics for run in runs}
+        found |= {run_id: each[key] for run_id, each in metrics.items() if key in each}
+    return found
 
 
 def read_text(run_id: str, path: str) -> str | None:

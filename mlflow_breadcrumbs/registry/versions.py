@@ -263,6 +263,16 @@ def read_file(resolved: ResolvedVersion, path: str) -> bytes:
         return intake.content(fetch.file(path), origin, errors.RegistryError, json_documents.BYTES)
 
 
+def has_file(resolved: ResolvedVersion, name: str) -> bool:
+    """Whether a version has a file of that name beside MLmodel, without downloading any.
+
+    Raises:
+        RegistryError: its files can't be listed.
+    """
+    with workspace() as folder:
+        return _artifacts(resolved, folder).has(name)
+
+
 def add_file(resolved: ResolvedVersion, file: Path) -> None:
     """Put a file into a version's artifacts, beside MLmodel, in place of one of that name."""
     what = f"cannot add {file.name} to {resolved.uri}"

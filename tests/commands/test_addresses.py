@@ -38,6 +38,7 @@ AFTER_PARSING = {("promote", "name"), ("approve", "name"), ("recheck", "target")
 """What may also be a registered model's name, or must be by an alias; a test of their own."""
 NO_VERSION = {
     ("import", "checkpoint"): "a file",
+    ("list", "name"): "a registered model",
     ("rollback", "name"): "a registered model",
     ("history", "name"): "a registered model",
     ("watch", "names"): "registered models",

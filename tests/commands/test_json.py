@@ -49,6 +49,7 @@ def calls(zoo, policy, url):
         "recheck": ("as-json@live", *tasks),
         "rollback": ("as-json", "--alias", "live"),
         "approve": ("as-json", "--version", 1),
+        "list": (),
         "lineage": (made,),
         "impact": (zoo.base,),
         "diff": (made, made),

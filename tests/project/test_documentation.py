@@ -329,4 +329,4 @@ def test_every_entry_point_of_the_project_is_named():
     page = (ROOT / "docs/how-to/mlflow-projects.md").read_text(encoding="utf-8")
     for name in project["entry_points"]:
         assert f"`{name}`" in page
-    assert len(project["entry_points"]) == 12, "the README says eleven further ones"
+    assert len(project["entry_points"]) == 16, "the README says fifteen further ones"

@@ -4,6 +4,7 @@ The command, and a process of its own for what it runs, where that is the point.
 makes of its parameters is seen through `mlflow.projects.run`, and runs in a fork of a warm process.
 """
 
+import json
 import os
 import socket
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import mlflow
 import pytest
+import zoos
 
 ROOT = Path(__file__).parents[2]
 
@@ -207,6 +209,58 @@ def test_a_promotion_decides_in_its_own_experiment(family, project, tmp_path):
     succeeded, told = project("promote", *parameters)
     assert not succeeded
     assert "top@champion is at version 1, and was expected at version 7" in told
+
+
+def test_approved_and_rolled_back(family, project, tmp_path, monkeypatch):
+    rules = tmp_path / "policy.yaml"
+    rules.write_text("approvals: 1\n")
+    monkeypatch.setenv("LOGNAME", "somebody else")
+    for name in ("merged/1", "top/1"):
+        succeeded, told = project("approve", f"name={name}", "comment=looked at it")
+        assert succeeded, told
+        assert f"approval of models:/{name} given by somebody else" in told
+    client = mlflow.MlflowClient()
+    (run, *_) = mlflow.search_runs(
+        search_all_experiments=True,
+        filter_string="tags.`breadcrumbs.result` = 'models:/top/1'",
+        output_format="list",
+    )
+    assert run.info.run_name == "approve models:/top/1"
+    succeeded, told = project("approve", "name=top/1", "withdraw=true")
+    assert succeeded, told
+    assert "approved by nobody now" in told
+    succeeded, told = project("promote", "name=top/1", f"policy={rules}")
+    assert not succeeded
+    client.copy_model_version(family.top, "merged")
+    for number in (1, 2):
+        version = f"models:/merged/{number}"
+        if number == 2:
+            assert project("approve", f"uri={version}")[0]
+        succeeded, told = project("promote", f"uri={version}", f"policy={rules}")
+        assert succeeded, told
+    succeeded, told = project("rollback", "name=merged")
+    assert succeeded, told
+    assert str(client.get_model_version_by_alias("merged", "champion").version) == "1"
+    succeeded, told = project("rollback", "name=merged", "to=7")
+    assert not succeeded
+
+
+def test_reproduced_exported_and_signed(family, project, tmp_path):
+    key = zoos.new_key(tmp_path / "key")
+    succeeded, told = project("reproduce", "uri=merged/1", "threads=1")
+    assert succeeded, told
+    assert "models:/merged/1: bit-identical" in told
+    output = tmp_path / "lineage.json"
+    succeeded, told = project(
+        "export", "uri=merged/1", "format=slsa", f"output={output}", f"sign={key}"
+    )
+    assert succeeded, told
+    assert json.loads(output.read_text())["subject"]
+    assert family.file(family.merged, "model.sig").exists()
+    succeeded, told = project("export", "uri=merged/1", "format=slsa")
+    assert succeeded, told
+    assert '"predicateType"' in told
+    assert not project("export", "uri=merged/1")[0]
 
 
 @pytest.fixture

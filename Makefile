@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 WORKERS ?= auto
 SPREAD = --numprocesses $(WORKERS)
 
-.PHONY: help setup compiled demo test test-fast fuzz lint format bench bench-gpu study clean
+.PHONY: help setup compiled demo test test-fast goldens fuzz lint format bench bench-gpu study clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -26,6 +26,9 @@ test: setup compiled  ## all tests, the slow ones too, a worker per core
 
 test-fast: setup compiled  ## without the slow tests
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest $(SPREAD) -m 'not slow' $(ARGUMENTS)
+
+goldens: setup  ## write what the commands print into tests/goldens/output; look at the difference
+	REWRITE_GOLDENS=1 PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -q tests/commands/test_output.py
 
 fuzz: setup  ## damaged input of every kind for SECONDS (60) each, with counts; a fault fails
 	$(BIN)/python -m fuzz --seconds $(or $(SECONDS),60) $(ARGUMENTS)

@@ -117,6 +117,7 @@ def promote_command(
 
 @click.command("approve")
 @click.argument("name", required=False, metavar="[NAME|URI]")
+@name_option
 @version_option
 @uri_option
 @click.option("--comment", default="", help="Why, for the history.")
@@ -126,6 +127,7 @@ def promote_command(
 @options.json_option
 def approve_command(
     name: str | None,
+    named: str | None,
     version: int | None,
     uri: str | None,
     comment: str,
@@ -139,7 +141,7 @@ def approve_command(
     \b
     mlflow-breadcrumbs approve clip-merged/2 --comment "looked at the confusions"
     """
-    chosen = _uri(name, version, uri)
+    chosen = _uri(name or named, version, uri)
     from mlflow_breadcrumbs.promotion import approvals
     from mlflow_breadcrumbs.registry import projects
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mlflow_breadcrumbs.commands import merging, options, printing
+from mlflow_breadcrumbs.commands import addresses, merging, options, printing
 from mlflow_breadcrumbs.support import defaults, wording
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ SHARD_SIZE = "5GB"
     "sources",
     required=True,
     multiple=True,
-    type=options.SourceType(),
+    type=addresses.SourceType(click.STRING),
     help="Repeatable.",
 )
 @click.option(

@@ -82,19 +82,24 @@ class Scorecard:
         return sum(score.normalized for score in self.scores) / len(self.scores)
 
     def metrics(self) -> dict[str, float]:
-        """The metrics of the contract, by name, and the 95% interval of each accuracy."""
-        values: dict[str, float] = {}
+        """The metrics of the contract, by name, and the 95% interval of each accuracy.
+
+        MLflow's page of a run shows metrics in the order in which they were logged, so those that
+        matter come first.
+        """
+        values = {
+            "average_normalized_accuracy": self.average_normalized_accuracy,
+            "average_accuracy": self.average_accuracy,
+        }
+        values |= {f"normalized_accuracy/{score.task}": score.normalized for score in self.scores}
+        values |= {f"accuracy/{score.task}": score.merged.value for score in self.scores}
         for score in self.scores:
             low, high = score.merged.interval()
-            values[f"accuracy/{score.task}"] = score.merged.value
             values[f"accuracy_low/{score.task}"] = low
             values[f"accuracy_high/{score.task}"] = high
-            values[f"normalized_accuracy/{score.task}"] = score.normalized
             values[f"finetuned_accuracy/{score.task}"] = score.finetuned.value
             values[f"zero_shot_accuracy/{score.task}"] = score.zero_shot.value
             values[f"chance_accuracy/{score.task}"] = score.merged.chance
-        values["average_accuracy"] = self.average_accuracy
-        values["average_normalized_accuracy"] = self.average_normalized_accuracy
         return values
 
     def seconds(self) -> dict[str, float]:

@@ -104,13 +104,13 @@ def metrics(accuracies: Sequence[Accuracy]) -> dict[str, float]:
     `accuracy/<task>` with `accuracy_low/<task>` and `accuracy_high/<task>`, the ends of its 95%
     interval; and `average_accuracy`, in which each task counts alike.
     """
-    values: dict[str, float] = {}
+    mean = sum(found.value for found in accuracies) / len(accuracies)
+    values = {"average_accuracy": mean}  # MLflow shows metrics in the order of their logging
+    values |= {f"accuracy/{found.task}": found.value for found in accuracies}
     for found in accuracies:
         low, high = found.interval()
-        values[f"accuracy/{found.task}"] = found.value
         values[f"accuracy_low/{found.task}"] = low
         values[f"accuracy_high/{found.task}"] = high
-    values["average_accuracy"] = sum(found.value for found in accuracies) / len(accuracies)
     return values
 
 

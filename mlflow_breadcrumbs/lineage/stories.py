@@ -1,5 +1,6 @@
 """What a merge is, told to people: in the description of its run and version, and in its card."""
 
+import statistics
 from collections.abc import Mapping
 from typing import Any
 
@@ -51,15 +52,25 @@ NUMBERS = ("density", "gamma", "alpha")
 
 def summary(stated: statement.Statement) -> str:
     """A merge in one sentence of Markdown: what it is for, from what, and how."""
+    return f"{_subject(stated)}: {_method(stated)}."
+
+
+def _subject(stated: statement.Statement) -> str:
+    """What it is for and from what, without the full stop."""
     tasks = list(dict.fromkeys(task for entry in stated.sources for task in entry.tasks))
     subject = "One model"
     if tasks:
         subject += f" for {wording.counted(len(tasks), 'tasks')} ({pages.listed(tasks)})"
     return (
         f"{subject}, merged without training from {len(stated.sources)} fine-tuned versions of "
-        f"{escaping.code(stated.base.uri)}: {METHODS[stated.settings.combine]}"
-        f"{CALIBRATED if stated.settings.calibrate == 'svc' else ''}."
+        f"{escaping.code(stated.base.uri)}"
     )
+
+
+def _method(stated: statement.Statement) -> str:
+    """What was done with the changes of the sources, without the full stop."""
+    calibrated = CALIBRATED if stated.settings.calibrate == "svc" else ""
+    return f"{METHODS[stated.settings.combine]}{calibrated}"
 
 
 def tell(version: records.RegisteredVersion, stated: statement.Statement) -> None:
@@ -78,19 +89,36 @@ def tell_again(version: records.RegisteredVersion) -> None:
 def _page(stated: statement.Statement, name: str, number: str) -> pages.Page:
     fields = stated.settings.to_dict()
     recipe = ", ".join(f"{field} {fields[field]:g}" for field in NUMBERS if field in fields)
-    by = f"Method {escaping.code(stated.method)}, with" if stated.method else "With"
-    said = f"{summary(stated)} {by} {recipe}."
+    by = f"Method {escaping.code(stated.method)}, with" if stated.method else "A recipe with"
+    said = f"{_subject(stated)}. {_outcome(stated)}"
     following = ["promote", name, "--version", number, "--alias", "champion"]
     following += ["--policy", "policy.yaml"]
     if not stated.evaluation:
-        said += " Nobody measured yet what it can do."
         following = ["evaluate", uris.of_version(name, number), "--tasks", "tasks.yaml"]
     return pages.Page(
         said,
         titles=("task", *COLUMNS.values()),
         rows=[_row(row) for row in stated.evaluation],
+        how=f"{by} {recipe}: {_method(stated)}.",
         made_from=[(_role(entry), entry.uri) for entry in stated.inputs],
         following=["mlflow-breadcrumbs", *following],
+    )
+
+
+def _outcome(stated: statement.Statement) -> str:
+    """What came out on average over the tasks, in a sentence."""
+    means = {
+        key: statistics.fmean(row[key] for row in stated.evaluation)
+        for key in COLUMNS
+        if stated.evaluation
+        and all(isinstance(row.get(key), int | float) for row in stated.evaluation)
+    }
+    if len(means) < len(COLUMNS):
+        return "See the table." if stated.evaluation else "Nobody measured yet what it can do."
+    base, source, merged, kept = means.values()
+    return (
+        f"Its average accuracy is {merged:.3f}, where the base has {base:.3f} and the sources have "
+        f"{source:.3f}, each on its own task: on average it keeps {kept:.3f} of a source's."
     )
 
 

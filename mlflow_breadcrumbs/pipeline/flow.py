@@ -151,13 +151,14 @@ def merge(
             merged = computed.result
             if pairs or (taken.is_ours and running.can_break(merged.running, request.recipe)):
                 trial.check(flavor.load_config(taken.base.folder), merged.output, device)
-            recording.log_merge(run_id, taken, merged)
+            recording.log_masks(run_id, taken, merged)
             kept = None
             if request.keep_parts and computed.joined:
                 kept = keeping.log(run_id, computed.joined)
             card = _evaluate(request, taken, merged, pairs, device, show)
             if card:
                 accuracy_records.log_evaluation(run_id, card, request.split)
+            recording.log_effort(run_id, merged)
             lineage = _statement(run_id, started, request, taken, computed, card, kept, device)
             version = _register(request, taken, merged, lineage, tags)
             stories.tell(version, statement.parse(lineage))

@@ -70,11 +70,11 @@ def recipe_params(settings: recipe.MergeRecipe) -> dict[str, str]:
     }
 
 
-def log_merge(run_id: str, taken: inputs.Inputs, merged: merging.MergeResult) -> None:
-    """Time, bytes and rate; how many sources touch the parameters; each mask, per tensor.
+def log_effort(run_id: str, merged: merging.MergeResult) -> None:
+    """Time, bytes and rate; how many sources touch the parameters.
 
-    `touched_by/<n>` is the share of the merged parameters that n sources changed; `masks.csv` has
-    the kept and dropped counts and the smallest and largest kept change of every tensor.
+    `touched_by/<n>` is the share of the merged parameters that n sources changed. MLflow shows
+    metrics in the order of their logging, and these matter less than accuracies.
     """
     values = {
         "merge_seconds": merged.seconds,
@@ -83,6 +83,10 @@ def log_merge(run_id: str, taken: inputs.Inputs, merged: merging.MergeResult) ->
     }
     values |= {f"touched_by/{number}": share for number, share in enumerate(merged.touched)}
     run_files.log_metrics(run_id, values)
+
+
+def log_masks(run_id: str, taken: inputs.Inputs, merged: merging.MergeResult) -> None:
+    """`masks.csv`: per tensor the kept and dropped counts, smallest and largest kept change."""
     labels = [source.resolved.uri for source in taken.sources]
     rows = [
         dataclasses.asdict(entry) | {"source": labels[entry.source]} for entry in merged.statistics

@@ -21,6 +21,8 @@ from mlflow_breadcrumbs.support import escaping, tables
 
 LIMIT = 5_000
 """Characters of a description that MLflow takes."""
+SPACE = "&emsp;"
+"""Between the columns of a table."""
 CUTS = (100, 20, 10, 5, 0)
 """How many rows and versions are shown, the first number with which all of it fits."""
 
@@ -34,11 +36,14 @@ class Page:
     """What there is to say; what others wrote is escaped by now, in all but URIs and commands."""
 
     said: str
-    """What it is and how it was made, in Markdown."""
+    """What it is and what came out, in Markdown: MLflow's page of a run shows four lines of it, and
+    all of it when it is asked for more."""
     titles: Sequence[str] = ()
     """Of the table's columns."""
     rows: Sequence[Sequence[str]] = ()
     """The table, its cells in Markdown."""
+    how: str = ""
+    """How it was made, in Markdown; below the table."""
     made_from: Sequence[tuple[str, str]] = ()
     """Versions by their role, as `base` or `source`, with their URI."""
     following: Sequence[str] = ()
@@ -54,8 +59,10 @@ class Page:
     def _cut(self, count: int) -> str:
         parts = [self.said]
         if self.rows and count:
-            parts.append(tables.to_markdown(self.titles, self.rows[:count]))
+            rows = [_spaced(row) for row in self.rows[:count]]
+            parts.append(tables.to_markdown(_spaced(self.titles), rows))
         parts += [f"and {left} more rows"] if (left := len(self.rows) - count) > 0 else []
+        parts += [self.how] if self.how else []
         versions = [f"- {role}: {version_link(uri)}" for role, uri in self.made_from[:count]]
         left = len(self.made_from) - count
         versions += [f"- and {left} more versions"] if left > 0 else []
@@ -64,6 +71,11 @@ class Page:
             command = escaping.line(shlex.join(self.following))
             parts.append(f"Next:\n\n```sh\n{command}\n```")
         return "\n\n".join(parts)
+
+
+def _spaced(row: Sequence[str]) -> list[str]:
+    """A row with a space after each cell but the last: MLflow's tables have none of their own."""
+    return [*(f"{cell}{SPACE}" for cell in row[:-1]), row[-1]]
 
 
 def tell(

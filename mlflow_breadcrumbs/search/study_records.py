@@ -75,7 +75,7 @@ def tell(
         rows: the table, its cells in Markdown.
     """
     looked_at = [("base", base), *(("source", uri) for uri in sources)]
-    pages.tell(pages.Page(said, titles, rows, looked_at), run_id=run_id)
+    pages.tell(pages.Page(said, titles, rows, made_from=looked_at), run_id=run_id)
 
 
 def tell_of_study(run_id: str, said: str, taken: inputs.Inputs, **table: Any) -> None:

@@ -102,13 +102,13 @@ def merge(zoo):
 
 def test_a_merge_writes_its_weights_once(zoo, monkeypatch):
     seen = []
-    log_merge = recording.log_merge
+    log_masks = recording.log_masks
 
     def watched(run_id, taken, merged):
         seen.append(merged.output.stat())
-        log_merge(run_id, taken, merged)
+        log_masks(run_id, taken, merged)
 
-    monkeypatch.setattr(recording, "log_merge", watched)
+    monkeypatch.setattr(recording, "log_masks", watched)
     version = merge(zoo).version
     found = stored(version.uri)
     assert (found.stat().st_dev, found.stat().st_ino) == (seen[0].st_dev, seen[0].st_ino)

@@ -38,10 +38,15 @@ def test_a_merge_has_its_accuracies_recipe_sources_and_the_next_command(zoo):
     metrics = mlflow.get_run(version.run_id).data.metrics
     kinds = ("zero_shot_accuracy", "finetuned_accuracy", "accuracy", "normalized_accuracy")
     for task in ("colours", "tints"):
-        row = " | ".join(f"{metrics[f'{kind}/{task}']:.3f}" for kind in kinds)
-        assert f"| {task} | {row} |" in text
-    assert "One model for 2 tasks (colours, tints)" in text
-    assert "Method `breadcrumbs`, with density 0.14, gamma 0.01, alpha 0.5." in text
+        row = "&emsp; | ".join(f"{metrics[f'{kind}/{task}']:.3f}" for kind in kinds)
+        assert f"| {task}&emsp; | {row} |" in text
+    assert text.startswith(
+        "One model for 2 tasks (colours, tints), merged without training from 2 "
+    )
+    kept = metrics["average_normalized_accuracy"]
+    assert f"average accuracy is {metrics['average_accuracy']:.3f}, where the base has" in text
+    assert f"on average it keeps {kept:.3f} of a source's." in text
+    assert "Method `breadcrumbs`, with density 0.14, gamma 0.01, alpha 0.5: their changes" in text
     assert "- base: [models:/tiny/1](#/models/tiny/versions/1)" in text
     assert "- source: [models:/tiny-tints/1](#/models/tiny-tints/versions/1)" in text
     (command,) = re.findall("```sh\nmlflow-breadcrumbs (.*)\n```", text)
@@ -51,11 +56,26 @@ def test_a_merge_has_its_accuracies_recipe_sources_and_the_next_command(zoo):
     assert model.name == "merged"
 
 
+def test_the_metrics_that_matter_come_first(zoo):
+    """MLflow's page of a run has them in the order in which the store gives them."""
+    version = merge(zoo, "merged", "--tasks", zoo.tasks, "--device", "cpu")
+    names = list(mlflow.get_run(version.run_id).data.metrics)
+    assert names[:4] == [
+        "average_normalized_accuracy",
+        "average_accuracy",
+        "normalized_accuracy/colours",
+        "normalized_accuracy/tints",
+    ]
+    assert names.index("merge_seconds") > names.index("accuracy/tints")
+    found = evaluating.evaluate_version(zoo.sources[0], zoo.tasks, device="cpu")
+    assert next(iter(mlflow.get_run(found.run_id).data.metrics)) == "average_accuracy"
+
+
 def test_a_merge_that_nobody_measured_says_so(zoo):
     text = merge(zoo).description
     assert "Nobody measured yet what it can do." in text
     assert "mlflow-breadcrumbs evaluate models:/merged/1 --tasks tasks.yaml" in text
-    assert "| task |" not in text
+    assert "| task" not in text
 
 
 def test_what_a_person_wrote_stays(zoo):
@@ -81,7 +101,8 @@ def test_sources_evaluations_and_studies_have_theirs(zoo):
     found = evaluating.evaluate_version(zoo.sources[0], zoo.tasks, device="cpu")
     text = note(found.run_id)
     for each in found.accuracies:
-        assert f"| {each.task} | {each.correct} | {each.total} | {each.value:.3f} |" in text
+        cells = (each.task, str(each.correct), str(each.total), f"{each.value:.3f}")
+        assert f"| {'&emsp; | '.join(cells)}&emsp; |" in text
     assert "[models:/tiny-colours/1](#/models/tiny-colours/versions/1)" in text
     common = ["--base", zoo.base, "--sources", ",".join(zoo.sources[:2])]
     run("compare", *common, "--log")
@@ -104,7 +125,7 @@ def test_a_fine_tuning_has_its_epochs_and_its_base(zoo):
     run(*words, "--registered-model", "tuned", "--epochs", "1", "--device", "cpu")
     version = mlflow.MlflowClient().get_model_version("tuned", "1")
     accuracy = mlflow.get_run(version.run_id).data.metrics["validation_accuracy/colours"]
-    assert f" | {accuracy:.3f} |" in version.description
+    assert f"&emsp; | {accuracy:.3f} |" in version.description
     assert "- base: [models:/tiny/1](#/models/tiny/versions/1)" in version.description
 
 
@@ -120,14 +141,15 @@ def test_a_decision_has_its_rules(family, tmp_path):
     assert made.data.tags[NOTE].startswith(
         "models:/merged/1 does not become champion: 1 of 2 rules"
     )
-    assert "\n| average_accuracy | " in made.data.tags[NOTE]
+    assert "\n| average_accuracy&emsp; | " in made.data.tags[NOTE]
 
 
 @pytest.mark.parametrize("name", ["[x](javascript)", "a|b `c`", "<img src=x>", "# a\n- b"])
 def test_what_others_wrote_is_no_markdown(name):
     said = f"For {pages.listed([name])}."
     uri = f"models:/{name}/1"
-    page = pages.Page(said, ["task"], [[pages.listed([name])]], [("base", uri)], ["lineage", uri])
+    cells = [[pages.listed([name])]]
+    page = pages.Page(said, ["task"], cells, "", [("base", uri)], ["lineage", uri])
     text = page.markdown()
     outside, command, _ = text.split("```")
     assert "<img" not in outside

@@ -32,6 +32,9 @@ CALIBRATED = (
     "there (SVC, [arXiv 2602.05536](https://arxiv.org/abs/2602.05536))"
 )
 
+BELOW = " by the recipe below"
+"""Of a method's words, where the recipe stands below them, as in a card."""
+
 MODEL = (
     "Merges of fine-tuned versions of one base, made by `mlflow-breadcrumbs merge`. Each version's "
     "description says what went into it and what came out."
@@ -99,7 +102,7 @@ def _page(stated: statement.Statement, name: str, number: str) -> pages.Page:
         said,
         titles=("task", *COLUMNS.values()),
         rows=[_row(row) for row in stated.evaluation],
-        how=f"{by} {recipe}: {_method(stated)}.",
+        how=f"{by} {recipe}: {_method(stated).replace(BELOW, '')}.",
         made_from=[(_role(entry), entry.uri) for entry in stated.inputs],
         following=["mlflow-breadcrumbs", *following],
     )

@@ -46,7 +46,11 @@ def test_a_merge_has_its_accuracies_recipe_sources_and_the_next_command(zoo):
     kept = metrics["average_normalized_accuracy"]
     assert f"average accuracy is {metrics['average_accuracy']:.3f}, where the base has" in text
     assert f"on average it keeps {kept:.3f} of a source's." in text
-    assert "Method `breadcrumbs`, with density 0.14, gamma 0.01, alpha 0.5: their changes" in text
+    assert (
+        "Method `breadcrumbs`, with density 0.14, gamma 0.01, alpha 0.5: their changes were masked"
+        in text
+    )
+    assert "below" not in text
     assert "- base: [models:/tiny/1](#/models/tiny/versions/1)" in text
     assert "- source: [models:/tiny-tints/1](#/models/tiny-tints/versions/1)" in text
     (command,) = re.findall("```sh\nmlflow-breadcrumbs (.*)\n```", text)

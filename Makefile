@@ -58,6 +58,11 @@ study: setup  ## the study of docs/study.md: fetch, fine-tune, measure, write it
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable '.[dev,study]'
 	$(BIN)/python -m study $(ARGUMENTS)
 
+.PHONY: screenshots
+screenshots: setup  ## pictures of MLflow's pages of the demo into docs/images; wants chromium
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable '.[dev,screenshots]'
+	$(BIN)/python docs/screenshots.py
+
 clean:  ## remove the environment and what the demo made
 	rm -rf $(VENV) demo build dist *.egg-info
 

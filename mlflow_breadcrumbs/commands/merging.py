@@ -200,7 +200,9 @@ def merge_command(
         method, sources = change.method, change.sources
     from mlflow_breadcrumbs.commands import terminal
     from mlflow_breadcrumbs.pipeline import flow
+    from mlflow_breadcrumbs.registry import permissions
 
+    permissions.check(target)  # before anything of the base is read
     tasks = task_choice.chosen(tasks, None if change else base)
     choice = None
     if choose:

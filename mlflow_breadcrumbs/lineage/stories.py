@@ -21,6 +21,13 @@ METHODS = {
     "iso": "their changes to each matrix were summed by the recipe below, and the sum's singular "
     "values made equal (Iso-C, [Marczak et al., ICML 2025](https://arxiv.org/abs/2502.04959)); "
     "changes to other tensors were averaged",
+    "iso_cts": "the leading directions of the sum of their changes to each matrix and of each "
+    "source alone were joined by the recipe below, and their singular values made equal (Iso-CTS, "
+    "[Marczak et al., ICML 2025](https://arxiv.org/abs/2502.04959)); changes to other tensors were "
+    "averaged",
+    "ace": "their changes to each matrix were averaged by the recipe below, weighted by adaptive "
+    "covariances (ACE, [Xu et al., CVPR 2026](https://arxiv.org/abs/2603.02945)); changes to other "
+    "tensors were averaged",
     "covariance": "their changes to each matrix were averaged by the recipe below, weighted by the "
     "covariance of their rows (ACTMat, [arXiv 2604.01329](https://arxiv.org/abs/2604.01329)); "
     "changes to other tensors were averaged",

@@ -36,6 +36,8 @@ WRONG = (
 )
 AFTER_PARSING = {("promote", "name"), ("approve", "name"), ("recheck", "target")}
 """What may also be a registered model's name, or must be by an alias; a test of their own."""
+OF_FILES = ("merge-files", "plan", "work", "finish")
+"""Commands that know no versions."""
 NO_VERSION = {
     ("import", "checkpoint"): "a file",
     ("list", "name"): "a registered model",
@@ -62,7 +64,7 @@ def parameters():
         about_versions = is_argument or ("URI" in name and parameter.name != "ledger_uri")
         taken = isinstance(parameter.type, (addresses.VersionType, addresses.SourceType))
         if about_versions or taken or parameter.name in ("base", "sources", "source_list"):
-            elsewhere = path == ("merge-files",) or (path[0], parameter.name) in AFTER_PARSING
+            elsewhere = path[0] in OF_FILES or (path[0], parameter.name) in AFTER_PARSING
             if (*path, parameter.name) not in NO_VERSION and not elsewhere:
                 yield pytest.param(path, parameter, id=f"{' '.join(path)} {parameter.name}")
 

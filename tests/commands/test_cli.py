@@ -243,10 +243,10 @@ def test_merge_evaluate_and_lineage_over_the_command_line(zoo):
     assert evaluated.exit_code == 0, evaluated.output
     found = json.loads(evaluated.stdout)
     assert list(found["metrics"]) == [
+        "average_accuracy",
         "accuracy/tints",
         "accuracy_low/tints",
         "accuracy_high/tints",
-        "average_accuracy",
     ]
 
     tree = run("lineage", "models:/merged@candidate")

@@ -8,7 +8,9 @@ import pytest
 from click.testing import CliRunner
 
 from mlflow_breadcrumbs import cli
+from mlflow_breadcrumbs.engine import recipe
 from mlflow_breadcrumbs.evaluation import evaluating
+from mlflow_breadcrumbs.lineage import stories
 from mlflow_breadcrumbs.registry import pages, versions
 
 NOTE = "mlflow.note.content"
@@ -29,6 +31,22 @@ def merge(zoo, name="merged", *more):
     words += ["--registered-model", name, "--method", "breadcrumbs", "--alpha", "0.5", *more]
     run(*words)
     return mlflow.MlflowClient().get_model_version(name, "1")
+
+
+def test_every_way_to_combine_has_its_words():
+    assert set(stories.METHODS) == set(recipe.COMBINE)
+
+
+@pytest.mark.parametrize("method", ["ace", "lora"])
+def test_what_a_method_for_matrices_did(zoo, method):
+    run(
+        *("merge", "--base", zoo.base, "--sources", ",".join(zoo.sources[:2])),
+        *("--registered-model", "merged", "--method", method),
+    )
+    text = mlflow.MlflowClient().get_model_version("merged", "1").description
+    assert {"ace": "adaptive covariances (ACE", "lora": "(Iso-CTS"}[method] in text
+    card = run("export", "models:/merged/1", "--format", "model-card")
+    assert {"ace": "adaptive covariances (ACE", "lora": "(Iso-CTS"}[method] in card
 
 
 def test_a_merge_has_its_accuracies_recipe_sources_and_the_next_command(zoo):

@@ -131,9 +131,7 @@ def test_an_image_only_backbone_loads_in_open_clip(tmp_path, custom_text):
 def test_the_placeholder_is_the_smallest(tmp_path):
     """With no layers at all, open_clip divides by zero; hold on to the reason for `layers: 1`."""
     text = {**architecture.PLACEHOLDER_TEXT_TOWER, "layers": 0}
-    with pytest.raises(
-        errors.ArchitectureError, match=r"text_cfg.layers. \(0\): must be at least"
-    ):
+    with pytest.raises(errors.ArchitectureError, match=r"text_cfg.layers. \(0\): must be at least"):
         tiny.config(tmp_path, {**tiny.IMAGE_ONLY, "text_cfg": text})
     config = tiny.config(tmp_path, tiny.IMAGE_ONLY)
     config.model_cfg["text_cfg"] = text

@@ -4,11 +4,13 @@
 small enough to write directly: 8 bytes of header length, a JSON header, the tensors' bytes.
 """
 
+import contextlib
 import dataclasses
 import errno
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Mapping, Sequence
@@ -20,7 +22,7 @@ import torch
 
 from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.engine import checkpoints
-from mlflow_breadcrumbs.support import descriptors
+from mlflow_breadcrumbs.support import descriptors, json_documents
 
 
 class Writer(Protocol):
@@ -281,7 +283,8 @@ def output_path(path: Path, shards: Sequence[OutputShard]) -> Path:
 def publish(files: Mapping[OutputShard, Path], path: Path) -> Path:
     """Move the whole files of a checkpoint to where they belong, the index last.
 
-    A call that was stopped may be made again: what is not where it was has been moved.
+    What an output of before has more is removed: nobody shall take a part of it for one of this. A
+    call that was stopped may be made again: what is not where it was has been moved.
 
     Args:
         files: all of the checkpoint, and where they are.
@@ -293,6 +296,7 @@ def publish(files: Mapping[OutputShard, Path], path: Path) -> Path:
     Raises:
         OSError: a file can't be moved.
     """
+    older = _files_of(path)
     for shard, file in files.items():
         if file.exists():
             os.replace(file, path.with_name(shard.name))
@@ -301,8 +305,21 @@ def publish(files: Mapping[OutputShard, Path], path: Path) -> Path:
         index = output.with_name(f".{output.name}.{secrets.token_hex(4)}.tmp")
         index.write_bytes(_index(list(files)))
         os.replace(index, output)
+    for file in older - {output, *(path.with_name(shard.name) for shard in files)}:
+        file.unlink(missing_ok=True)
     descriptors.sync_folder(path.parent)
     return output
+
+
+def _files_of(path: Path) -> set[Path]:
+    """The files of an output that is there: the one, or the index and the shards it names."""
+    found = {file for file in (path, _index_path(path)) if file.is_file()}
+    shard = re.compile(re.escape(path.stem) + r"-\d{5}-of-\d{5}\.safetensors")
+    with contextlib.suppress(errors.CheckpointError, KeyError, AttributeError, TypeError):
+        index = json_documents.read(_index_path(path), "the index", errors.CheckpointError)
+        named = set(index["weight_map"].values()) if isinstance(index, dict) else set()
+        found |= {path.with_name(name) for name in named if shard.fullmatch(str(name))}
+    return found
 
 
 def explain(error: OSError, path: Path, nbytes: int) -> errors.CheckpointError:

@@ -165,3 +165,20 @@ def test_memory_holds_what_a_file_would(tmp_path):
     for name, tensor in TENSORS.items():
         assert writer.tensors[name].dtype == tensor.dtype
         assert torch.equal(writer.tensors[name], tensor)
+
+
+def test_an_output_replaces_all_files_of_the_one_before(tmp_path):
+    path = tmp_path / "out.safetensors"
+    (tmp_path / "out-of-it.safetensors").touch()
+    for size, kinds in ((None, 1), (16, 2), (10_000, 1), (30, 2)):
+        writer = write_all(path, max_shard_size=size, overwrite=True)
+        opened = checkpoints.Checkpoint.open(writer.output)
+        assert checkpoints.weights_digest(opened) == writer.weights_digest
+        names = {file.name for file in tmp_path.glob("out*")} - {"out-of-it.safetensors"}
+        shards = {shard.name for shard in writer._shards}
+        assert names == shards | ({writer.output.name} if kinds == 2 else set())
+    writer.output.write_text("[]")
+    write_all(path, overwrite=True)
+    assert path.exists()
+    assert not writer.output.exists()
+    assert (tmp_path / "out-of-it.safetensors").exists()

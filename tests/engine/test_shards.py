@@ -274,6 +274,24 @@ def test_a_damaged_plan_is_one_message(opened, tmp_path, damage, words):
         plans.read(tmp_path / "plan.json")
 
 
+@pytest.mark.parametrize("change", ["moved", "missing", "fewer", "no cuts"])
+def test_a_plan_that_was_changed_is_refused(opened, tmp_path, change):
+    plan = planned(opened, RECIPES["model"], tmp_path / "out.safetensors")
+    first, second, *rest = plan.shards
+    shards = {
+        "moved": (second, first, *rest),
+        "missing": (dataclasses.replace(first, tensors=()), second, *rest),
+        "fewer": plan.shards[:-1],
+    }
+    changed = dataclasses.replace(plan, shards=shards.get(change, plan.shards))
+    if change == "no cuts":
+        changed = dataclasses.replace(plan, cuts=())
+    for call in (lambda: working.work(changed, 1), lambda: finishing.finish(changed)):
+        with pytest.raises(errors.MergeError, match="was changed: its shards or cuts are not"):
+            call()
+    assert not list(tmp_path.glob("*out*"))
+
+
 def test_notes_that_are_damaged_or_of_another_merge(opened, tmp_path):
     plan = planned(opened, RECIPES["tensor"], tmp_path / "out.safetensors")
     note = working.work(plan, 1)

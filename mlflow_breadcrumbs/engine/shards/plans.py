@@ -115,6 +115,7 @@ class ShardPlan:
         """The whole merge, with the inputs open.
 
         Raises:
+            MergeError: the plan was changed since.
             IntegrityError: an input is not the one that was planned with.
             CheckpointError: an input can't be read.
         """
@@ -130,7 +131,19 @@ class ShardPlan:
                 inputs.append(checkpoint)
             labels = [source.label for source in self.sources]
             job = merging.plan(inputs[0], inputs[1:], self.recipe, labels)
+            self._check_shards(job)
             yield dataclasses.replace(job, verify=self.verify)
+
+    def _check_shards(self, job: backends.Job) -> None:
+        """Raise `MergeError` for shards that are not those of this merge."""
+        ours = [(shard.file, shard.tensors, shard.bytes_written) for shard in self.shards]
+        theirs = [(s.name, tuple(sorted(s.offsets)), s.size) for s in self.layout(job)]
+        cuts = len(self.sources) if job.recipe.unit == "model" else 0
+        if ours != theirs or len(self.cuts) != cuts:
+            raise errors.MergeError(
+                f"the plan for {self.output} was changed: its shards or cuts are not those of its "
+                "recipe and inputs. Make it again with `mlflow-breadcrumbs plan`"
+            )
 
     def layout(self, job: backends.Job) -> list[writing.OutputShard]:
         """The output files, with their headers."""

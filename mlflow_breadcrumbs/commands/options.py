@@ -38,7 +38,10 @@ class Size(click.ParamType[Any]):
         match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-zA-Z]*)", str(value).strip())
         if not match or match[2].upper() not in SIZE_UNITS or float(match[1]) <= 0:
             self.fail(f"{value!r} is not a size; write 5GB, 500MB or a number of bytes", param, ctx)
-        return int(float(match[1]) * SIZE_UNITS[match[2].upper()])
+        found = int(float(match[1]) * SIZE_UNITS[match[2].upper()])
+        if found >= 1 << 53:
+            self.fail(f"{value!r} is more than any disk holds; write 5GB", param, ctx)
+        return found
 
 
 class Optional(click.ParamType[Any]):

@@ -99,6 +99,8 @@ def plan_command(
         f"{path}: {wording.counted(len(made.shards), 'shards')}, "
         f"{wording.size(made.bytes_read)} to read, {wording.size(made.bytes_written)} to write"
     )
+    if Path(made.output).exists():
+        printing.print_notes([f"{output} exists; finish replaces it only with --overwrite"])
 
 
 @click.command("work")
@@ -148,12 +150,12 @@ def work_command(
     read = plans.read(plan)
     chosen = choosing.choose(device, backend or "auto", threads=threads)
     done = []
-    for number in working.missing(read) if missing else numbers:
-        note = working.work(read, number, backend=chosen, threads=threads, show=terminal.show)
-        done.append({"shard": number, "file": note.file, "seconds": round(note.seconds, 3)})
+    wanted = working.missing(read) if missing else numbers
+    for note in working.work_all(read, wanted, backend=chosen, threads=threads, show=terminal.show):
+        done.append({"shard": note.shard, "file": note.file, "seconds": round(note.seconds, 3)})
         if not as_json:
             printing.echo(
-                f"shard {number} of {len(read.shards)}: {wording.size(note.nbytes)} "
+                f"shard {note.shard} of {len(read.shards)}: {wording.size(note.nbytes)} "
                 f"in {note.seconds:.1f} s"
             )
     left = working.missing(read)
@@ -167,8 +169,13 @@ def work_command(
 @click.command("finish")
 @click.argument("plan", type=click.Path())
 @click.option("--overwrite", is_flag=True, help="Replace an output that exists.")
+@click.option(
+    "--verify",
+    is_flag=True,
+    help="Read every shard once more, and hold it against what its worker wrote.",
+)
 @options.json_option
-def finish_command(plan: str, overwrite: bool, as_json: bool) -> None:
+def finish_command(plan: str, overwrite: bool, verify: bool, as_json: bool) -> None:
     """Put the shards of a planned merge into place, once all are done.
 
     Digests and statistics of all shards are combined, and the sources' norms checked; then the
@@ -180,7 +187,7 @@ def finish_command(plan: str, overwrite: bool, as_json: bool) -> None:
     from mlflow_breadcrumbs.engine.shards import finishing, plans
 
     read = plans.read(plan)
-    result = finishing.finish(read, overwrite=overwrite)
+    result = finishing.finish(read, overwrite=overwrite, verify=verify)
     if as_json:
         printing.print_json(result.to_dict())
     else:

@@ -206,8 +206,11 @@ def merge(
     backend = backend or choosing.choose()
     job = plan(base, sources, settings, labels, keep_running=keep_running)
     job = dataclasses.replace(job, verify=verify or expected is not None)
+    infos = output_infos(job)
+    shards = writing.layout(Path(output).name, infos, max_shard_size)
+    writing.check_apart(job.inputs, Path(output), shards)
     with writing.CheckpointWriter(
-        output, output_infos(job), max_shard_size=max_shard_size, overwrite=overwrite
+        output, infos, max_shard_size=max_shard_size, overwrite=overwrite
     ) as writer:
         with show("merge", total=job.nbytes, unit="bytes") as advance:
             outcome = compute(job, writer, backend, advance)

@@ -105,7 +105,7 @@ class TensorFiles:
         self.path = path
         self._maps, self._descriptors = _open_all(files)
         self._states = [_state(descriptor) for descriptor in self._descriptors]
-        self._names = [file.name for file in files]
+        self.files = tuple(files)
         self._close = weakref.finalize(self, _close_all, self._descriptors)
         self._entries = dict(sorted(entries.items()))
         self._places = places
@@ -199,7 +199,8 @@ class TensorFiles:
     @property
     def file_states(self) -> tuple[tuple[str, int, int], ...]:
         """Name, bytes and time of the last change (ns) of each file, as it was opened."""
-        return tuple((name, *state) for name, state in zip(self._names, self._states, strict=True))
+        pairs = zip(self.files, self._states, strict=True)
+        return tuple((file.name, *state) for file, state in pairs)
 
     def check_unchanged(self) -> None:
         """Raise `IntegrityError` if a file was written to since it was opened."""

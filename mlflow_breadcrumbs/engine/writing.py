@@ -13,7 +13,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
@@ -21,7 +21,7 @@ from typing import Protocol, Self
 import torch
 
 from mlflow_breadcrumbs import errors
-from mlflow_breadcrumbs.engine import checkpoints
+from mlflow_breadcrumbs.engine import checkpoints, tensor_files
 from mlflow_breadcrumbs.support import descriptors, json_documents
 
 
@@ -264,15 +264,48 @@ class CheckpointWriter(ShardWriter):
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
-def check_output(path: Path, *, overwrite: bool) -> None:
-    """Raise `CheckpointError` unless a checkpoint can get this path."""
+def check_suffix(path: Path) -> None:
+    """Raise `CheckpointError` unless the path ends as a checkpoint's must."""
     if path.suffix != ".safetensors":
         raise errors.CheckpointError(f"the output {path} must end in .safetensors")
+
+
+def check_output(path: Path, *, overwrite: bool) -> None:
+    """Raise `CheckpointError` unless a checkpoint can get this path."""
+    check_suffix(path)
     for target in (path, _index_path(path)):
         if target.exists() and not overwrite:
             raise errors.CheckpointError(
                 f"the output {target} exists; name another file or overwrite it (--overwrite)"
             )
+
+
+def check_apart(
+    inputs: Iterable[checkpoints.Checkpoint], path: Path, shards: Sequence[OutputShard]
+) -> None:
+    """Raise `CheckpointError` for an output of which a file is an input's, but for one over one.
+
+    A single file is replaced at once. Several are not: a merge that is stopped then would leave an
+    input that is half the output.
+
+    Args:
+        inputs: what is read.
+        path: the output, `….safetensors`.
+        shards: all of the output.
+    """
+    files = _files_of(path) | {path.with_name(shard.name) for shard in shards}
+    for checkpoint in inputs:
+        own = checkpoint.files
+        shared = [file for file in own if any(_same(file, other) for other in files)]
+        if shared and (len(shards) > 1 or len(own) > 1 or not _same(own[0], path)):
+            raise errors.CheckpointError(
+                f"the output {path} would replace {shared[0]}, which is read: after a stop on the "
+                "way an input would be lost. Write to another file"
+            )
+
+
+def _same(one: Path, other: Path) -> bool:
+    return one.exists() and other.exists() and one.samefile(other)
 
 
 def output_path(path: Path, shards: Sequence[OutputShard]) -> Path:
@@ -361,6 +394,9 @@ def layout(
         name: of the output, `….safetensors`.
         infos: every tensor, with dtype and shape.
         max_shard_size: see `CheckpointWriter`.
+
+    Raises:
+        CheckpointError: there would be more shards than are read.
     """
     order = sorted(infos, key=lambda tensor: (-infos[tensor].dtype.itemsize, tensor))
     groups: list[list[str]] = []
@@ -372,6 +408,11 @@ def layout(
             room = max_shard_size or 0
         groups[-1].append(tensor)
         room -= nbytes
+    if len(groups) > tensor_files.SHARDS:
+        raise errors.CheckpointError(
+            f"shards of {max_shard_size:,} bytes would be {len(groups):,} files, "
+            f"{tensor_files.SHARDS} is the most; allow larger shards (--max-shard-size)"
+        )
     stem = name.removesuffix(".safetensors")
     return [
         _shard(

@@ -40,7 +40,7 @@ def test_plan_work_finish(paths, tmp_path):
     assert re.fullmatch(r"shard 2 of 2: 4\.2 kB in \d+\.\d s\n1 shard not done\.\n", done.stdout)
     done = run("finish", paths["plan"])
     assert (done.exit_code, done.stdout) == (1, "")
-    assert done.stderr.startswith("Error: 1 shard of 2 is not done: 1. Do them")
+    assert done.stderr.startswith("Error: 1 shard of 2 is not done: 1. Do it")
     assert run("work", paths["plan"], "--missing").stdout.endswith("All shards are done.\n")
     done = run("finish", paths["plan"])
     assert done.exit_code == 0, done.output
@@ -84,7 +84,16 @@ def test_shards_that_there_are_not(paths, arguments, code, words):
 
 
 def test_a_plan_that_can_not_be_written(paths, tmp_path):
-    done = plan(paths, "--plan", tmp_path / "absent" / "plan.json")
+    (tmp_path / "file").touch()
+    done = plan(paths, "--plan", tmp_path / "file" / "plan.json")
     assert done.exit_code == 1
     assert "cannot write the plan" in done.stderr
     assert "name another file (--plan)" in done.stderr
+    done = plan(paths, "--plan", paths["one"])
+    assert "exists and is no plan, so it is not replaced" in done.stderr
+
+
+def test_sizes_that_no_disk_has(paths):
+    done = plan(paths, "--max-shard-size", "99999999999999999999GB")
+    assert done.exit_code == 2
+    assert "is more than any disk holds" in done.stderr

@@ -194,16 +194,14 @@ def test_workers_in_processes_of_which_one_is_killed(opened, tmp_path):
     assert killed.wait() == -signal.SIGKILL
     assert [process.wait() for process in (*others, twice)] == [0] * len(plan.shards)
     assert working.missing(plan) == [2]
-    with pytest.raises(errors.MergeError, match=r"1 shard of \d is not done: 2\. Do them"):
+    with pytest.raises(errors.MergeError, match=r"1 shard of \d is not done: 2\. Do it"):
         finishing.finish(plan)
     working.work(plan, 2)
     assert_same(finishing.finish(plan), whole)
 
 
-def test_a_finish_that_was_stopped_is_finished(opened, tmp_path, monkeypatch):
-    plan = planned(opened, RECIPES["tensor"], tmp_path / "out.safetensors")
-    for number in range(1, len(plan.shards) + 1):
-        working.work(plan, number)
+def half_finished(plan, monkeypatch):
+    """A finish that is stopped after it has moved two files."""
     replace, moved = os.replace, []
 
     def stopping(source, target):
@@ -216,6 +214,13 @@ def test_a_finish_that_was_stopped_is_finished(opened, tmp_path, monkeypatch):
         patch.setattr(os, "replace", stopping)
         with pytest.raises(KeyboardInterrupt):
             finishing.finish(plan)
+
+
+def test_a_finish_that_was_stopped_is_finished(opened, tmp_path, monkeypatch):
+    plan = planned(opened, RECIPES["tensor"], tmp_path / "out.safetensors")
+    for number in range(1, len(plan.shards) + 1):
+        working.work(plan, number)
+    half_finished(plan, monkeypatch)
     assert not (tmp_path / "out.safetensors.index.json").exists()
     result = finishing.finish(plan)
     assert checkpoints.weights_digest(result.output) == result.weights_digest
@@ -379,3 +384,116 @@ def test_a_file_that_was_replaced_while_it_was_opened(tmp_path):
             descriptors.open_again(tmp_path / "two", first)
     finally:
         os.close(first)
+
+
+def test_another_output_that_appeared_after_a_stop_is_not_touched(opened, tmp_path, monkeypatch):
+    output = tmp_path / "out.safetensors"
+    first, second = (
+        planned(opened, dataclasses.replace(RECIPES["tensor"], alpha=alpha), output)
+        for alpha in (0.3, 0.6)
+    )
+    for plan in (first, second):
+        list(working.work_all(plan, range(1, 6)))
+    half_finished(first, monkeypatch)
+    other = finishing.finish(second, overwrite=True)
+    with pytest.raises(errors.CheckpointError, match="exists; name another file"):
+        finishing.finish(first)
+    assert checkpoints.weights_digest(other.output) == other.weights_digest
+    assert working.missing(first) == [2]  # the integers are the same in both
+    list(working.work_all(first, working.missing(first)))
+    result = finishing.finish(first, overwrite=True)
+    assert (
+        checkpoints.weights_digest(result.output) == result.weights_digest != other.weights_digest
+    )
+
+
+def test_a_shard_that_was_changed_is_found_where_asked(opened, tmp_path):
+    plan = planned(opened, RECIPES["tensor"], tmp_path / "out.safetensors")
+    done = list(working.work_all(plan, range(1, 6)))
+    file = plan.staging / done[1].file
+    file.write_bytes(file.read_bytes()[:-4] + b"\0\0\0\1")
+    with pytest.raises(errors.IntegrityError, match="shard 2 has to be done again"):
+        finishing.finish(plan, verify=True)
+    working.work(plan, 2)
+    assert finishing.finish(plan, verify=True).output.exists()
+
+
+def test_an_input_is_no_output(tmp_path, opened):
+    base, *sources = opened
+    made = RECIPES["tensor"]
+    local.merge(base, sources, made, tmp_path / "b.safetensors", max_shard_size=SHARD)
+    index = tmp_path / "b.safetensors.index.json"
+    before = checkpoints.weights_digest(index)
+    with checkpoints.Checkpoint.open(index) as sharded:
+        for merge in (local.merge, merging.merge):
+            for size in (SHARD, None):
+                with pytest.raises(errors.CheckpointError, match="which is read: after a stop"):
+                    merge(
+                        *(sharded, sources, made, tmp_path / "b.safetensors"),
+                        max_shard_size=size,
+                        overwrite=True,
+                    )
+    assert checkpoints.weights_digest(index) == before
+    paths = [checkpoint.path for checkpoint in opened]
+    files.merge_files(paths[0], paths[1:], made, paths[0], overwrite=True)  # one file for one
+
+
+def test_what_stopped_merges_left_goes_with_the_next_output(opened, tmp_path, monkeypatch):
+    output = tmp_path / "out.safetensors"
+
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(finishing, "finish_on", stop)
+        with pytest.raises(KeyboardInterrupt):
+            local.merge(opened[0], opened[1:], RECIPES["row"], output, max_shard_size=SHARD)
+    workers = planned(opened, RECIPES["model"], output)
+    working.work(workers, 1)
+    assert len(list(tmp_path.glob(".out*"))) == 2
+    local.merge(opened[0], opened[1:], RECIPES["tensor"], output, max_shard_size=SHARD)
+    assert list(tmp_path.glob(".out*")) == [workers.staging]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"max_norm_ratio": -1.0}, "max_norm_ratio is -1.0; it must be above 0"),
+        ({"output": "out.safetensors"}, "its output 'out.safetensors' is no path from the root"),
+        ({"output": "/out.bin"}, r"must end in \.safetensors"),
+    ],
+)
+def test_what_a_plan_may_not_say(opened, tmp_path, change, words):
+    plan = planned(opened, RECIPES["tensor"], tmp_path / "out.safetensors")
+    with pytest.raises(errors.BreadcrumbsError, match=words):
+        plans.parse(plan.to_dict() | change, "the plan")
+
+
+def test_a_note_that_lacks_something(opened, tmp_path):
+    plan = planned(opened, RECIPES["tensor"], tmp_path / "out.safetensors")
+    working.work(plan, 1)
+    whole = json.loads(notes.path(plan, 1).read_text())
+    for change in ({"hexdigests": {}}, {"inputs": [{}]}, {"touched": []}, {"file": "../x"}):
+        notes.path(plan, 1).write_text(json.dumps(whole | change))
+        with pytest.raises(errors.MergeError, match="it lacks tensors, inputs or statistics"):
+            working.missing(plan)
+
+
+def test_more_shards_than_can_be_read_are_refused(tmp_path):
+    many = [{f"t{n}": torch.zeros(2) + k for n in range(600)} for k in range(2)]
+    opened = zoos.opened(many, tmp_path)
+    with pytest.raises(errors.CheckpointError, match="would be 600 files, 500 is the most"):
+        plans.make(
+            *(opened[0], opened[1:], RECIPES["tensor"], tmp_path / "o.safetensors"),
+            max_shard_size=1,
+        )
+
+
+def test_a_plan_replaces_plans_alone(opened, tmp_path):
+    plan = planned(opened, RECIPES["tensor"], tmp_path / "out.safetensors")
+    plan.save(tmp_path / "new" / "plan.json")
+    plan.save(tmp_path / "new" / "plan.json")
+    before = opened[1].path.read_bytes()
+    with pytest.raises(errors.CheckpointError, match="exists and is no plan"):
+        plan.save(opened[1].path)
+    assert opened[1].path.read_bytes() == before

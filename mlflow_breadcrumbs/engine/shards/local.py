@@ -2,6 +2,8 @@
 
 import contextlib
 import dataclasses
+import glob
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,6 +15,9 @@ from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.engine import backends, checkpoints, merging, recipe, writing
 from mlflow_breadcrumbs.engine.shards import finishing, notes, plans, working
 from mlflow_breadcrumbs.support import progress
+
+LOCK = "lock"
+"""Held in the folder of a plan while its shards are done here."""
 
 
 def merge(
@@ -47,8 +52,7 @@ def merge(
     plan = plans.make(base, sources, settings, output, **given)
     job = merging.plan(base, sources, settings, given.get("labels"))
     job = dataclasses.replace(job, verify=plan.verify)
-    if not notes.is_finishing(plan):
-        writing.check_output(Path(plan.output), overwrite=overwrite)
+    finishing.check_output(plan, plan.layout(job), overwrite=overwrite)
     try:
         with _held(plan):
             _work(plan, job, backend, show)
@@ -57,6 +61,7 @@ def merge(
         notes.clear(plan)  # what is done is of no use; after a full disk it is
         raise
     notes.clear(plan)
+    _clear_older(plan)
     return dataclasses.replace(result, seconds=time.perf_counter() - started)
 
 
@@ -76,12 +81,25 @@ def _work(
                 working.work_on(plan, job, number, advance, backend=backend)
 
 
+def _clear_older(plan: plans.ShardPlan) -> None:
+    """Remove what other calls left that were stopped, for the output that is there now.
+
+    Only folders with a lock are this module's, and only while nobody holds it.
+    """
+    output = Path(plan.output)
+    for folder in output.parent.glob(f".{glob.escape(output.name)}.????????.shards"):
+        lock = folder / LOCK
+        if lock.exists():
+            with contextlib.suppress(filelock.Timeout, OSError), filelock.FileLock(lock, timeout=0):
+                shutil.rmtree(folder, ignore_errors=True)
+
+
 @contextlib.contextmanager
 def _held(plan: plans.ShardPlan) -> Iterator[None]:
     """Keep other processes from the folder of a plan."""
     try:
         plan.staging.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(plan.staging / "lock", timeout=0)
+        lock = filelock.FileLock(plan.staging / LOCK, timeout=0)
         lock.acquire()
     except filelock.Timeout as error:
         raise errors.CheckpointError(

@@ -11,7 +11,7 @@ from typing import Any
 import pydantic
 
 from mlflow_breadcrumbs import errors
-from mlflow_breadcrumbs.engine import backends
+from mlflow_breadcrumbs.engine import backends, checkpoints
 from mlflow_breadcrumbs.engine.shards.plans import ShardPlan
 from mlflow_breadcrumbs.support import canonical, json_documents
 
@@ -70,16 +70,14 @@ def find(plan: ShardPlan) -> dict[int, ShardNote]:
         MergeError: a note is damaged, or speaks of another merge.
     """
     found = {}
+    moved = is_finishing(plan)
     for number in range(1, len(plan.shards) + 1):
         file = path(plan, number)
         if not file.exists():
             continue
         note = _read(file)
-        if note.plan != plan.digest or note.shard != number:
-            raise errors.MergeError(
-                f"{file} is not of this merge; remove the folder {plan.staging} and begin again"
-            )
-        if _size(plan, note) == note.nbytes:
+        _check(plan, note, file)
+        if _size(plan.staging / note.file) == note.nbytes or (moved and is_in_place(plan, note)):
             found[number] = note
     return found
 
@@ -99,12 +97,27 @@ def clear(plan: ShardPlan) -> None:
     shutil.rmtree(plan.staging, ignore_errors=True)
 
 
-def _size(plan: ShardPlan, note: ShardNote) -> int | None:
-    """Bytes of the shard's file, where it was put or where `finish` has moved it already."""
-    places = [plan.staging / note.file]
-    if is_finishing(plan):
-        places.append(Path(plan.output).with_name(plan.shards[note.shard - 1].file))
-    return next((file.stat().st_size for file in places if file.exists()), None)
+def is_in_place(plan: ShardPlan, note: ShardNote) -> bool:
+    """Whether the shard is where it belongs, bit by bit: the file is read."""
+    return is_sound(Path(plan.output).with_name(plan.shards[note.shard - 1].file), note)
+
+
+def is_sound(file: Path, note: ShardNote) -> bool:
+    """Whether a file has the tensors that a note says; it is read."""
+    if _size(file) != note.nbytes:
+        return False
+    try:
+        with checkpoints.Checkpoint.open(file) as opened:
+            infos = [
+                (name, opened.info(name), note.hexdigests.get(name, "")) for name in opened.names
+            ]
+            return checkpoints.weights_digest(opened) == checkpoints.combine_digests(infos)
+    except errors.CheckpointError:
+        return False
+
+
+def _size(file: Path) -> int | None:
+    return file.stat().st_size if file.is_file() else None
 
 
 def _read(file: Path) -> ShardNote:
@@ -114,10 +127,33 @@ def _read(file: Path) -> ShardNote:
     except pydantic.ValidationError as error:
         fault = error.errors()[0]
         where = ".".join(str(part) for part in fault["loc"])
+        raise _damaged(file, f"{where}: {fault['msg']}") from error
+
+
+def _damaged(file: Path, fault: str) -> errors.MergeError:
+    return errors.MergeError(
+        f"{file} is a damaged note of a shard: {fault}. Remove it, and the shard is done again"
+    )
+
+
+def _check(plan: ShardPlan, note: ShardNote, file: Path) -> None:
+    """Raise `MergeError` for a note that is not of its shard, or lacks something."""
+    if note.plan != plan.digest or not 1 <= note.shard <= len(plan.shards):
         raise errors.MergeError(
-            f"{file} is a damaged note of a shard: {where}: {fault['msg']}. Remove it, and the "
-            "shard is done again"
-        ) from error
+            f"{file} is not of this merge; remove the folder {plan.staging} and begin again"
+        )
+    tensors = set(plan.shards[note.shard - 1].tensors)
+    inputs = len(plan.sources) + 1
+    whole = (
+        set(note.hexdigests) == tensors
+        and len(note.inputs) == inputs == len(note.touched)
+        and all(set(found) == (tensors if plan.verify else set()) for found in note.inputs)
+        and {entry.tensor for entry in note.statistics} <= tensors
+        and len(note.statistics) == len(note.base_energies) * len(plan.sources)
+        and note.file == os.path.basename(note.file)
+    )
+    if not whole:
+        raise _damaged(file, "it lacks tensors, inputs or statistics of its shard")
 
 
 def outcome(job: backends.Job, found: Sequence[ShardNote]) -> backends.Outcome:

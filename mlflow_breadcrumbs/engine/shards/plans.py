@@ -7,6 +7,7 @@ import functools
 import json
 import math
 import os
+import secrets
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -98,13 +99,21 @@ class ShardPlan:
         return found
 
     def save(self, path: str | Path) -> None:
-        """Write the plan.
+        """Write the plan, whole or not at all; an older plan is replaced.
 
         Raises:
-            CheckpointError: the file can't be written.
+            CheckpointError: the file can't be written, or there is one that is no plan.
         """
+        target = Path(path)
+        temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+        if target.exists() and not _is_plan(target):
+            raise errors.CheckpointError(
+                f"{path} exists and is no plan, so it is not replaced; name another file (--plan)"
+            )
         try:
-            Path(path).write_bytes(json.dumps(self.to_dict(), indent=1).encode())
+            target.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_bytes(json.dumps(self.to_dict(), indent=1).encode())
+            os.replace(temporary, target)
         except OSError as error:
             raise errors.CheckpointError(
                 f"cannot write the plan {path}: {error.strerror}; name another file (--plan)"
@@ -207,8 +216,10 @@ def make(
             "the unit 'model' of a float64 base can't be merged shard by shard: its masks are "
             "found and applied in one go. Use merge-files, or the unit tensor"
         )
+    writing.check_suffix(Path(output))
     infos = merging.output_infos(job)
     shards = writing.layout(Path(output).name, infos, max_shard_size)
+    writing.check_apart(job.inputs, Path(output), shards)
     digests = expected if expected is not None else [None] * len(job.inputs)
     planned = [
         PlannedInput(label, os.path.abspath(checkpoint.path), _state(checkpoint), digest)
@@ -286,13 +297,30 @@ def parse(content: Any, origin: str) -> ShardPlan:
             "make it with `mlflow-breadcrumbs plan`"
         )
     try:
-        return _ADAPTER.validate_python(content)
+        plan = _ADAPTER.validate_python(content)
+        merging.check_norm_ratio(plan.max_norm_ratio)
+        writing.check_suffix(Path(plan.output))
+        if not os.path.isabs(plan.output):
+            raise errors.MergeError(
+                f"{origin} is a damaged plan: its output {plan.output!r} is no path from the root. "
+                "Make it again"
+            )
+        return plan
     except pydantic.ValidationError as error:
         fault = error.errors()[0]
         where = ".".join(str(part) for part in fault["loc"])
         raise errors.MergeError(
             f"{origin} is a damaged plan: {where}: {fault['msg']}. Make it again"
         ) from error
+
+
+def _is_plan(path: Path) -> bool:
+    """Whether a file is a plan, of whatever release."""
+    try:
+        content = json_documents.read(path, str(path), errors.MergeError)
+    except errors.MergeError:
+        return False
+    return isinstance(content, dict) and str(content.get("format")).startswith(FORMAT[:-1])
 
 
 def _state(checkpoint: checkpoints.Checkpoint) -> tuple[tuple[str, int, str], ...]:

@@ -1,6 +1,7 @@
 """One shard of a planned merge, computed into the folder beside the output."""
 
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mlflow_breadcrumbs import errors
@@ -46,16 +47,28 @@ def work(
         IntegrityError: an input is not the one that was planned with.
         CheckpointError: the shard can't be written.
     """
-    check_number(plan, number)
-    with (
-        plan.opened() as job,
-        show(
-            f"shard {number} of {len(plan.shards)}",
-            total=plan.shards[number - 1].bytes_read,
-            unit="bytes",
-        ) as advance,
-    ):
-        return work_on(plan, job, number, advance, backend=backend, threads=threads)
+    (note,) = work_all(plan, [number], backend=backend, threads=threads, show=show)
+    return note
+
+
+def work_all(
+    plan: ShardPlan,
+    numbers: Sequence[int],
+    *,
+    backend: backends.Backend | None = None,
+    threads: int | None = None,
+    show: progress.Progress = progress.silent,
+) -> Iterator[notes.ShardNote]:
+    """Compute several shards, each as `work` does; the inputs are opened once."""
+    for number in numbers:
+        check_number(plan, number)
+    with plan.opened() as job:
+        for number in numbers:
+            title = f"shard {number} of {len(plan.shards)}"
+            total = plan.shards[number - 1].bytes_read
+            with show(title, total=total, unit="bytes") as advance:
+                note = work_on(plan, job, number, advance, backend=backend, threads=threads)
+            yield note
 
 
 def work_on(

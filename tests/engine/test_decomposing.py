@@ -363,3 +363,21 @@ def test_threads_are_given_back(tmp_path):
     made = recipe.MergeRecipe(density=1, combine="iso")
     run(zoos.opened(states(), tmp_path), made, tmp_path / "out.safetensors", cpu_backend.Cpu(3))
     assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize("method", ["actmat", "tact"])
+def test_as_many_rows_in_all_as_columns_do_not_blow_up_the_mean(tmp_path, method):
+    """Four sources of a matrix four times as wide as high: the covariances' sum is all but singular."""
+    generator = torch.Generator().manual_seed(5)
+    base = torch.randn(48, 192, generator=generator)
+    tuned = [base + 0.01 * torch.randn(48, 192, generator=generator) for _ in range(4)]
+    opened = zoos.opened([{"w": each} for each in (base, *tuned)], tmp_path)
+    mean = float((torch.stack(tuned) - base).mean(0).norm())
+    lengths = []
+    for fields in ({}, {"ridge": 0.0}):
+        made = recipe.MergeRecipe.from_method(method, sources=4, **fields)
+        result = run(opened, made, tmp_path / f"{len(lengths)}.safetensors")
+        lengths.append(float((load_file(result.output)["w"] - base).norm()) / mean)
+    ours, published = lengths
+    assert ours < 15  # three sources: 5, five: 8.5
+    assert published > 3 * ours

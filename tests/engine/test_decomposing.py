@@ -367,7 +367,7 @@ def test_threads_are_given_back(tmp_path):
 
 @pytest.mark.parametrize("method", ["actmat", "tact"])
 def test_as_many_rows_in_all_as_columns_do_not_blow_up_the_mean(tmp_path, method):
-    """Four sources of a matrix four times as wide as high: the covariances' sum is all but singular."""
+    """With four sources, four times as wide as high, the covariances' sum is nearly singular."""
     generator = torch.Generator().manual_seed(5)
     base = torch.randn(48, 192, generator=generator)
     tuned = [base + 0.01 * torch.randn(48, 192, generator=generator) for _ in range(4)]

@@ -105,6 +105,22 @@ def sources_options(command: Callable[..., None], *, required: bool = True) -> C
     )
 
 
+def files_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The base and the sources as files."""
+    return options.with_options(
+        command,
+        click.option("--base", required=True, type=click.Path(), help="Checkpoint of the base."),
+        click.option(
+            "--source",
+            "sources",
+            required=True,
+            multiple=True,
+            type=SourceType(click.STRING),
+            help="Repeatable.",
+        ),
+    )
+
+
 def all_sources(sources: Sequence[Weighted], listed: Sequence[Weighted] | None) -> list[Weighted]:
     """The sources of `--source` and of `--sources`, with their weights."""
     return [*sources, *(listed or ())]

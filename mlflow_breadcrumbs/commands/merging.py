@@ -25,15 +25,7 @@ if TYPE_CHECKING:
 
 
 @click.command("merge-files")
-@click.option("--base", required=True, type=click.Path(), help="Checkpoint of the base.")
-@click.option(
-    "--source",
-    "sources",
-    required=True,
-    multiple=True,
-    type=addresses.SourceType(click.STRING),
-    help="Repeatable.",
-)
+@addresses.files_options
 @click.option("--output", required=True, type=click.Path(), help="Merged .safetensors file.")
 @options.draft_options
 @options.engine_options

@@ -16,15 +16,7 @@ SHARD_SIZE = "5GB"
 
 
 @click.command("plan")
-@click.option("--base", required=True, type=click.Path(), help="Checkpoint of the base.")
-@click.option(
-    "--source",
-    "sources",
-    required=True,
-    multiple=True,
-    type=addresses.SourceType(click.STRING),
-    help="Repeatable.",
-)
+@addresses.files_options
 @click.option(
     "--output",
     required=True,

@@ -60,6 +60,10 @@ def needed(given: str | None, recorded_by: str | None = None) -> str:
         click.UsageError: there is none.
     """
     found = chosen(given, recorded_by)
+    if found is None and NONE in (given, os.environ.get(VARIABLE)):
+        raise click.UsageError(
+            "This command measures, so that it needs a task file; --tasks none names none."
+        )
     if found is None:
         where = f", and {recorded_by} recorded none that is here" if recorded_by else ""
         raise click.UsageError(f"Missing option '--tasks' (or ${VARIABLE}{where}).")

@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,11 +37,7 @@ def merge_files(
         MergeError: a file is given twice, or the checkpoints don't fit together.
         CheckpointError: a file can't be read, or the output can't be written.
     """
-    _check_different([Path(base), *map(Path, sources)])
-    with contextlib.ExitStack() as stack:
-        first, *others = (
-            stack.enter_context(checkpoints.Checkpoint.open(path)) for path in (base, *sources)
-        )
+    with _opened(base, sources) as (first, others):
         labels = [str(source) for source in sources]
         draft = (
             settings if isinstance(settings, drafts.RecipeDraft) else drafts.RecipeDraft(settings)
@@ -88,11 +84,7 @@ def plan_files(
     """
     from mlflow_breadcrumbs.engine.shards import plans
 
-    _check_different([Path(base), *map(Path, sources)])
-    with contextlib.ExitStack() as stack:
-        first, *others = (
-            stack.enter_context(checkpoints.Checkpoint.open(path)) for path in (base, *sources)
-        )
+    with _opened(base, sources) as (first, others):
         labels = [str(source) for source in sources]
         backend = choosing.choose(threads=threads)
         choice = settling.settle(first, others, draft, labels=labels, backend=backend, show=show)
@@ -116,6 +108,19 @@ def _by_shards(
     from mlflow_breadcrumbs.engine.shards import local, plans
 
     return local.merge if plans.divisible(base, settings, backend) else merging.merge
+
+
+@contextlib.contextmanager
+def _opened(
+    base: str | Path, sources: Sequence[str | Path]
+) -> Iterator[tuple[checkpoints.Checkpoint, list[checkpoints.Checkpoint]]]:
+    """The base and the sources, which must be different files."""
+    _check_different([Path(base), *map(Path, sources)])
+    with contextlib.ExitStack() as stack:
+        first, *others = (
+            stack.enter_context(checkpoints.Checkpoint.open(path)) for path in (base, *sources)
+        )
+        yield first, others
 
 
 def _check_different(paths: Sequence[Path]) -> None:

@@ -72,6 +72,8 @@ def test_without_either_it_is_what_the_merge_recorded_or_its_base(recorded, zoo,
     assert f"Tasks: {file}, which models:/out/1 was made with.\n" in done.stderr
     moved = shutil.copy(file, tmp_path / "moved.yaml")
     Path(file).unlink()
+    usage = run("evaluate", "out/1", "--tasks", "none", code=2).stderr
+    assert "--tasks none names none" in " ".join(usage.split())
     usage = run("evaluate", "out/1", code=2).stderr
     assert "Missing option '--tasks' (or $BREADCRUMBS_TASKS, and models:/out/1 recorded" in usage
     run(*merge, "--registered-model", "later", "--method", "breadcrumbs")

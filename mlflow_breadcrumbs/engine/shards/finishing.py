@@ -43,7 +43,7 @@ def finish_on(
     shards = plan.layout(job)
     check_output(plan, shards, overwrite=overwrite)
     found = notes.find(plan)
-    if missing := [n for n in range(1, len(plan.shards) + 1) if n not in found]:
+    if missing := notes.missing(plan, found):
         listed = ", ".join(map(str, missing[:5])) + (", …" if len(missing) > 5 else "")
         raise errors.MergeError(
             f"{wording.counted(len(missing), 'shards')} of {len(plan.shards)} "

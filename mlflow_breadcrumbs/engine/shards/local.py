@@ -26,6 +26,7 @@ def merge(
     settings: recipe.MergeRecipe,
     output: str | Path,
     *,
+    labels: Sequence[str] | None = None,
     backend: backends.Backend | None = None,
     overwrite: bool = False,
     show: progress.Progress = progress.silent,
@@ -38,10 +39,11 @@ def merge(
         sources: in the order that the sum takes.
         settings: the recipe.
         output: a path ending in `.safetensors`; its index appears last.
+        labels: how messages name each source; the files' paths when not given.
         backend: as for `working.work`.
         overwrite: replace an output that exists.
         show: is told the bytes read.
-        given: arguments of `plans.make`.
+        given: arguments of `plans.of`.
 
     Raises:
         MergeError: see `merging.merge`.
@@ -49,8 +51,8 @@ def merge(
         CheckpointError: the output can't be written, or another process is writing it.
     """
     started = time.perf_counter()
-    plan = plans.make(base, sources, settings, output, **given)
-    job = merging.plan(base, sources, settings, given.get("labels"))
+    job = merging.plan(base, sources, settings, labels)
+    plan = plans.of(job, output, **given)
     job = dataclasses.replace(job, verify=plan.verify)
     finishing.check_output(plan, plan.layout(job), overwrite=overwrite)
     try:

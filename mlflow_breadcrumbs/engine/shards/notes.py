@@ -4,7 +4,7 @@ import dataclasses
 import os
 import secrets
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import pydantic
 
 from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.engine import backends, checkpoints
-from mlflow_breadcrumbs.engine.shards.plans import ShardPlan
+from mlflow_breadcrumbs.engine.shards.plans import ShardPlan, first_fault
 from mlflow_breadcrumbs.support import canonical, json_documents
 
 SUFFIX = ".json"
@@ -82,6 +82,11 @@ def find(plan: ShardPlan) -> dict[int, ShardNote]:
     return found
 
 
+def missing(plan: ShardPlan, found: Collection[int]) -> list[int]:
+    """The numbers of the shards that have no note among those found."""
+    return [number for number in range(1, len(plan.shards) + 1) if number not in found]
+
+
 def begin_finishing(plan: ShardPlan) -> None:
     """Remember that files are being moved into place; raises `OSError`."""
     (plan.staging / FINISHING).touch()
@@ -125,9 +130,7 @@ def _read(file: Path) -> ShardNote:
     try:
         return _ADAPTER.validate_python(content)
     except pydantic.ValidationError as error:
-        fault = error.errors()[0]
-        where = ".".join(str(part) for part in fault["loc"])
-        raise _damaged(file, f"{where}: {fault['msg']}") from error
+        raise _damaged(file, first_fault(error)) from error
 
 
 def _damaged(file: Path, fault: str) -> errors.MergeError:

@@ -210,8 +210,30 @@ def make(
         MergeError: the checkpoints don't fit together, or can't be merged shard by shard.
     """
     merging.check_norm_ratio(max_norm_ratio)
-    job = merging.plan(base, sources, settings, labels)
-    if not divisible(base, settings):
+    return of(
+        merging.plan(base, sources, settings, labels),
+        output,
+        expected=expected,
+        verify=verify,
+        max_norm_ratio=max_norm_ratio,
+        max_shard_size=max_shard_size,
+        threads=threads,
+    )
+
+
+def of(
+    job: backends.Job,
+    output: str | Path,
+    *,
+    expected: Sequence[str | None] | None = None,
+    verify: bool = True,
+    max_norm_ratio: float | None = defaults.MAX_NORM_RATIO,
+    max_shard_size: int | None = None,
+    threads: int | None = None,
+) -> ShardPlan:
+    """The plan of a merge that has been checked; see `make`."""
+    merging.check_norm_ratio(max_norm_ratio)
+    if not divisible(job.base, job.recipe):
         raise errors.MergeError(
             "the unit 'model' of a float64 base can't be merged shard by shard: its masks are "
             "found and applied in one go. Use merge-files, or the unit tensor"
@@ -228,7 +250,7 @@ def make(
         )
     ]
     return ShardPlan(
-        fields=settings.to_dict(),
+        fields=job.recipe.to_dict(),
         base=planned[0],
         sources=tuple(planned[1:]),
         output=os.path.abspath(output),
@@ -307,11 +329,16 @@ def parse(content: Any, origin: str) -> ShardPlan:
             )
         return plan
     except pydantic.ValidationError as error:
-        fault = error.errors()[0]
-        where = ".".join(str(part) for part in fault["loc"])
         raise errors.MergeError(
-            f"{origin} is a damaged plan: {where}: {fault['msg']}. Make it again"
+            f"{origin} is a damaged plan: {first_fault(error)}. Make it again"
         ) from error
+
+
+def first_fault(error: pydantic.ValidationError) -> str:
+    """Where a plan or a note is damaged, and how; nobody writes these files by hand."""
+    fault = error.errors()[0]
+    where = ".".join(str(part) for part in fault["loc"])
+    return f"{where}: {fault['msg']}"
 
 
 def _is_plan(path: Path) -> bool:

@@ -116,8 +116,7 @@ def work_on(
 
 def missing(plan: ShardPlan) -> list[int]:
     """The numbers of the shards that have not been done; see `notes.find`."""
-    done = notes.find(plan)
-    return [number for number in range(1, len(plan.shards) + 1) if number not in done]
+    return notes.missing(plan, notes.find(plan))
 
 
 def check_number(plan: ShardPlan, number: int) -> None:

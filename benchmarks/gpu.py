@@ -301,6 +301,7 @@ def section(architecture: str, dtype: str, given: argparse.Namespace) -> str:
         found = [
             contest(what, settings, inputs, given.repeats, folder)
             for what, settings in EXACT.items()
+            if not given.preset
         ]
         if dtype == "float32":
             found += [
@@ -311,7 +312,7 @@ def section(architecture: str, dtype: str, given: argparse.Namespace) -> str:
                     0,
                     folder,
                 )
-                for method in DECOMPOSING
+                for method in given.preset or DECOMPOSING
             ]
         on_device, to_device = copies(given.repeats)
         job = merging.plan(inputs[0], inputs[1:], RECIPE)
@@ -338,6 +339,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         action="append",
         choices=["float32", "bfloat16", "float16"],
         help="may be given several times (default: float32 and bfloat16)",
+    )
+    parser.add_argument(
+        "--preset",
+        action="append",
+        choices=DECOMPOSING,
+        help="only these, of all recipes; may be given several times",
     )
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--data", type=Path, default=Path("benchmarks/data"))

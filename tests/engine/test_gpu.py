@@ -20,6 +20,7 @@ from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.engine import checkpoints, merging, recipe
 from mlflow_breadcrumbs.engine.backends import choosing, reference
 from mlflow_breadcrumbs.engine.backends.gpu import gpu_backend, inputs, layout
+from mlflow_breadcrumbs.engine.shards import local
 
 DEVICE = gpu_device.DEVICE
 
@@ -348,3 +349,28 @@ def test_the_machine_code_rounds_as_the_definition_does(tmp_path):
     assert "div.approx" not in code
     assert not re.search(r"(atom|red)\.\S+\.add\.f", code)
     assert "ld.global.v4.b32" in code
+
+
+@pytest.mark.parametrize("unit", ["tensor", "row"])
+def test_shards_have_the_bits_of_a_merge_in_one_go(tmp_path, unit):
+    opened = zoos.opened(awkward(), tmp_path)
+    made = recipe.MergeRecipe(density=0.3, gamma=0.1, unit=unit, alpha=0.7)
+    whole = merging.merge(
+        opened[0],
+        opened[1:],
+        made,
+        tmp_path / "whole.safetensors",
+        backend=reference.Reference(),
+        max_norm_ratio=None,
+    )
+    parts = local.merge(
+        opened[0],
+        opened[1:],
+        made,
+        tmp_path / "parts.safetensors",
+        backend=gpu_backend.Gpu(DEVICE),
+        max_norm_ratio=None,
+        max_shard_size=100_000,
+    )
+    assert parts.output.name.endswith(".index.json")
+    assert parts.weights_digest == whole.weights_digest

@@ -6,10 +6,10 @@
 import hashlib
 import math
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
 from mlflow_breadcrumbs.engine import tensor_files
@@ -65,14 +65,8 @@ class Checkpoint(tensor_files.TensorFiles):
     them as read-only (a write would stay private to this process).
     """
 
-    def __init__(
-        self,
-        path: Path,
-        files: list[Path],
-        entries: dict[str, tensor_files.TensorEntry],
-        *rest: Any,
-    ) -> None:
-        super().__init__(path, files, entries, *rest)
+    def __init__(self, *found: Any) -> None:
+        super().__init__(*found)
         self._infos = {
             name: TensorInfo(DTYPES[entry.dtype], entry.shape)
             for name, entry in self._entries.items()
@@ -88,7 +82,7 @@ class Checkpoint(tensor_files.TensorFiles):
         if not info.numel:
             return torch.empty(info.shape, dtype=info.dtype)
         raw: memoryview | bytearray = self.raw(name)
-        if self._places[name].offset % info.dtype.itemsize:
+        if np.frombuffer(raw, np.uint8).ctypes.data % info.dtype.itemsize:
             raw = bytearray(raw)
         return torch.frombuffer(raw, dtype=info.dtype).reshape(info.shape)
 

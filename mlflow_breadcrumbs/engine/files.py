@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.engine import backends, checkpoints, drafts, merging, recipe, settling
 from mlflow_breadcrumbs.engine.backends import choosing
+from mlflow_breadcrumbs.engine.remote import stores
 from mlflow_breadcrumbs.support import defaults, progress
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ def _opened(
     base: str | Path, sources: Sequence[str | Path]
 ) -> Iterator[tuple[checkpoints.Checkpoint, list[checkpoints.Checkpoint]]]:
     """The base and the sources, which must be different files."""
-    _check_different([Path(base), *map(Path, sources)])
+    _check_different([base, *sources])
     with contextlib.ExitStack() as stack:
         first, *others = (
             stack.enter_context(checkpoints.Checkpoint.open(path)) for path in (base, *sources)
@@ -123,10 +124,10 @@ def _opened(
         yield first, others
 
 
-def _check_different(paths: Sequence[Path]) -> None:
-    seen: dict[Path, Path] = {}
+def _check_different(paths: Sequence[str | Path]) -> None:
+    seen: dict[str | Path, str | Path] = {}
     for path in paths:
-        real = path.resolve()
+        real = path if stores.is_address(path) else Path(path).resolve()
         if real in seen:
             raise errors.MergeError(
                 f"{path} is given twice (first as {seen[real]}); name a source once, with a "

@@ -27,6 +27,7 @@ from mlflow_breadcrumbs.engine import (
     writing,
 )
 from mlflow_breadcrumbs.engine.backends import choosing, copying
+from mlflow_breadcrumbs.engine.remote import ahead
 from mlflow_breadcrumbs.support import defaults, processes, progress
 
 MERGEABLE = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -251,11 +252,12 @@ def compute(
     Raises:
         MergeError: a value is not finite, or a source has another integer tensor.
     """
-    copied = copying.copy_unmerged(job, writer, advance, processes.processors())
-    if job.merged:
-        outcome = backend.run(job, writer, advance)
-    else:
-        outcome = backends.Outcome([], [0] * len(job.inputs), [], [{} for _ in job.inputs])
+    with ahead.reading(job, writer) as taking:
+        copied = copying.copy_unmerged(job, taking, advance, processes.processors())
+        if job.merged:
+            outcome = backend.run(job, taking, advance)
+        else:
+            outcome = backends.Outcome([], [0] * len(job.inputs), [], [{} for _ in job.inputs])
     hexdigests = [some | own for some, own in zip(copied, outcome.hexdigests, strict=True)]
     return dataclasses.replace(outcome, hexdigests=hexdigests)
 
@@ -325,7 +327,7 @@ def plan(
     if not sources:
         raise errors.MergeError("there are no sources; a merge needs at least one (--source)")
     weights = settings.weight_of(len(sources))
-    labels = list(labels) if labels is not None else [str(source.path) for source in sources]
+    labels = list(labels) if labels is not None else [source.location for source in sources]
     if problems := [
         line
         for label, source in zip(labels, sources, strict=True)

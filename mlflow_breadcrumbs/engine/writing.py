@@ -21,7 +21,7 @@ from typing import Protocol, Self
 import torch
 
 from mlflow_breadcrumbs import errors
-from mlflow_breadcrumbs.engine import checkpoints, tensor_files
+from mlflow_breadcrumbs.engine import checkpoints, headers
 from mlflow_breadcrumbs.support import descriptors, json_documents
 
 
@@ -408,10 +408,10 @@ def layout(
             room = max_shard_size or 0
         groups[-1].append(tensor)
         room -= nbytes
-    if len(groups) > tensor_files.SHARDS:
+    if len(groups) > headers.SHARDS:
         raise errors.CheckpointError(
             f"shards of {max_shard_size:,} bytes would be {len(groups):,} files, "
-            f"{tensor_files.SHARDS} is the most; allow larger shards (--max-shard-size)"
+            f"{headers.SHARDS} is the most; allow larger shards (--max-shard-size)"
         )
     stem = name.removesuffix(".safetensors")
     return [

@@ -187,7 +187,7 @@ def test_a_killed_merge_leaves_no_output_or_the_whole_one(store, tmp_path):
     opened = store(states(tensors=4, size=100_000))
     whole = run(opened, tmp_path / "whole.safetensors").weights_digest
     output = tmp_path / "out.safetensors"
-    inputs = [str(checkpoint.path) for checkpoint in opened]
+    inputs = [checkpoint.location for checkpoint in opened]
     command = [sys.executable, "-c", KILLED, str(output), *inputs]
     for delay in (0.004, 0.03):
         output.unlink(missing_ok=True)

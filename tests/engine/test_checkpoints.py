@@ -188,7 +188,7 @@ def test_missing_files_are_named(tmp_path):
 
 
 def test_a_folder_must_hold_one_checkpoint(tmp_path, file):
-    assert checkpoints.Checkpoint.open(tmp_path).path == file
+    assert checkpoints.Checkpoint.open(tmp_path).location == str(file)
     save_file(TENSORS, tmp_path / "other.safetensors")
     with pytest.raises(errors.CheckpointError, match="holds 2 checkpoints"):
         checkpoints.Checkpoint.open(tmp_path)

@@ -230,7 +230,7 @@ def test_a_finish_that_was_stopped_is_finished(opened, tmp_path, monkeypatch):
 
 def test_inputs_that_changed_since_the_plan_are_refused(opened, tmp_path):
     plan = planned(opened, RECIPES["tensor"], tmp_path / "out.safetensors")
-    source = opened[2].path
+    source = opened[2].files[0]
     times = os.stat(source)
     os.utime(source, ns=(times.st_atime_ns, times.st_mtime_ns + 1))
     with pytest.raises(errors.IntegrityError, match=r"is not the file that the merge was planned"):
@@ -322,7 +322,7 @@ def test_masks_over_a_float64_model_are_found_in_one_go(tmp_path):
     opened = zoos.opened(states(dtype=torch.float64), tmp_path)
     with pytest.raises(errors.MergeError, match="can't be merged shard by shard"):
         planned(opened, RECIPES["model"], tmp_path / "out.safetensors")
-    paths = [checkpoint.path for checkpoint in opened]
+    paths = [checkpoint.files[0] for checkpoint in opened]
     whole = one_file(opened, RECIPES["model"], tmp_path)
     result = files.merge_files(
         paths[0], paths[1:], RECIPES["model"], tmp_path / "o.safetensors", max_shard_size=SHARD
@@ -434,7 +434,7 @@ def test_an_input_is_no_output(tmp_path, opened):
                         overwrite=True,
                     )
     assert checkpoints.weights_digest(index) == before
-    paths = [checkpoint.path for checkpoint in opened]
+    paths = [checkpoint.files[0] for checkpoint in opened]
     files.merge_files(paths[0], paths[1:], made, paths[0], overwrite=True)  # one file for one
 
 
@@ -493,7 +493,7 @@ def test_a_plan_replaces_plans_alone(opened, tmp_path):
     plan = planned(opened, RECIPES["tensor"], tmp_path / "out.safetensors")
     plan.save(tmp_path / "new" / "plan.json")
     plan.save(tmp_path / "new" / "plan.json")
-    before = opened[1].path.read_bytes()
+    before = opened[1].files[0].read_bytes()
     with pytest.raises(errors.CheckpointError, match="exists and is no plan"):
-        plan.save(opened[1].path)
-    assert opened[1].path.read_bytes() == before
+        plan.save(opened[1].files[0])
+    assert opened[1].files[0].read_bytes() == before

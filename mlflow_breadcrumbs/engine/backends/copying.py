@@ -33,11 +33,11 @@ def copy_unmerged(
         arithmetic.check_finite(tensor, "the base", name)
         for label, source in zip(job.labels, job.sources, strict=True):
             _check_copy(tensor, source.tensor(name), label, name, may_differ=may_differ(name))
-        writer.write(name, tensor)
         for checkpoint, found in zip(job.inputs, hexdigests, strict=True):
             if job.verify:
                 found[name] = checkpoints.tensor_digest(checkpoint.tensor(name))
             checkpoint.release(name)
+        writer.write(name, tensor)
         return sum(checkpoint.info(name).nbytes for checkpoint in job.inputs)
 
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:

@@ -71,13 +71,13 @@ def write_tensor(
         The statistics of the masks, how many elements 0, 1, … sources changed, and Σ θ².
     """
     merged, statistics, touched = merge_tensor(job, name, keep)
-    writer.write(name, merged)
     squares = energy(job.base.tensor(name))
     for checkpoint, found in zip(job.inputs, hexdigests, strict=True):
         if job.verify:
             found[name] = checkpoints.tensor_digest(checkpoint.tensor(name))
         checkpoint.release(name)
         advance(checkpoint.info(name).nbytes)
+    writer.write(name, merged)
     return statistics, touched, squares
 
 

@@ -16,7 +16,14 @@ import pydantic
 import torch
 
 from mlflow_breadcrumbs import errors
-from mlflow_breadcrumbs.engine import backends, checkpoints, merging, recipe, writing
+from mlflow_breadcrumbs.engine import (
+    backends,
+    checkpoints,
+    merging,
+    recipe,
+    stored_bytes,
+    writing,
+)
 from mlflow_breadcrumbs.engine.backends.cpu import masking, reading
 from mlflow_breadcrumbs.support import canonical, defaults, json_documents, processes
 
@@ -31,8 +38,7 @@ class PlannedInput:
     """How messages name it."""
     path: str
     """Of the file, or of the index of its shards."""
-    state: tuple[tuple[str, int, str], ...]
-    """Per file: name, bytes, and time of the last change in nanoseconds."""
+    state: tuple[stored_bytes.FileState, ...]
     weights_digest: str | None = None
     """That it must have, where that is known."""
 
@@ -132,7 +138,7 @@ class ShardPlan:
             inputs = []
             for planned in (self.base, *self.sources):
                 checkpoint = stack.enter_context(checkpoints.Checkpoint.open(planned.path))
-                if _state(checkpoint) != planned.state:
+                if checkpoint.file_states != planned.state:
                     raise errors.IntegrityError(
                         f"{planned.path} is not the file that the merge was planned with: its "
                         "size or time is another. Restore it with its time, or plan again"
@@ -244,7 +250,7 @@ def of(
     writing.check_apart(job.inputs, Path(output), shards)
     digests = expected if expected is not None else [None] * len(job.inputs)
     planned = [
-        PlannedInput(label, os.path.abspath(checkpoint.path), _state(checkpoint), digest)
+        PlannedInput(label, _whole(checkpoint), checkpoint.file_states, digest)
         for label, checkpoint, digest in zip(
             ("the base", *job.labels), job.inputs, digests, strict=True
         )
@@ -350,8 +356,9 @@ def _is_plan(path: Path) -> bool:
     return isinstance(content, dict) and str(content.get("format")).startswith(FORMAT[:-1])
 
 
-def _state(checkpoint: checkpoints.Checkpoint) -> tuple[tuple[str, int, str], ...]:
-    return tuple((name, size, str(changed)) for name, size, changed in checkpoint.file_states)
+def _whole(checkpoint: checkpoints.Checkpoint) -> str:
+    """Where a checkpoint is, for workers that may run in other folders."""
+    return checkpoint.location if checkpoint.is_remote else os.path.abspath(checkpoint.location)
 
 
 def _cuts(job: backends.Job, threads: int) -> masking.ModelCuts:

@@ -91,7 +91,7 @@ def plan_command(
         f"{path}: {wording.counted(len(made.shards), 'shards')}, "
         f"{wording.size(made.bytes_read)} to read, {wording.size(made.bytes_written)} to write"
     )
-    if Path(made.output).exists():
+    if made.staging.has_output(sharded=len(made.shards) > 1):
         printing.print_notes([f"{output} exists; finish replaces it only with --overwrite"])
 
 

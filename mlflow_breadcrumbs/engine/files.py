@@ -46,7 +46,8 @@ def merge_files(
         backend = backend or choosing.choose()
         choice = settling.settle(first, others, draft, labels=labels, backend=backend, show=show)
         made = choice.recipe if choice else draft.recipe
-        merge = merging.merge if max_shard_size is None else _by_shards(first, made, backend)
+        sharded = max_shard_size is not None or stores.is_address(output)
+        merge = _by_shards(first, made, backend, output) if sharded else merging.merge
         result = merge(
             first,
             others,
@@ -103,12 +104,22 @@ def plan_files(
 
 
 def _by_shards(
-    base: checkpoints.Checkpoint, settings: recipe.MergeRecipe, backend: backends.Backend
+    base: checkpoints.Checkpoint,
+    settings: recipe.MergeRecipe,
+    backend: backends.Backend,
+    output: str | Path,
 ) -> Callable[..., merging.MergeResult]:
     """What merges shard by shard, where that can be."""
     from mlflow_breadcrumbs.engine.shards import local, plans
 
-    return local.merge if plans.divisible(base, settings, backend) else merging.merge
+    if plans.divisible(base, settings, backend):
+        return local.merge
+    if stores.is_address(output):
+        raise errors.MergeError(
+            f"the unit 'model' of a float64 base, or on the backend {backend.name}, is merged in "
+            f"one go, which can't be written to {output}; write to a disk, or use the unit tensor"
+        )
+    return merging.merge
 
 
 @contextlib.contextmanager

@@ -38,8 +38,8 @@ MERGEABLE = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 class MergeResult:
     """What a merge wrote."""
 
-    output: Path
-    """The merged checkpoint: a `.safetensors` file, or the index of its shards."""
+    output: Path | str
+    """The merged checkpoint: a `.safetensors` file, or the index of its shards; or its address."""
     weights_digest: str
     recipe: recipe.MergeRecipe
     merged_tensors: int
@@ -74,7 +74,7 @@ class MergeResult:
         job: backends.Job,
         outcome: backends.Outcome,
         *,
-        output: Path,
+        output: Path | str,
         weights_digest: str,
         digests: Sequence[str],
         **known: Any,

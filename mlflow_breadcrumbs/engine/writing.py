@@ -273,7 +273,7 @@ def check_suffix(path: Path) -> None:
 def check_output(path: Path, *, overwrite: bool) -> None:
     """Raise `CheckpointError` unless a checkpoint can get this path."""
     check_suffix(path)
-    for target in (path, _index_path(path)):
+    for target in (path, output_file(path, sharded=True)):
         if target.exists() and not overwrite:
             raise errors.CheckpointError(
                 f"the output {target} exists; name another file or overwrite it (--overwrite)"
@@ -310,7 +310,18 @@ def _same(one: Path, other: Path) -> bool:
 
 def output_path(path: Path, shards: Sequence[OutputShard]) -> Path:
     """The path to open: the file, or the index of its shards."""
-    return path if len(shards) == 1 else _index_path(path)
+    return output_file(path, sharded=len(shards) > 1)
+
+
+def output_file(path: Path, *, sharded: bool) -> Path:
+    """What is opened of an output `….safetensors`: itself, or the index of its shards."""
+    return path.with_name(path.stem + checkpoints.INDEX_SUFFIX) if sharded else path
+
+
+def is_shard(name: str, output: str) -> bool:
+    """Whether a file is named as a shard of an output `….safetensors` is."""
+    stem = re.escape(output.removesuffix(".safetensors"))
+    return re.fullmatch(stem + r"-\d{5}-of-\d{5}\.safetensors", name) is not None
 
 
 def publish(files: Mapping[OutputShard, Path], path: Path) -> Path:
@@ -335,9 +346,9 @@ def publish(files: Mapping[OutputShard, Path], path: Path) -> Path:
             os.replace(file, path.with_name(shard.name))
     output = output_path(path, list(files))
     if len(files) > 1:
-        index = output.with_name(f".{output.name}.{secrets.token_hex(4)}.tmp")
-        index.write_bytes(_index(list(files)))
-        os.replace(index, output)
+        temporary = output.with_name(f".{output.name}.{secrets.token_hex(4)}.tmp")
+        temporary.write_bytes(index(list(files)))
+        os.replace(temporary, output)
     for file in older - {output, *(path.with_name(shard.name) for shard in files)}:
         file.unlink(missing_ok=True)
     descriptors.sync_folder(path.parent)
@@ -346,12 +357,13 @@ def publish(files: Mapping[OutputShard, Path], path: Path) -> Path:
 
 def _files_of(path: Path) -> set[Path]:
     """The files of an output that is there: the one, or the index and the shards it names."""
-    found = {file for file in (path, _index_path(path)) if file.is_file()}
-    shard = re.compile(re.escape(path.stem) + r"-\d{5}-of-\d{5}\.safetensors")
+    found = {file for file in (path, output_file(path, sharded=True)) if file.is_file()}
     with contextlib.suppress(errors.CheckpointError, KeyError, AttributeError, TypeError):
-        index = json_documents.read(_index_path(path), "the index", errors.CheckpointError)
-        named = set(index["weight_map"].values()) if isinstance(index, dict) else set()
-        found |= {path.with_name(name) for name in named if shard.fullmatch(str(name))}
+        listed = json_documents.read(
+            output_file(path, sharded=True), "the index", errors.CheckpointError
+        )
+        named = set(listed["weight_map"].values()) if isinstance(listed, dict) else set()
+        found |= {path.with_name(name) for name in named if is_shard(str(name), path.name)}
     return found
 
 
@@ -446,14 +458,11 @@ def _shard(name: str, infos: Mapping[str, checkpoints.TensorInfo]) -> OutputShar
     )
 
 
-def _index(shards: Sequence[OutputShard]) -> bytes:
+def index(shards: Sequence[OutputShard]) -> bytes:
+    """The index of some shards, as libraries read it."""
     weight_map = {name: shard.name for shard in shards for name in shard.offsets}
     total = sum(shard.size - 8 - int.from_bytes(shard.header[:8], "little") for shard in shards)
     return json.dumps(
         {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))},
         indent=2,
     ).encode()
-
-
-def _index_path(path: Path) -> Path:
-    return path.with_name(path.stem + checkpoints.INDEX_SUFFIX)

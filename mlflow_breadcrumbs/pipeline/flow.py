@@ -150,7 +150,7 @@ def merge(
             )
             merged = computed.result
             if pairs or (taken.is_ours and running.can_break(merged.running, request.recipe)):
-                trial.check(flavor.load_config(taken.base.folder), merged.output, device)
+                trial.check(flavor.load_config(taken.base.folder), Path(merged.output), device)
             recording.log_masks(run_id, taken, merged)
             kept = None
             if request.keep_parts and computed.joined:
@@ -341,7 +341,7 @@ def _evaluate(
         flavor.load_config(taken.base.folder),
         taken.base.weights,
         taken.candidates,
-        merged.output,
+        Path(merged.output),
         pairs,
         base_digest=taken.digests[0],
         merged_digest=merged.weights_digest,
@@ -428,7 +428,7 @@ def _register(
             info = flavor.log_model(
                 name,
                 config=flavor.load_config(taken.base.folder),
-                weights=merged.output,
+                weights=Path(merged.output),
                 weights_digest=merged.weights_digest,
                 keep_weights=False,
                 heads=list(taken.all_heads.values()),
@@ -437,7 +437,7 @@ def _register(
             )
         else:
             info = foreign.log_model(
-                name, base=taken.base, weights=merged.output, extra_files=extra, tags=tags
+                name, base=taken.base, weights=Path(merged.output), extra_files=extra, tags=tags
             )
     version = registering.register(request.registered_model, model_id=info.model_id, tags=tags)
     if request.alias is not None:

@@ -92,7 +92,7 @@ def test_shards_in_any_order_make_the_same_weights(opened, tmp_path, name):
         *(shard.file for shard in plan.shards),
         "out.safetensors.index.json",
     ]
-    assert not plan.staging.exists()
+    assert not plan.staging.path.exists()
 
 
 @settings(
@@ -311,7 +311,7 @@ def test_notes_that_are_damaged_or_of_another_merge(opened, tmp_path):
             working.missing(plan)
     file.write_text(json.dumps(whole))
     assert 1 not in working.missing(plan)
-    (plan.staging / note.file).unlink()
+    (plan.staging.path / note.file).unlink()
     assert 1 in working.missing(plan)
     for number in (0, 99):
         with pytest.raises(errors.MergeError, match=f"there is no shard {number}: the plan has"):
@@ -410,7 +410,7 @@ def test_another_output_that_appeared_after_a_stop_is_not_touched(opened, tmp_pa
 def test_a_shard_that_was_changed_is_found_where_asked(opened, tmp_path):
     plan = planned(opened, RECIPES["tensor"], tmp_path / "out.safetensors")
     done = list(working.work_all(plan, range(1, 6)))
-    file = plan.staging / done[1].file
+    file = plan.staging.path / done[1].file
     file.write_bytes(file.read_bytes()[:-4] + b"\0\0\0\1")
     with pytest.raises(errors.IntegrityError, match="shard 2 has to be done again"):
         finishing.finish(plan, verify=True)
@@ -452,7 +452,7 @@ def test_what_stopped_merges_left_goes_with_the_next_output(opened, tmp_path, mo
     working.work(workers, 1)
     assert len(list(tmp_path.glob(".out*"))) == 2
     local.merge(opened[0], opened[1:], RECIPES["tensor"], output, max_shard_size=SHARD)
-    assert list(tmp_path.glob(".out*")) == [workers.staging]
+    assert list(tmp_path.glob(".out*")) == [workers.staging.path]
 
 
 @pytest.mark.parametrize(

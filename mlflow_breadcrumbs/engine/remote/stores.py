@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.engine.stored_bytes import FileState
-from mlflow_breadcrumbs.support import credentials, extras
+from mlflow_breadcrumbs.support import credentials, extras, json_documents
 
 EXTRAS: Mapping[str, str] = MappingProxyType(
     {
@@ -118,9 +118,12 @@ class ObjectFolder:
                 scheme, use_listings_cache=False, **_options(EXTRAS[scheme])
             )
 
-    def names(self) -> list[str]:
-        """See `Folder.names`."""
-        found = self._asked(lambda: self._system.ls(self.address, detail=True), self.address)
+    def names(self, folder: str = "") -> list[str]:
+        """See `Folder.names`; of a folder in this one if it is named, which may be missing."""
+        place = self._place(folder).rstrip("/")
+        if folder and not self._asked(lambda: self._system.exists(place), place):
+            return []
+        found = self._asked(lambda: self._system.ls(place, detail=True), place)
         names = (posixpath.basename(entry["name"].rstrip("/")) for entry in found)
         return sorted(name for name in names if name)
 
@@ -173,10 +176,18 @@ class ObjectFolder:
         self._asked(lambda: self._system.cp_file(place, other), other)
         self._asked(lambda: self._system.rm_file(place), place)
 
-    def has(self, name: str) -> bool:
-        """Whether there is a file of that name."""
+    def size(self, name: str) -> int | None:
+        """Bytes of a file; `None` where there is none of that name."""
         place = self._place(name)
-        return bool(self._asked(lambda: self._system.isfile(place), place))
+
+        def ask() -> int | None:
+            try:
+                found = self._system.info(place)
+            except FileNotFoundError:
+                return None
+            return int(found["size"]) if found["type"] == "file" else None
+
+        return self._asked(ask, place)
 
     def remove(self, name: str) -> None:
         """Remove a file, if it is there."""
@@ -199,6 +210,20 @@ class ObjectFolder:
                     raise _refused(place, error) from error
                 time.sleep(2.0 ** (attempt - 2))
         raise AssertionError
+
+
+def small(folder: Folder, name: str) -> bytes:
+    """The whole of a small file.
+
+    Raises:
+        CheckpointError: it is missing, or not small.
+    """
+    size = folder.state(name).nbytes
+    if size > json_documents.BYTES:
+        raise errors.CheckpointError(
+            f"{folder.address}/{name} has {size:,} bytes, {json_documents.BYTES:,} is the most"
+        )
+    return folder.read(name, 0, size)
 
 
 def _options(extra: str) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.engine import backends, checkpoints, merging, writing
@@ -39,7 +38,6 @@ def finish_on(
 ) -> merging.MergeResult:
     """Finish a plan whose inputs are open, see `finish`; the plan's folder stays."""
     started = time.perf_counter()
-    output = Path(plan.output)
     shards = plan.layout(job)
     check_output(plan, shards, overwrite=overwrite)
     found = notes.find(plan)
@@ -62,12 +60,9 @@ def finish_on(
     merging.check_norms(job, outcome, plan.max_norm_ratio)
     infos, written = merging.output_infos(job), notes.written(done)
     digest = checkpoints.combine_digests((name, infos[name], written[name]) for name in infos)
-    try:
-        notes.begin_finishing(plan)
-        files = {shard: plan.staging / note.file for shard, note in zip(shards, done, strict=True)}
-        path = writing.publish(files, output)
-    except OSError as error:
-        raise writing.explain(error, output, plan.bytes_written) from error
+    notes.begin_finishing(plan)
+    files = {shard: note.file for shard, note in zip(shards, done, strict=True)}
+    path = plan.staging.publish(files)
     return merging.MergeResult.of(
         job,
         outcome,
@@ -93,20 +88,19 @@ def check_output(
         shards: what `ShardPlan.layout` gives.
         overwrite: replace an output that exists.
     """
-    path = Path(plan.output)
-    output = writing.output_path(path, shards)
-    if notes.is_finishing(plan) and not overwrite and output.exists():
+    is_there = plan.staging.has_output(sharded=len(shards) > 1)
+    if notes.is_finishing(plan) and not overwrite and is_there:
         found = notes.find(plan).values()
         if len(found) == len(shards) and all(notes.is_in_place(plan, note) for note in found):
             return
-    writing.check_output(path, overwrite=overwrite)
+    plan.staging.check_output(overwrite=overwrite)
 
 
 def _verify(plan: ShardPlan, done: Sequence[notes.ShardNote]) -> None:
     """Read every shard that is to be moved."""
     for note in done:
-        file = plan.staging / note.file
-        if file.exists() and not notes.is_sound(file, note):
+        file = plan.staging.file(note.file)
+        if plan.staging.size(note.file) is not None and not notes.is_sound(file, note):
             raise errors.IntegrityError(
                 f"{file} is not what was written: shard {note.shard} has to be done again "
                 f"(mlflow-breadcrumbs work PLAN --shard {note.shard})"

@@ -13,7 +13,7 @@ import filelock
 
 from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.engine import backends, checkpoints, merging, recipe, writing
-from mlflow_breadcrumbs.engine.shards import finishing, notes, plans, working
+from mlflow_breadcrumbs.engine.shards import finishing, notes, places, plans, working
 from mlflow_breadcrumbs.support import progress
 
 LOCK = "lock"
@@ -88,6 +88,8 @@ def _clear_older(plan: plans.ShardPlan) -> None:
 
     Only folders with a lock are this module's, and only while nobody holds it.
     """
+    if not isinstance(plan.staging, places.OnDisk):
+        return
     output = Path(plan.output)
     for folder in output.parent.glob(f".{glob.escape(output.name)}.????????.shards"):
         lock = folder / LOCK
@@ -98,10 +100,13 @@ def _clear_older(plan: plans.ShardPlan) -> None:
 
 @contextlib.contextmanager
 def _held(plan: plans.ShardPlan) -> Iterator[None]:
-    """Keep other processes from the folder of a plan."""
+    """Keep other processes from the folder of a plan; in a store, two at once do no harm."""
+    if not isinstance(plan.staging, places.OnDisk):
+        yield
+        return
     try:
-        plan.staging.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(plan.staging / LOCK, timeout=0)
+        plan.staging.path.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(plan.staging.path / LOCK, timeout=0)
         lock.acquire()
     except filelock.Timeout as error:
         raise errors.CheckpointError(

@@ -2,11 +2,7 @@
 
 import dataclasses
 import os
-import secrets
-import shutil
 from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
-from typing import Any
 
 import pydantic
 
@@ -47,20 +43,18 @@ class ShardNote:
         """Write the note, whole or not at all.
 
         Raises:
-            OSError: the folder can't be written to.
+            CheckpointError: the folder can't be written to.
         """
-        target = path(plan, self.shard)
-        temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
-        temporary.write_bytes(canonical.dumps(_ADAPTER.dump_python(self, mode="json")))
-        os.replace(temporary, target)
+        content = canonical.dumps(_ADAPTER.dump_python(self, mode="json"))
+        plan.staging.write(name(plan, self.shard), content)
 
 
 _ADAPTER = pydantic.TypeAdapter(ShardNote)
 
 
-def path(plan: ShardPlan, number: int) -> Path:
-    """Where the note of a shard is."""
-    return plan.staging / f"{plan.shards[number - 1].file}{SUFFIX}"
+def name(plan: ShardPlan, number: int) -> str:
+    """What the note of a shard is called, in the plan's folder."""
+    return f"{plan.shards[number - 1].file}{SUFFIX}"
 
 
 def find(plan: ShardPlan) -> dict[int, ShardNote]:
@@ -72,12 +66,13 @@ def find(plan: ShardPlan) -> dict[int, ShardNote]:
     found = {}
     moved = is_finishing(plan)
     for number in range(1, len(plan.shards) + 1):
-        file = path(plan, number)
-        if not file.exists():
+        content = plan.staging.read(name(plan, number))
+        if content is None:
             continue
-        note = _read(file)
+        file = plan.staging.file(name(plan, number))
+        note = _parse(content, file)
         _check(plan, note, file)
-        if _size(plan.staging / note.file) == note.nbytes or (moved and is_in_place(plan, note)):
+        if plan.staging.size(note.file) == note.nbytes or (moved and is_in_place(plan, note)):
             found[number] = note
     return found
 
@@ -88,58 +83,54 @@ def missing(plan: ShardPlan, found: Collection[int]) -> list[int]:
 
 
 def begin_finishing(plan: ShardPlan) -> None:
-    """Remember that files are being moved into place; raises `OSError`."""
-    (plan.staging / FINISHING).touch()
+    """Remember that files are being moved into place; raises `CheckpointError`."""
+    plan.staging.write(FINISHING, b"")
 
 
 def is_finishing(plan: ShardPlan) -> bool:
     """Whether files are being moved into place, or were when that was stopped."""
-    return (plan.staging / FINISHING).exists()
+    return plan.staging.size(FINISHING) is not None
 
 
 def clear(plan: ShardPlan) -> None:
     """Remove the plan's folder, and all that is in it."""
-    shutil.rmtree(plan.staging, ignore_errors=True)
+    plan.staging.clear()
 
 
 def is_in_place(plan: ShardPlan, note: ShardNote) -> bool:
     """Whether the shard is where it belongs, bit by bit: the file is read."""
-    return is_sound(Path(plan.output).with_name(plan.shards[note.shard - 1].file), note)
+    return is_sound(plan.staging.final(plan.shards[note.shard - 1].file), note)
 
 
-def is_sound(file: Path, note: ShardNote) -> bool:
+def is_sound(file: str, note: ShardNote) -> bool:
     """Whether a file has the tensors that a note says; it is read."""
-    if _size(file) != note.nbytes:
-        return False
     try:
         with checkpoints.Checkpoint.open(file) as opened:
             infos = [
                 (name, opened.info(name), note.hexdigests.get(name, "")) for name in opened.names
             ]
+            (state,) = opened.file_states
+            if state.nbytes != note.nbytes:
+                return False
             return checkpoints.weights_digest(opened) == checkpoints.combine_digests(infos)
     except errors.CheckpointError:
         return False
 
 
-def _size(file: Path) -> int | None:
-    return file.stat().st_size if file.is_file() else None
-
-
-def _read(file: Path) -> ShardNote:
-    content: Any = json_documents.read(file, str(file), errors.MergeError)
+def _parse(content: bytes, file: str) -> ShardNote:
     try:
-        return _ADAPTER.validate_python(content)
+        return _ADAPTER.validate_python(json_documents.parse(content, file, errors.MergeError))
     except pydantic.ValidationError as error:
         raise _damaged(file, first_fault(error)) from error
 
 
-def _damaged(file: Path, fault: str) -> errors.MergeError:
+def _damaged(file: str, fault: str) -> errors.MergeError:
     return errors.MergeError(
         f"{file} is a damaged note of a shard: {fault}. Remove it, and the shard is done again"
     )
 
 
-def _check(plan: ShardPlan, note: ShardNote, file: Path) -> None:
+def _check(plan: ShardPlan, note: ShardNote, file: str) -> None:
     """Raise `MergeError` for a note that is not of its shard, or lacks something."""
     if note.plan != plan.digest or not 1 <= note.shard <= len(plan.shards):
         raise errors.MergeError(

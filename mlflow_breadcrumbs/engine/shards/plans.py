@@ -7,6 +7,7 @@ import functools
 import json
 import math
 import os
+import posixpath
 import secrets
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -25,6 +26,8 @@ from mlflow_breadcrumbs.engine import (
     writing,
 )
 from mlflow_breadcrumbs.engine.backends.cpu import masking, reading
+from mlflow_breadcrumbs.engine.remote import stores
+from mlflow_breadcrumbs.engine.shards import places
 from mlflow_breadcrumbs.support import canonical, defaults, json_documents, processes
 
 FORMAT = "urn:mlflow-breadcrumbs:plan:v1"
@@ -83,11 +86,11 @@ class ShardPlan:
         """Of the plan: what two workers must agree on."""
         return canonical.digest(self.to_dict())
 
-    @property
-    def staging(self) -> Path:
+    @functools.cached_property
+    def staging(self) -> places.Place:
         """The folder for shards and notes, beside the output."""
-        output = Path(self.output)
-        return output.with_name(f".{output.name}.{self.digest.removeprefix('sha256:')[:8]}.shards")
+        name = posixpath.basename(self.output)
+        return places.of(self.output, f".{name}.{self.digest.removeprefix('sha256:')[:8]}.shards")
 
     @property
     def bytes_read(self) -> int:
@@ -110,6 +113,10 @@ class ShardPlan:
         Raises:
             CheckpointError: the file can't be written, or there is one that is no plan.
         """
+        if stores.is_address(path):
+            folder, name = posixpath.split(str(path))
+            stores.ObjectFolder(folder).write(name, self._text())
+            return
         target = Path(path)
         temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
         if target.exists() and not _is_plan(target):
@@ -118,12 +125,15 @@ class ShardPlan:
             )
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_bytes(json.dumps(self.to_dict(), indent=1).encode())
+            temporary.write_bytes(self._text())
             os.replace(temporary, target)
         except OSError as error:
             raise errors.CheckpointError(
                 f"cannot write the plan {path}: {error.strerror}; name another file (--plan)"
             ) from error
+
+    def _text(self) -> bytes:
+        return json.dumps(self.to_dict(), indent=1).encode()
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[backends.Job]:
@@ -163,7 +173,7 @@ class ShardPlan:
     def layout(self, job: backends.Job) -> list[writing.OutputShard]:
         """The output files, with their headers."""
         infos = merging.output_infos(job)
-        return writing.layout(Path(self.output).name, infos, self.max_shard_size)
+        return writing.layout(os.path.basename(self.output), infos, self.max_shard_size)
 
     def part(self, job: backends.Job, number: int) -> backends.Job:
         """The part of the whole merge that makes one shard.
@@ -247,7 +257,7 @@ def of(
     writing.check_suffix(Path(output))
     infos = merging.output_infos(job)
     shards = writing.layout(Path(output).name, infos, max_shard_size)
-    writing.check_apart(job.inputs, Path(output), shards)
+    _check_apart(job, output, shards)
     digests = expected if expected is not None else [None] * len(job.inputs)
     planned = [
         PlannedInput(label, _whole(checkpoint), checkpoint.file_states, digest)
@@ -259,7 +269,7 @@ def of(
         fields=job.recipe.to_dict(),
         base=planned[0],
         sources=tuple(planned[1:]),
-        output=os.path.abspath(output),
+        output=str(output) if stores.is_address(output) else os.path.abspath(output),
         max_shard_size=max_shard_size,
         shards=tuple(
             PlannedShard(
@@ -306,7 +316,12 @@ def read(path: str | Path) -> ShardPlan:
     Raises:
         MergeError: it can't be read, or is no plan.
     """
-    return parse(json_documents.read(path, f"the plan {path}", errors.MergeError), str(path))
+    origin = f"the plan {path}"
+    if stores.is_address(path):
+        folder, name = posixpath.split(str(path))
+        content = stores.small(stores.ObjectFolder(folder), name)
+        return parse(json_documents.parse(content, origin, errors.MergeError), str(path))
+    return parse(json_documents.read(path, origin, errors.MergeError), str(path))
 
 
 def parse(content: Any, origin: str) -> ShardPlan:
@@ -328,7 +343,7 @@ def parse(content: Any, origin: str) -> ShardPlan:
         plan = _ADAPTER.validate_python(content)
         merging.check_norm_ratio(plan.max_norm_ratio)
         writing.check_suffix(Path(plan.output))
-        if not os.path.isabs(plan.output):
+        if not os.path.isabs(plan.output) and not stores.is_address(plan.output):
             raise errors.MergeError(
                 f"{origin} is a damaged plan: its output {plan.output!r} is no path from the root. "
                 "Make it again"
@@ -354,6 +369,22 @@ def _is_plan(path: Path) -> bool:
     except errors.MergeError:
         return False
     return isinstance(content, dict) and str(content.get("format")).startswith(FORMAT[:-1])
+
+
+def _check_apart(
+    job: backends.Job, output: str | Path, shards: Sequence[writing.OutputShard]
+) -> None:
+    """Raise `CheckpointError` for an output of which a file may be an input's."""
+    if not stores.is_address(output):
+        writing.check_apart(job.inputs, Path(output), shards)
+        return
+    folder = posixpath.dirname(str(output))
+    for checkpoint in job.inputs:
+        if checkpoint.is_remote and posixpath.dirname(checkpoint.location) == folder:
+            raise errors.CheckpointError(
+                f"the output {output} would lie beside the input {checkpoint.location}, whose "
+                "files it may replace; write to another folder"
+            )
 
 
 def _whole(checkpoint: checkpoints.Checkpoint) -> str:

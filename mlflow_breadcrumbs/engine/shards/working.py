@@ -90,7 +90,10 @@ def work_on(
     shard = plan.layout(job)[number - 1]
     infos = merging.output_infos(part)
     output = Path(plan.output)
-    with _NamedByContent(plan.staging, [shard], infos, output) as writer:
+    with (
+        plan.staging.computing() as folder,
+        _NamedByContent(folder, [shard], infos, output) as writer,
+    ):
         outcome = merging.compute(part, writer, backend, advance)
         for checkpoint in job.inputs:
             checkpoint.check_unchanged()
@@ -107,10 +110,7 @@ def work_on(
         touched=tuple(outcome.touched),
         base_energies=tuple(outcome.base_energies),
     )
-    try:
-        note.save(plan)
-    except OSError as error:
-        raise writing.explain(error, output, shard.size) from error
+    note.save(plan)
     return note
 
 

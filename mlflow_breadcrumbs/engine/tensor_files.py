@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Self
 from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.engine import headers, stored_bytes
 from mlflow_breadcrumbs.engine.headers import TensorEntry
+from mlflow_breadcrumbs.engine.remote import opening, stores
 from mlflow_breadcrumbs.support import canonical
 
 if TYPE_CHECKING:
@@ -49,19 +50,20 @@ class TensorFiles:
         self._places = found.places
 
     @classmethod
-    def open(cls, location: str | Path) -> Self:
+    def open(cls, location: "str | Path | stores.Place") -> Self:
         """Open a `.safetensors` file, a `*.safetensors.index.json`, or a folder that holds one.
 
         Args:
-            location: a path, or an address as `s3://bucket/key`, see `remote.stores`.
+            location: a path, an address as `s3://bucket/key`, or what that means; see
+                `remote.stores`.
 
         Raises:
             CheckpointError: the file is missing, damaged, unsafe or not safetensors.
         """
-        from mlflow_breadcrumbs.engine.remote import opening, stores
-
-        if stores.is_address(location):
-            return cls(*opening.find(stores.of(str(location))))
+        place = stores.of(location) if stores.is_address(location) else location
+        if isinstance(place, stores.Place):
+            return cls(*opening.find(place))
+        location = place
         found = headers.read(location)
         try:
             return cls(str(found.path), found, stored_bytes.Mapped(found.files))
@@ -169,7 +171,9 @@ class TensorFiles:
         self.close()
 
 
-def weights_digest(files: TensorFiles | str | Path, *, threads: int | None = None) -> str:
+def weights_digest(
+    files: TensorFiles | str | Path | stores.Place, *, threads: int | None = None
+) -> str:
     """The weights digest `sha256:…`: independent of file layout, order and sharding.
 
     It is the SHA-256 of the canonical JSON of `[[name, dtype, shape, hex], …]`, sorted by name,
@@ -198,7 +202,7 @@ def file_digest(path: str | Path) -> str:
         return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
-def float_dtypes(path: str | Path) -> tuple[str, ...]:
+def float_dtypes(path: str | Path | stores.Place) -> tuple[str, ...]:
     """The safetensors names of a checkpoint's floating-point dtypes, sorted."""
     with TensorFiles.open(path) as files:
         entries = [files.entry(name) for name in files.names]

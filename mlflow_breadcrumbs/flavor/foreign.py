@@ -56,7 +56,7 @@ class _Carrier:
 
 def weights_file(base: versions.OpenedVersion) -> str:
     """Where the merged weights lie in the version: one file, even if the base's are sharded."""
-    return str(base.weights.relative_to(base.folder).with_name("model.safetensors"))
+    return str(base.path.relative_to(base.folder).with_name("model.safetensors"))
 
 
 def log_model(

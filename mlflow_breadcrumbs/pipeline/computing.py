@@ -67,7 +67,7 @@ def merge(
         IntegrityError: a part is not the one that was written, or an input is not.
     """
     with contextlib.ExitStack() as stack:
-        base = stack.enter_context(checkpoints.Checkpoint.open(taken.base.weights))
+        base = stack.enter_context(checkpoints.Checkpoint.open(taken.base.stored))
         sources: list[checkpoints.Checkpoint | parts.OpenedPart] = []
         for version, digest in zip(taken.sources, taken.digests[1:], strict=True):
             if digest in held.known:
@@ -75,7 +75,7 @@ def merge(
                 stack.callback(part.close)
                 sources.append(part)
             else:
-                opened = checkpoints.Checkpoint.open(version.weights)
+                opened = checkpoints.Checkpoint.open(version.stored)
                 sources.append(stack.enter_context(opened))
         labels = [source.resolved.uri for source in taken.sources]
         if not keep and not held.known:
@@ -121,7 +121,7 @@ def settle(
         return None
     with contextlib.ExitStack() as stack:
         base, *sources = (
-            stack.enter_context(checkpoints.Checkpoint.open(version.weights))
+            stack.enter_context(checkpoints.Checkpoint.open(version.stored))
             for version in taken.everything
         )
         labels = [source.resolved.uri for source in taken.sources]

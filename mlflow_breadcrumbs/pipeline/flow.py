@@ -117,7 +117,9 @@ def merge(
         return found
     with versions.workspace() as folder:
         held = keeping.find(request.change, folder)
-        taken = _open(request, resolved, held, folder)
+        known = request.change.digests if request.change else {}
+        # What is evaluated has to be here; what is only merged is read where it is.
+        taken = inputs.open_all(resolved, folder, known=known, lazily=not request.tasks)
         draft = drafts.RecipeDraft(request.recipe, request.left_open)
         request = _settled(request, taken, draft, backend, show)
         if (None in recorded or draft.open) and (found := _find(request, taken.digests)):
@@ -294,18 +296,6 @@ def _tell_project(
     )
 
 
-def _open(
-    request: MergeRequest,
-    resolved: Sequence[versions.ResolvedVersion],
-    held: keeping.HeldParts,
-    folder: Path,
-) -> inputs.Inputs:
-    """The base and the sources; weights that nobody reads stay where they are."""
-    known = request.change.digests if request.change else {}
-    spared = [uri for uri, digest in known.items() if digest in held.known and not request.tasks]
-    return inputs.open_all(resolved, folder, known=known, spared=spared)
-
-
 def _request_digest(
     request: MergeRequest, taken: inputs.Inputs, pairs: Sequence[tuple[int, Task]]
 ) -> str:
@@ -375,7 +365,7 @@ def _statement(
             uri=version.resolved.uri,
             weights_digest=digest,
             model_id=version.resolved.model_id,
-            dtypes=computed.dtypes(digest) or checkpoints.float_dtypes(version.weights),
+            dtypes=computed.dtypes(digest) or checkpoints.float_dtypes(version.stored),
             tasks=version.resolved.tasks,
             weight=weight,
             licence=versions.licence_of(version.resolved),

@@ -1,7 +1,7 @@
 """What goes into a merge: the base and the sources, resolved once, opened, and checked."""
 
 import dataclasses
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mlflow_breadcrumbs import errors, flavor
@@ -86,7 +86,7 @@ def open_all(
     folder: Path,
     *,
     known: Mapping[str, str] | None = None,
-    spared: Collection[str] = (),
+    lazily: bool = False,
 ) -> Inputs:
     """Make every input readable here.
 
@@ -97,7 +97,7 @@ def open_all(
         resolved: what `resolve` gave.
         folder: downloads go there.
         known: weights digests by pinned URI, of versions for which the registry may have none.
-        spared: pinned URIs of sources whose weights are not fetched.
+        lazily: weights are downloaded only once they are asked for, and may be read where they are.
 
     Raises:
         RegistryError: files are gone or are no safetensors.
@@ -105,7 +105,7 @@ def open_all(
             source computes otherwise than the base.
         ArchitectureError: a configuration is damaged.
     """
-    opened, digests = open_versions(resolved, folder, known=known, spared=spared)
+    opened, digests = open_versions(resolved, folder, known=known, lazily=lazily)
     for number, digest in enumerate(digests):
         if (first := digests.index(digest)) < number:
             raise _same_weights(resolved[number], resolved[first], digest, opened)
@@ -118,26 +118,24 @@ def open_versions(
     folder: Path,
     *,
     known: Mapping[str, str] | None = None,
-    spared: Collection[str] = (),
+    lazily: bool = False,
 ) -> tuple[tuple[versions.OpenedVersion, ...], tuple[str, ...]]:
     """Make versions readable here, whatever they hold; with their weights digests.
 
-    `known` and `spared` are as for `open_all`.
+    `known` and `lazily` are as for `open_all`.
 
     Raises:
         RegistryError: files are gone or are no safetensors.
         ArchitectureError: a version of our flavor has a configuration that is refused.
     """
-    opened = tuple(
-        versions.open_version(entry, folder, weights=entry.uri not in spared) for entry in resolved
-    )
+    opened = tuple(versions.open_version(entry, folder, lazily=lazily) for entry in resolved)
     for version in opened:
         if version.flavor == flavor.FLAVOR_NAME:
             flavor.load_config(version.folder)  # refused before work is done
     digests = tuple(
         version.resolved.recorded_digest
         or (known or {}).get(version.resolved.uri)
-        or checkpoints.weights_digest(version.weights)
+        or checkpoints.weights_digest(version.stored)
         for version in opened
     )
     return opened, digests

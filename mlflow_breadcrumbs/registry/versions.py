@@ -6,8 +6,9 @@ nothing in a job that has started with it.
 
 import contextlib
 import dataclasses
+import functools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,23 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 
 from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.engine import tensor_files
-from mlflow_breadcrumbs.registry import artifacts, database, failures, records, tag_keys, uris
+from mlflow_breadcrumbs.engine.remote import stores
+from mlflow_breadcrumbs.registry import (
+    artifacts,
+    database,
+    failures,
+    records,
+    remote_weights,
+    tag_keys,
+    uris,
+)
+    artifacts,
+    database,
+    failures,
+    records,
+    tag_keys,
+    uris,
+)
 from mlflow_breadcrumbs.support import documents, escaping, intake, json_documents, scratch
 
 
@@ -65,19 +82,38 @@ class ResolvedVersion:
         )
 
 
+def _nothing() -> None:
+    """The checkpoint is here."""
+
+
 @dataclasses.dataclass(frozen=True)
 class OpenedVersion:
     """A resolved version whose files can be read on this machine."""
 
     resolved: ResolvedVersion
-    weights: Path
-    """The checkpoint: a `.safetensors` file or the index of shards."""
+    path: Path
+    """Where the checkpoint is on this machine, or would be: a file, or the index of shards."""
     flavor: str
     """`breadcrumbs`, or the MLflow flavor whose safetensors these are."""
     folder: Path
     """Holds the version's small files (configuration, heads, MLmodel)."""
     declared: Mapping[str, Any]
     """What MLmodel says under the flavor's name."""
+    elsewhere: stores.Place | None = None
+    """Where the checkpoint is read if it is not on this machine."""
+    bring: Callable[[], None] = _nothing
+    """Downloads the checkpoint, if that has not been done."""
+
+    @property
+    def weights(self) -> Path:
+        """The checkpoint on this machine; it is downloaded when this is first asked for."""
+        self.bring()
+        return self.path
+
+    @property
+    def stored(self) -> Path | stores.Place:
+        """The checkpoint where it is, to be read from there."""
+        return self.weights if self.elsewhere is None else self.elsewhere
 
 
 def resolve(uri: str) -> ResolvedVersion:
@@ -185,21 +221,23 @@ def workspace() -> Iterator[Path]:
 
 
 def open_version(
-    resolved: ResolvedVersion, folder: Path, *, whole: bool = False, weights: bool = True
+    resolved: ResolvedVersion, folder: Path, *, whole: bool = False, lazily: bool = False
 ) -> OpenedVersion:
     """Make a version's weights and small files readable here.
 
     On a store that this machine mounts nothing is copied; otherwise the files are downloaded into
     `folder`. No pickle is read: a version that only has one is refused. This package's code, which
     lies beside the models of its flavor for those who serve them, is only downloaded if `whole`:
-    it was more than a hundred files once. Without `weights` they are not fetched, only named.
+    it was more than a hundred files once. The checkpoint itself is downloaded only once it is asked
+    for if `lazily`, and may be read where it is instead.
 
     Raises:
         RegistryError: the files are gone, or the flavor keeps no safetensors.
         IntegrityError: the MLmodel file is damaged.
     """
     fetch = _artifacts(resolved, folder)
-    paths = fetch.list()
+    sizes = fetch.sizes()
+    paths = sorted(sizes)
     if "MLmodel" not in paths:
         raise errors.RegistryError(
             f"{resolved.uri} has no MLmodel file at {resolved.location}: its artifacts were "
@@ -223,12 +261,20 @@ def open_version(
             "safetensors, or as a .pt of plain tensors, and register it with "
             "`mlflow-breadcrumbs import CHECKPOINT --architecture … --registered-model …`"
         )
-    unread = set() if weights else set(candidates)
+    unread = set(candidates) if lazily else set()
     if flavor == "breadcrumbs" and not whole:
         unread |= {path for path in paths if path.startswith("code/")}
     fetch.fetch(path for path in paths if path not in unread)
     root = fetch.root()
-    return OpenedVersion(resolved, root / chosen[0], flavor, root, flavors.get(flavor, {}))
+    return OpenedVersion(
+        resolved,
+        path=root / chosen[0],
+        flavor=flavor,
+        folder=root,
+        declared=flavors.get(flavor, {}),
+        elsewhere=remote_weights.place(resolved.location, chosen[0], sizes) if lazily else None,
+        bring=functools.partial(fetch.fetch, candidates) if lazily else _nothing,
+    )
 
 
 def _flavors(resolved: ResolvedVersion, file: Path) -> dict[str, dict[str, Any]]:

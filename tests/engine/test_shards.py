@@ -300,7 +300,7 @@ def test_a_plan_that_was_changed_is_refused(opened, tmp_path, change):
 def test_notes_that_are_damaged_or_of_another_merge(opened, tmp_path):
     plan = planned(opened, RECIPES["tensor"], tmp_path / "out.safetensors")
     note = working.work(plan, 1)
-    file = notes.path(plan, 1)
+    file = plan.staging.path / notes.name(plan, 1)
     whole = json.loads(file.read_text())
     for change, words in (
         ({"plan": "sha256:1"}, "is not of this merge; remove the folder"),
@@ -472,9 +472,9 @@ def test_what_a_plan_may_not_say(opened, tmp_path, change, words):
 def test_a_note_that_lacks_something(opened, tmp_path):
     plan = planned(opened, RECIPES["tensor"], tmp_path / "out.safetensors")
     working.work(plan, 1)
-    whole = json.loads(notes.path(plan, 1).read_text())
+    whole = json.loads((plan.staging.path / notes.name(plan, 1)).read_text())
     for change in ({"hexdigests": {}}, {"inputs": [{}]}, {"touched": []}, {"file": "../x"}):
-        notes.path(plan, 1).write_text(json.dumps(whole | change))
+        (plan.staging.path / notes.name(plan, 1)).write_text(json.dumps(whole | change))
         with pytest.raises(errors.MergeError, match="it lacks tensors, inputs or statistics"):
             working.missing(plan)
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeGuard, TypeVar
 
 from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.engine.stored_bytes import FileState
@@ -68,7 +68,7 @@ class Place(NamedTuple):
     file: str | None
 
 
-def is_address(location: str | Path) -> bool:
+def is_address(location: object) -> TypeGuard[str]:
     """Whether a location is the address of something in a store, and no path."""
     return isinstance(location, str) and _ADDRESS.match(location) is not None
 

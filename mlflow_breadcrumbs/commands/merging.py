@@ -21,7 +21,7 @@ from mlflow_breadcrumbs.support import wording
 
 if TYPE_CHECKING:
     from mlflow_breadcrumbs.engine import merging
-    from mlflow_breadcrumbs.pipeline import flow, outcomes
+    from mlflow_breadcrumbs.pipeline import merge_request, outcomes
 
 
 @click.command("merge-files")
@@ -191,7 +191,7 @@ def merge_command(
         base, draft = change.base, drafts.RecipeDraft(change.recipe)
         method, sources = change.method, change.sources
     from mlflow_breadcrumbs.commands import terminal
-    from mlflow_breadcrumbs.pipeline import flow
+    from mlflow_breadcrumbs.pipeline import flow, merge_request
     from mlflow_breadcrumbs.registry import permissions
 
     permissions.check(target)  # before anything of the base is read
@@ -200,7 +200,7 @@ def merge_command(
     if choose:
         choice = _choose(base, sources, tasks, draft, device, batch_size, threads, max_norm_ratio)
         draft, method = drafts.RecipeDraft(choice.recipe), choice.method
-    request = flow.MergeRequest(
+    request = merge_request.MergeRequest(
         base=base,
         sources=sources,
         registered_model=target,
@@ -241,7 +241,7 @@ def merge_command(
         printing.echo(f"Next: {following}")
 
 
-def _next_command(request: "flow.MergeRequest", result: "outcomes.MergedVersion") -> str:
+def _next_command(request: "merge_request.MergeRequest", result: "outcomes.MergedVersion") -> str:
     """What to call where a task goes badly: the choice among recipes, or after it, who is to blame.
 
     In the study the best of the candidates is far above any recipe that adds element by element,

@@ -96,6 +96,14 @@ class TensorFiles:
         return sum(entry.nbytes for entry in self._entries.values())
 
     @property
+    def file_bytes(self) -> tuple[int, ...]:
+        """Bytes of tensors in each file."""
+        found = [0] * len(self.file_states)
+        for name, place in self._places.items():
+            found[place.file] += self._entries[name].nbytes
+        return tuple(found)
+
+    @property
     def files(self) -> tuple[Path, ...]:
         """The files, where they are on this machine's disks."""
         return self._content.files

@@ -208,7 +208,7 @@ def log_model(
         artifact_path=None,
         name=name,
         flavor=storing.Storing(
-            save_model, WEIGHTS_FILE, ours=model is not None or not keep_weights
+            save_model, (WEIGHTS_FILE,), ours=model is not None or not keep_weights
         ),
         flavor_name=FLAVOR_NAME,
         registered_model_name=registered_model_name,

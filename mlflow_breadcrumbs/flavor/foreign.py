@@ -1,7 +1,8 @@
 """A merged version of a model that another MLflow flavor logged: its base with new weights.
 
 The base's artifact is kept file by file (configuration, tokenizer, MLmodel flavors), and only its
-one safetensors checkpoint is replaced. So the merged version loads as its base does.
+one safetensors checkpoint is replaced, by files of that name and size. So the merged version loads
+as its base does.
 """
 
 import dataclasses
@@ -13,6 +14,7 @@ from typing import Any
 from mlflow.models import Model
 from mlflow.models.model import MLMODEL_FILE_NAME, ModelInfo
 
+from mlflow_breadcrumbs.engine import headers, tensor_files
 from mlflow_breadcrumbs.flavor import storing
 from mlflow_breadcrumbs.registry import versions
 from mlflow_breadcrumbs.support import copies
@@ -40,11 +42,12 @@ class _Carrier:
             dirs_exist_ok=True,
             ignore=shutil.ignore_patterns("*.safetensors", "*.safetensors.index.json"),
         )
-        target = folder / weights_file(self.base)
-        try:
-            os.link(weights, target)
-        except OSError:
-            copies.copy(weights, target)
+        for file in files_of(weights):
+            target = (folder / weights_file(self.base)).with_name(file.name)
+            try:
+                os.link(file, target)
+            except OSError:
+                copies.copy(file, target)
         for name, content in extra_files.items():
             (folder / name).write_bytes(content)
         original = Model.load(str(self.base.folder / MLMODEL_FILE_NAME))
@@ -55,8 +58,24 @@ class _Carrier:
 
 
 def weights_file(base: versions.OpenedVersion) -> str:
-    """Where the merged weights lie in the version: one file, even if the base's are sharded."""
-    return str(base.path.relative_to(base.folder).with_name("model.safetensors"))
+    """Where the merged weights lie in the version; several files are numbered, with an index."""
+    path = base.path.relative_to(base.folder)
+    return str(path.with_name(path.name.removesuffix(".index.json")))
+
+
+def shard_size(base: versions.OpenedVersion) -> int | None:
+    """Bytes of tensors in the largest of the base's files; `None` where it has one."""
+    if not base.path.name.endswith(headers.INDEX_SUFFIX):
+        return None
+    with tensor_files.TensorFiles.open(base.stored) as files:
+        return max(files.file_bytes)
+
+
+def files_of(weights: Path) -> list[Path]:
+    """The files of a checkpoint: itself, or its index and the shards."""
+    if not weights.name.endswith(headers.INDEX_SUFFIX):
+        return [weights]
+    return [weights, *headers.read(weights).files]
 
 
 def log_model(
@@ -72,16 +91,17 @@ def log_model(
     Args:
         name: of the logged model.
         base: opened with all of its files.
-        weights: the merged checkpoint; one file, which the caller gives up: it may become the
-            store's own.
+        weights: the merged checkpoint, a file or an index; its files may become the store's own.
         extra_files: written beside MLmodel, by name.
         tags: of the logged model.
     """
+    place = Path(weights_file(base))
+    stored = tuple(str(place.with_name(file.name)) for file in files_of(weights))
     arguments: dict[str, Any] = {"weights": weights, "extra_files": extra_files}
     return Model.log(
         artifact_path=None,
         name=name,
-        flavor=storing.Storing(_Carrier(base).save_model, weights_file(base), ours=True),
+        flavor=storing.Storing(_Carrier(base).save_model, stored, ours=True),
         flavor_name=base.flavor,
         tags=tags,
         **arguments,

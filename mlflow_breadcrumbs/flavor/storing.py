@@ -20,16 +20,15 @@ class Storing:
 
     save: Callable[..., None]
     """The flavor's `save_model`."""
-    weights_file: str
+    weights_files: tuple[str, ...]
     """Where it puts the weights, in its folder."""
     ours: bool
-    """Nobody writes to that file any more; not even under another name."""
+    """Nobody writes to these files any more; not even under another name."""
 
     def save_model(self, path: str, *, mlflow_model: Model, **settings: Any) -> None:
         """Save to MLflow's folder, and put the weights into the store where that is near."""
         self.save(path, mlflow_model=mlflow_model, **settings)
         tried = mlflow_model.saved_input_example_info is not None  # by loading the folder
         if mlflow_model.model_id is not None and not tried:
-            artifacts.hand_over(
-                Path(path), self.weights_file, mlflow_model.model_id, ours=self.ours
-            )
+            for file in self.weights_files:
+                artifacts.hand_over(Path(path), file, mlflow_model.model_id, ours=self.ours)

@@ -5,8 +5,10 @@ Every byte that is read is held against its recorded digest.
 
 import contextlib
 import dataclasses
+import functools
 from pathlib import Path
 
+from mlflow_breadcrumbs import errors, flavor
 from mlflow_breadcrumbs.engine import (
     backends,
     checkpoints,
@@ -17,6 +19,8 @@ from mlflow_breadcrumbs.engine import (
     recipe,
     settling,
 )
+from mlflow_breadcrumbs.engine.shards import local, plans
+from mlflow_breadcrumbs.flavor import foreign
 from mlflow_breadcrumbs.pipeline import inputs, keeping
 from mlflow_breadcrumbs.support import processes, progress
 
@@ -47,6 +51,8 @@ def merge(
     keep: bool,
     threads: int | None,
     max_norm_ratio: float | None,
+    max_shard_size: int | None = None,
+    resumable: bool = False,
     show: progress.Progress,
 ) -> Computed:
     """Merge, each source from its part where it has one.
@@ -60,6 +66,9 @@ def merge(
         keep: parts are to be made, so they must be smaller than the sources.
         threads: of a merge from parts; all processors when `None`.
         max_norm_ratio: as for `merging.merge`.
+        max_shard_size: bytes of tensors per file; `None` writes one file.
+        resumable: what a call before this one did in the output's folder is taken up; who calls
+            removes the folder.
         show: is told the bytes read.
 
     Raises:
@@ -79,7 +88,10 @@ def merge(
                 sources.append(stack.enter_context(opened))
         labels = [source.resolved.uri for source in taken.sources]
         if not keep and not held.known:
-            result = merging.merge(
+            sharded = resumable or max_shard_size is not None
+            by_shards = sharded and plans.divisible(base, settings, backend)
+            merge_all = functools.partial(local.merge, keep=True) if by_shards else merging.merge
+            result = merge_all(
                 base,
                 [source for source in sources if isinstance(source, checkpoints.Checkpoint)],
                 settings,
@@ -88,11 +100,13 @@ def merge(
                 backend=backend,
                 expected=taken.digests,
                 max_norm_ratio=max_norm_ratio,
+                max_shard_size=max_shard_size,
+                overwrite=resumable and not by_shards,
                 show=show,
             )
             return Computed(result, notes=held.notes)
         folder = output.parent / parts.FOLDER
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         joined = joining.merge(
             base,
             sources,
@@ -108,6 +122,50 @@ def merge(
         )
     kept = (_keeping_note(joined),) if keep else ()
     return Computed(joined.result, joined, (*held.notes, _reading_note(joined, held), *kept))
+
+
+def weights_name(taken: inputs.Inputs) -> str:
+    """What the merged checkpoint is called: as the base's, so that its library finds it."""
+    return flavor.WEIGHTS_FILE if taken.is_ours else Path(foreign.weights_file(taken.base)).name
+
+
+def shard_size(taken: inputs.Inputs, given: int | None) -> int | None:
+    """Bytes of tensors in each file of the merged version: as asked for, or else as the base's.
+
+    Raises:
+        MergeError: several files are asked for, and the version's library reads one.
+    """
+    if given is not None and taken.is_ours:
+        raise errors.MergeError(
+            f"--max-shard-size is of no use here: {taken.base.resolved.uri} is an open_clip model, "
+            "whose library reads one file; leave it out"
+        )
+    return given if given is not None or taken.is_ours else foreign.shard_size(taken.base)
+
+
+def work_folder(given: str | None, asked: str, *, otherwise: Path) -> Path:
+    """Where a merge is written before it is registered.
+
+    Args:
+        given: a folder that stays when the process is killed.
+        asked: the request's digest: what another call must have in common to go on there.
+        otherwise: a folder that does not.
+
+    Raises:
+        OutputError: the folder can't be made.
+    """
+    folder = (
+        otherwise / "merged"
+        if given is None
+        else Path(given).absolute() / f"merge-{asked.removeprefix('sha256:')[:16]}"
+    )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise errors.OutputError(
+            f"cannot make the folder {folder}: {error.strerror}; name another (--work-folder)"
+        ) from error
+    return folder
 
 
 def settle(

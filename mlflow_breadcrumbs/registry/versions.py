@@ -30,13 +30,6 @@ from mlflow_breadcrumbs.registry import (
     tag_keys,
     uris,
 )
-    artifacts,
-    database,
-    failures,
-    records,
-    tag_keys,
-    uris,
-)
 from mlflow_breadcrumbs.support import documents, escaping, intake, json_documents, scratch
 
 

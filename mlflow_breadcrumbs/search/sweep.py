@@ -16,7 +16,7 @@ from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.engine import recipe
 from mlflow_breadcrumbs.figures import studies
 from mlflow_breadcrumbs.figures.studies import METRIC
-from mlflow_breadcrumbs.pipeline import flow, outcomes
+from mlflow_breadcrumbs.pipeline import flow, merge_request, outcomes
 from mlflow_breadcrumbs.registry import permissions, records
 from mlflow_breadcrumbs.search import grids, study_records, sweep_runs, workbench
 from mlflow_breadcrumbs.support import canonical, progress, tables, wording
@@ -361,7 +361,7 @@ def _register(
     """The merge by the chosen recipe, through the main flow."""
     materials = request.materials
     return flow.merge(
-        flow.MergeRequest(
+        merge_request.MergeRequest(
             base=materials.base,
             sources=materials.sources,
             registered_model=str(request.registered_model),

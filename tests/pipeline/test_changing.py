@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from mlflow_breadcrumbs import cli, errors
 from mlflow_breadcrumbs.engine import parts, tensor_files
 from mlflow_breadcrumbs.lineage import contents
-from mlflow_breadcrumbs.pipeline import changing, flow, inputs, keeping
+from mlflow_breadcrumbs.pipeline import changing, inputs, keeping
 from mlflow_breadcrumbs.registry import versions
 
 WEIGHTS = "open_clip_model.safetensors"
@@ -410,15 +410,9 @@ def test_a_source_of_ones_own_with_parts_from_a_server(on_server, tmp_path):
     before = whole(zoo, *zoo.sources[:2], name="http-pair", more=["--keep-parts"])
     change = changing.plan(before["uri"], [(zoo.sources[2], None)])
     with versions.workspace() as folder:
-        held = keeping.find(change, folder)
-        request = flow.MergeRequest(change.base, change.sources, "x", change.recipe, change=change)
         resolved = inputs.resolve(change.base, change.sources)
-        taken = flow._open(request, resolved, held, folder)
-        assert [version.weights.exists() for version in taken.everything] == [
-            True,
-            False,
-            False,
-            True,
-        ]
+        taken = inputs.open_all(resolved, folder, known=change.digests, lazily=True)
+        assert not any(version.path.exists() for version in taken.everything)
+        assert keeping.find(change, folder).known.keys() == set(taken.digests[1:3])
     made = merge("--from", before["uri"], "--add", zoo.sources[2])
     same(made, whole(zoo, *zoo.sources, name="http-whole"))

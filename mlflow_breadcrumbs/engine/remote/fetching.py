@@ -11,6 +11,7 @@ import mmap
 import os
 import tempfile
 import threading
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
@@ -33,7 +34,8 @@ class _Held:
     """The bytes of a segment, here: a file that is gone once nobody holds this."""
 
     def __init__(self, nbytes: int) -> None:
-        self.file: IO[bytes] = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115  closed when let go
+        self.file: IO[bytes] = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
+        weakref.finalize(self, self.file.close)
         os.truncate(self.file.fileno(), nbytes)
         self.nbytes = nbytes
 

@@ -29,6 +29,7 @@ def merge(
     labels: Sequence[str] | None = None,
     backend: backends.Backend | None = None,
     overwrite: bool = False,
+    keep: bool = False,
     show: progress.Progress = progress.silent,
     **given: Any,
 ) -> merging.MergeResult:
@@ -42,6 +43,8 @@ def merge(
         labels: how messages name each source; the files' paths when not given.
         backend: as for `working.work`.
         overwrite: replace an output that exists.
+        keep: leave the notes, so that the same call takes up even a finished output; who calls
+            removes them, with the output's folder.
         show: is told the bytes read.
         given: arguments of `plans.of`.
 
@@ -62,8 +65,9 @@ def merge(
     except (errors.MergeError, errors.IntegrityError):
         notes.clear(plan)  # what is done is of no use; after a full disk it is
         raise
-    notes.clear(plan)
-    _clear_older(plan)
+    if not keep:
+        notes.clear(plan)
+        _clear_older(plan)
     return dataclasses.replace(result, seconds=time.perf_counter() - started)
 
 

@@ -1,0 +1,137 @@
+"""The end of a merge in the registry: its lineage, its tags, the version."""
+
+import datetime
+from collections.abc import Mapping
+from pathlib import Path
+
+from mlflow_breadcrumbs import flavor, ledger
+from mlflow_breadcrumbs.engine import checkpoints, merging
+from mlflow_breadcrumbs.evaluation import recorded_tasks, scorecard
+from mlflow_breadcrumbs.flavor import foreign
+from mlflow_breadcrumbs.lineage import ancestry_tags, kept_parts, statement
+from mlflow_breadcrumbs.pipeline import computing, inputs
+from mlflow_breadcrumbs.pipeline.merge_request import MergeRequest
+from mlflow_breadcrumbs.registry import (
+    failures,
+    pages,
+    records,
+    registering,
+    tag_keys,
+    versions,
+)
+from mlflow_breadcrumbs.support import canonical
+
+
+def lineage(
+    run_id: str,
+    started: datetime.datetime,
+    request: MergeRequest,
+    taken: inputs.Inputs,
+    computed: computing.Computed,
+    card: scorecard.Scorecard | None,
+    kept: kept_parts.KeptParts | None,
+    device: str,
+) -> bytes:
+    """The lineage of the merged weights."""
+    merged = computed.result
+    weights = (None, *request.recipe.weight_of(len(taken.sources)))
+    shares = {noise.label: float(f"{noise.share:.3g}") for noise in merged.noises}
+    own_configs = (None, *(fit.own for fit in taken.fits))
+    entries = [
+        statement.Input(
+            role="base" if weight is None else "source",
+            given=version.resolved.given,
+            uri=version.resolved.uri,
+            weights_digest=digest,
+            model_id=version.resolved.model_id,
+            dtypes=computed.dtypes(digest) or checkpoints.float_dtypes(version.stored),
+            tasks=version.resolved.tasks,
+            weight=weight,
+            licence=versions.licence_of(version.resolved),
+            preprocessing=own.preprocess_cfg if own else None,
+            rounding=shares.get(version.resolved.uri),
+        )
+        for version, digest, weight, own in zip(
+            taken.everything, taken.digests, weights, own_configs, strict=True
+        )
+    ]
+    return statement.build(
+        file_name=flavor.WEIGHTS_FILE if taken.is_ours else _placed(taken, merged),
+        file_digest=checkpoints.file_digest(merged.output),
+        weights_digest=merged.weights_digest,
+        settings=request.recipe,
+        given={
+            "base": taken.base.resolved.given,
+            "sources": [source.resolved.given for source in taken.sources],
+            "registeredModel": request.registered_model,
+            "tasks": recorded_tasks.located(request.tasks),
+            **({"method": request.method} if request.method else {}),
+            **(request.change.given() if request.change else {}),
+        },
+        inputs=entries,
+        invocation=statement.Invocation(run_id, started, now(), device, merged.backend),
+        evaluation=[row | {"split": request.split} for row in card.rows()] if card else (),
+        tolerances=merged.tolerances,
+        running=merged.running,
+        choice=request.choice,
+        parts=kept,
+    )
+
+
+def _placed(taken: inputs.Inputs, merged: merging.MergeResult) -> str:
+    """Where the merged file, or the index of its shards, is in the version."""
+    return str(Path(foreign.weights_file(taken.base)).with_name(Path(merged.output).name))
+
+
+def register(
+    request: MergeRequest,
+    taken: inputs.Inputs,
+    merged: merging.MergeResult,
+    stated: bytes,
+    tags: Mapping[str, str],
+) -> records.RegisteredVersion:
+    """Log the model, then register it with every tag in one step, then set the alias."""
+    tags = {
+        **tags,
+        tag_keys.WEIGHTS_DIGEST: merged.weights_digest,
+        tag_keys.LINEAGE_DIGEST: canonical.sha256(stated),
+    }
+    extra, name = {statement.FILE: stated}, pages.logged_name(request.registered_model)
+    with failures.explained("cannot log the merged model"):
+        if taken.is_ours:
+            info = flavor.log_model(
+                name,
+                config=flavor.load_config(taken.base.folder),
+                weights=Path(merged.output),
+                weights_digest=merged.weights_digest,
+                keep_weights=False,
+                heads=list(taken.all_heads.values()),
+                extra_files=extra,
+                tags=tags,
+            )
+        else:
+            info = foreign.log_model(
+                name, base=taken.base, weights=Path(merged.output), extra_files=extra, tags=tags
+            )
+    version = registering.register(request.registered_model, model_id=info.model_id, tags=tags)
+    if request.alias is not None:
+        ledger.set_alias(version.name, request.alias, version.version)
+    return version
+
+
+def tags_of(request: MergeRequest, taken: inputs.Inputs, asked: str) -> dict[str, str]:
+    """The version's tags, as far as they are known before the merge."""
+    uris = [version.resolved.uri for version in taken.everything]
+    tags = ancestry_tags.of_merge(request.recipe, uris, taken.digests)
+    tags[tag_keys.REQUEST_DIGEST] = asked
+    if taken.all_heads:
+        tags[tag_keys.TASK] = ",".join(taken.all_heads)
+    if request.force:
+        tags[tag_keys.FORCED] = "true"
+    tag_keys.check(tags)
+    return tags
+
+
+def now() -> datetime.datetime:
+    """The moment, with its time zone."""
+    return datetime.datetime.now(datetime.UTC)

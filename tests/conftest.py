@@ -15,6 +15,7 @@ from typing import Any
 import filelock
 import gpu_device  # noqa: F401 - first, since it decides how Triton is imported
 import mlflow
+import object_stores
 import postgres
 import pytest
 import torch
@@ -35,6 +36,7 @@ TOGETHER = {
     "shown": "quickstart",
     "registry_and_ledger": "postgresql",
     "place": "postgresql",
+    "bucket": "object store",
 }
 """Tests of a fixture that is dear run in one worker, so that it is made once; fixture → group."""
 
@@ -223,6 +225,21 @@ def ledger_uri(request, tmp_path, monkeypatch) -> str:
         uri = postgres.schema(server, f"ledger_{uuid.uuid4().hex[:12]}")
     monkeypatch.setenv("BREADCRUMBS_LEDGER_URI", uri)
     return uri
+
+
+@pytest.fixture(scope="session")
+def bucket() -> Iterator[object_stores.Store]:
+    """A real object store over HTTP."""
+    with object_stores.running() as store:
+        yield store
+
+
+@pytest.fixture
+def object_store(bucket, monkeypatch) -> object_stores.Store:
+    """The same, where this test's processes look for one."""
+    for key, value in bucket.variables.items():
+        monkeypatch.setenv(key, value)
+    return bucket
 
 
 @pytest.fixture(scope="session")

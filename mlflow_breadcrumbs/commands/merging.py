@@ -143,6 +143,21 @@ def print_merge(result: "merging.MergeResult", inputs: Sequence[str]) -> None:
     help="Try the few best recipes on the tasks' validation images, and merge by the best.",
 )
 @click.option("--alias", type=options.TEXT, help="Point this alias at the merged version.")
+@click.option(
+    "--max-shard-size",
+    type=options.Size(),
+    help="Write files of at most this size, as 5GB.  [default: as the base's files]",
+)
+@click.option(
+    "--work-folder",
+    type=options.TEXT,
+    metavar="FOLDER",
+    help="Keep what is merged here until it is registered; a call after a killed one goes on.",
+)
+@options.switch(
+    "--plan-only",
+    help="Only plan the merge in the work folder; workers do its shards (work), then merge again.",
+)
 @click.option("--force", is_flag=True, help="Make a new version even if this merge exists.")
 @options.force_alias_option
 @experiments.experiment_option
@@ -164,6 +179,9 @@ def merge_command(
     force: bool,
     force_alias: bool,
     keep_parts: bool | None,
+    max_shard_size: int | None,
+    work_folder: str | None,
+    plan_only: bool | None,
     as_json: bool,
     **given: Any,
 ) -> None:
@@ -214,6 +232,8 @@ def merge_command(
         backend=backend or "auto",
         threads=threads,
         max_norm_ratio=max_norm_ratio,
+        max_shard_size=max_shard_size,
+        work_folder=work_folder,
         alias=alias,
         force=force,
         force_alias=force_alias,
@@ -221,6 +241,9 @@ def merge_command(
         keep_parts=bool(keep_parts),
         change=change,
     )
+    if plan_only:
+        _plan(request, as_json=as_json)
+        return
     result = flow.merge(request, terminal.show)
     following = _next_command(request, result) if result.warnings and tasks else None
     if as_json:
@@ -239,6 +262,28 @@ def merge_command(
         printing.echo(f"Warning: {warning}.")
     if following:
         printing.echo(f"Next: {following}")
+
+
+def _plan(request: "merge_request.MergeRequest", *, as_json: bool) -> None:
+    """Plan a merge, and say what to call."""
+    if request.work_folder is None or request.keep_parts or request.change:
+        raise click.UsageError(
+            "--plan-only needs a --work-folder that all workers mount, and goes with neither "
+            "--from nor --keep-parts"
+        )
+    from mlflow_breadcrumbs.commands import sharding, terminal
+    from mlflow_breadcrumbs.pipeline import flow
+
+    path, made = flow.plan(request, terminal.show)
+    if as_json:
+        printing.print_json({"plan": str(path), **sharding.summary(made)})
+        return
+    printing.echo(
+        f"{path}: {wording.counted(len(made.shards), 'shards')}, "
+        f"{wording.size(made.bytes_read)} to read, {wording.size(made.bytes_written)} to write"
+    )
+    printing.echo(f"Next: {shlex.join(['mlflow-breadcrumbs', 'work', str(path), '--missing'])}")
+    printing.echo("Then: this command again, without --plan-only")
 
 
 def _next_command(request: "merge_request.MergeRequest", result: "outcomes.MergedVersion") -> str:

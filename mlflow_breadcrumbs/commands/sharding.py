@@ -179,6 +179,11 @@ def finish_command(plan: str, overwrite: bool, verify: bool, as_json: bool) -> N
     from mlflow_breadcrumbs.engine.shards import finishing, plans
 
     read = plans.read(plan)
+    if read.ended_by is not None:
+        raise click.UsageError(
+            f"this merge is ended by `{read.ended_by}`, which registers it: call that again as it "
+            "was called with --plan-only, without that"
+        )
     result = finishing.finish(read, overwrite=overwrite, verify=verify)
     if as_json:
         printing.print_json(result.to_dict())

@@ -19,10 +19,17 @@ from mlflow_breadcrumbs.engine import (
     recipe,
     settling,
 )
+from mlflow_breadcrumbs.engine.remote import stores
 from mlflow_breadcrumbs.engine.shards import local, plans
 from mlflow_breadcrumbs.flavor import foreign
-from mlflow_breadcrumbs.pipeline import inputs, keeping
+from mlflow_breadcrumbs.pipeline import inputs, keeping, merge_request
+from mlflow_breadcrumbs.registry import versions
 from mlflow_breadcrumbs.support import processes, progress
+
+PLAN = "plan.json"
+"""In the folder of a merge that workers do."""
+ENDED_BY = "merge"
+"""The command that ends such a merge; it registers what came out."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +83,13 @@ def merge(
         IntegrityError: a part is not the one that was written, or an input is not.
     """
     with contextlib.ExitStack() as stack:
-        base = stack.enter_context(checkpoints.Checkpoint.open(taken.base.stored))
+
+        def opened(version: versions.OpenedVersion) -> checkpoints.Checkpoint:
+            # What goes on after a stop must read what the call before it read.
+            place = version.lasting if resumable else version.stored
+            return stack.enter_context(checkpoints.Checkpoint.open(place))
+
+        base = opened(taken.base)
         sources: list[checkpoints.Checkpoint | parts.OpenedPart] = []
         for version, digest in zip(taken.sources, taken.digests[1:], strict=True):
             if digest in held.known:
@@ -84,13 +97,14 @@ def merge(
                 stack.callback(part.close)
                 sources.append(part)
             else:
-                opened = checkpoints.Checkpoint.open(version.stored)
-                sources.append(stack.enter_context(opened))
+                sources.append(opened(version))
         labels = [source.resolved.uri for source in taken.sources]
         if not keep and not held.known:
             sharded = resumable or max_shard_size is not None
             by_shards = sharded and plans.divisible(base, settings, backend)
-            merge_all = functools.partial(local.merge, keep=True) if by_shards else merging.merge
+            merge_all = merging.merge
+            if by_shards:
+                merge_all = functools.partial(local.merge, keep=True, ended_by=ENDED_BY)
             result = merge_all(
                 base,
                 [source for source in sources if isinstance(source, checkpoints.Checkpoint)],
@@ -122,6 +136,49 @@ def merge(
         )
     kept = (_keeping_note(joined),) if keep else ()
     return Computed(joined.result, joined, (*held.notes, _reading_note(joined, held), *kept))
+
+
+def plan(
+    taken: inputs.Inputs, request: merge_request.MergeRequest, work: Path
+) -> tuple[Path, plans.ShardPlan]:
+    """Plan what `merge` does by shards, for workers who know no MLflow; the plan and its file.
+
+    Args:
+        taken: the base and the sources.
+        request: with nothing left open.
+        work: the folder of the merge.
+
+    Raises:
+        MergeError: workers could not read an input, or the merge can't be done by shards.
+        CheckpointError: the plan can't be written.
+    """
+    for version in taken.everything:
+        if isinstance(version.elsewhere, stores.Place) and not version.elsewhere.folder.ranged:
+            raise errors.MergeError(
+                f"the weights of {version.resolved.uri} come through the tracking server, and "
+                "workers read a disk or an object store; merge without --plan-only, or have the "
+                "server name the store itself (--no-serve-artifacts)"
+            )
+    with contextlib.ExitStack() as stack:
+        base, *sources = (
+            stack.enter_context(checkpoints.Checkpoint.open(version.lasting))
+            for version in taken.everything
+        )
+        made = plans.make(
+            base,
+            sources,
+            request.recipe,
+            work / weights_name(taken),
+            labels=[source.resolved.uri for source in taken.sources],
+            expected=taken.digests,
+            max_norm_ratio=request.max_norm_ratio,
+            max_shard_size=shard_size(taken, request.max_shard_size),
+            threads=request.threads,
+            ended_by=ENDED_BY,
+        )
+    file = work / PLAN
+    made.save(file)
+    return file, made
 
 
 def weights_name(taken: inputs.Inputs) -> str:

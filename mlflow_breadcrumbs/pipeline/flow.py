@@ -18,6 +18,7 @@ from mlflow_breadcrumbs.engine import (
     running,
 )
 from mlflow_breadcrumbs.engine.backends import choosing
+from mlflow_breadcrumbs.engine.shards import plans
 from mlflow_breadcrumbs.evaluation import accuracy_records, caches, scorecard, trial
 from mlflow_breadcrumbs.ledger import finishing
 from mlflow_breadcrumbs.lineage import ancestry_tags, statement, stories
@@ -69,8 +70,9 @@ def merge(
     with versions.workspace() as folder:
         held = keeping.find(request.change, folder)
         known = request.change.digests if request.change else {}
-        # What is evaluated has to be here; what is only merged is read where it is.
-        taken = inputs.open_all(resolved, folder, known=known, lazily=not request.tasks)
+        taken = inputs.open_all(resolved, folder, known=known, lazily=True)
+        if request.tasks:  # what is evaluated has to be here; other weights are read where they are
+            taken.bring()
         draft = drafts.RecipeDraft(request.recipe, request.left_open)
         request = _settled(request, taken, draft, backend, show)
         if (None in recorded or draft.open) and (found := _find(request, taken.digests)):
@@ -144,6 +146,29 @@ def merge(
         choice=request.choice,
         alias=request.alias,
     )
+
+
+def plan(
+    request: MergeRequest, show: progress.Progress = progress.silent
+) -> tuple[Path, plans.ShardPlan]:
+    """Plan a merge that workers then do shard by shard; `merge` with the same request ends it.
+
+    Returns:
+        The plan's file, in the request's work folder, and the plan.
+
+    Raises:
+        BreadcrumbsError: one of its kinds; nothing was planned.
+    """
+    _, backend = _check(request)
+    resolved = inputs.resolve(request.base, request.sources)
+    with versions.workspace() as folder:
+        taken = inputs.open_all(resolved, folder, lazily=True)
+        draft = drafts.RecipeDraft(request.recipe, request.left_open)
+        request = _settled(request, taken, draft, backend, show)
+        pairs = inputs.plan_evaluation(taken, request.tasks) if request.tasks is not None else ()
+        asked = merge_request.digest(request, taken, pairs)
+        work = computing.work_folder(request.work_folder, asked, otherwise=folder)
+        return computing.plan(taken, request, work)
 
 
 def _settled(

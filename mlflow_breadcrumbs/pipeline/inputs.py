@@ -45,6 +45,11 @@ class Inputs:
             )
         )
 
+    def bring(self) -> None:
+        """Have all weights on this machine."""
+        for version in self.everything:
+            version.bring()
+
     @property
     def notes(self) -> tuple[str, ...]:
         """What a user should know of the sources' configurations."""

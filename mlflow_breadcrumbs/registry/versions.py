@@ -106,6 +106,13 @@ class OpenedVersion:
     @property
     def stored(self) -> Path | stores.Place:
         """The checkpoint where it is, to be read from there."""
+        if self.elsewhere is None or self.path.exists():
+            return self.weights
+        return self.elsewhere
+
+    @property
+    def lasting(self) -> Path | stores.Place:
+        """Where the checkpoint is even after what was downloaded is gone."""
         return self.weights if self.elsewhere is None else self.elsewhere
 
 

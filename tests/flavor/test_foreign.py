@@ -1,6 +1,8 @@
 """Versions of another flavor: a transformers model merges, and stays a transformers model."""
 
+import dataclasses
 import json
+from pathlib import Path
 
 import mlflow
 import pytest
@@ -9,6 +11,7 @@ import torch
 from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.audit import export, reproduce, verify
 from mlflow_breadcrumbs.engine import recipe
+from mlflow_breadcrumbs.engine.shards import working
 from mlflow_breadcrumbs.pipeline import flow
 from mlflow_breadcrumbs.registry import versions
 
@@ -76,3 +79,46 @@ def test_transformers_versions_are_merged_from_their_safetensors(store):
     assert flow.merge(again).version.weights_digest == result.version.weights_digest
     with pytest.raises(errors.TaskError, match="was logged by the flavor 'transformers'"):
         flow.merge(flow.MergeRequest(**{**vars(request), "force": True, "tasks": "tasks.yaml"}))
+
+
+def test_a_sharded_base_gives_a_sharded_version(store, monkeypatch, tmp_path):
+    """Files of the same names and no larger, which its own library loads; done in pieces too."""
+    monkeypatch.setenv("MLFLOW_HUGGINGFACE_MODEL_MAX_SHARD_SIZE", "6KB")
+    base = register("sharded", 0)
+    for i in (1, 2):
+        register(f"sharded-{i}", i, base)
+    before = {path.name for path in files_in("models:/sharded/1")}
+    assert len(before) > 3
+    request = flow.MergeRequest(
+        base="models:/sharded/1",
+        sources=("models:/sharded-1/1", "models:/sharded-2/1"),
+        registered_model="merged",
+        recipe=recipe.MergeRecipe.from_method("task_arithmetic", sources=2, alpha=1),
+        device="cpu",
+    )
+    result = flow.merge(request)
+    after = files_in(result.version.uri)
+    assert {path.name for path in after} >= {"model.safetensors.index.json"}
+    assert abs(len(after) - len(before)) <= 1
+    loaded = mlflow.transformers.load_model(result.version.uri, return_type="components")["model"]
+    assert loaded.state_dict().keys() == base.state_dict().keys()
+    assert verify.verify(result.version.uri).ok
+    assert reproduce.reproduce(result.version.uri).reproduced_digest == (
+        result.version.weights_digest
+    )
+    again = dataclasses.replace(
+        request, force=True, work_folder=str(tmp_path / "work"), max_shard_size=20_000
+    )
+    path, plan = flow.plan(again)
+    assert plan.max_shard_size == 20_000
+    list(working.work_all(plan, range(1, len(plan.shards) + 1)))
+    other = flow.merge(again)
+    assert other.version.weights_digest == result.version.weights_digest
+    assert len(files_in(other.version.uri)) < len(after)
+    assert not path.exists()
+
+
+def files_in(uri):
+    """The weights' files of a version."""
+    folder = Path(versions.resolve(uri).location.removeprefix("file://"))
+    return list(folder.rglob("*.safetensors*"))

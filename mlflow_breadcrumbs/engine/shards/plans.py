@@ -74,6 +74,8 @@ class ShardPlan:
     """As for `merging.merge`."""
     cuts: tuple[tuple[masking.ModelCut, masking.ModelCut], ...] = ()
     """Per source, of the unit `model`."""
+    ended_by: str | None = None
+    """The command that ends the merge, where it is not `finish`."""
     format: str = FORMAT
 
     @property
@@ -105,6 +107,8 @@ class ShardPlan:
     def to_dict(self) -> dict[str, Any]:
         """The plan as JSON holds it."""
         found: dict[str, Any] = _ADAPTER.dump_python(self, mode="json")
+        if self.ended_by is None:
+            del found["ended_by"]  # plans of before have their digest without it
         return found
 
     def save(self, path: str | Path) -> None:
@@ -205,6 +209,7 @@ def make(
     max_norm_ratio: float | None = defaults.MAX_NORM_RATIO,
     max_shard_size: int | None = None,
     threads: int | None = None,
+    ended_by: str | None = None,
 ) -> ShardPlan:
     """Plan a merge; nothing is read but headers, and the sources where the unit is `model`.
 
@@ -220,6 +225,7 @@ def make(
         max_norm_ratio: as for `merging.merge`.
         max_shard_size: bytes of tensor data per output file at most; `None` plans one file.
         threads: that count; all processors when `None`.
+        ended_by: the command that ends the merge, where it is not `finish`.
 
     Raises:
         RecipeError: the recipe has another number of weights than there are sources.
@@ -234,6 +240,7 @@ def make(
         max_norm_ratio=max_norm_ratio,
         max_shard_size=max_shard_size,
         threads=threads,
+        ended_by=ended_by,
     )
 
 
@@ -246,6 +253,7 @@ def of(
     max_norm_ratio: float | None = defaults.MAX_NORM_RATIO,
     max_shard_size: int | None = None,
     threads: int | None = None,
+    ended_by: str | None = None,
 ) -> ShardPlan:
     """The plan of a merge that has been checked; see `make`."""
     merging.check_norm_ratio(max_norm_ratio)
@@ -286,6 +294,7 @@ def of(
         ),
         verify=verify or expected is not None,
         max_norm_ratio=None if max_norm_ratio == math.inf else max_norm_ratio,
+        ended_by=ended_by,
         cuts=tuple(_cuts(job, threads or processes.processors())),
     )
 

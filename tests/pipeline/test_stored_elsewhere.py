@@ -1,0 +1,154 @@
+"""Merges of versions whose weights are in an object store, or come through the tracking server."""
+
+import json
+from pathlib import Path
+
+import mlflow
+import pytest
+import zoos
+from click.testing import CliRunner
+
+from mlflow_breadcrumbs import cli
+from mlflow_breadcrumbs.engine import files, recipe
+from mlflow_breadcrumbs.registry import versions
+
+RECIPE = ["--density", 0.3, "--gamma", 0.01, "--alpha", 0.4]
+
+
+def run(*arguments, code=0):
+    result = CliRunner().invoke(cli.main, [*map(str, arguments)])
+    assert result.exit_code == code, (result.output, result.exception)
+    return result
+
+
+def merge(zoo, name, *more):
+    sources = [word for uri in zoo.sources[:2] for word in ("--source", uri)]
+    words = ["merge", "--base", zoo.base, *sources, "--registered-model", name, *RECIPE]
+    return json.loads(run(*words, *more, "--json").stdout)
+
+
+def expected(zoo, folder):
+    """The digest of the same merge of the files that were imported."""
+    paths = [zoo.folder / f"{name}.safetensors" for name in ("base", *list(zoos.TASKS)[:2])]
+    made = recipe.MergeRecipe(density=0.3, gamma=0.01, alpha=0.4)
+    return files.merge_files(
+        paths[0], paths[1:], made, folder / "expected.safetensors"
+    ).weights_digest
+
+
+@pytest.fixture
+def downloads(monkeypatch):
+    """The weights that are downloaded as files."""
+    found, download = [], mlflow.artifacts.download_artifacts
+
+    def recording(**arguments):
+        if arguments["artifact_uri"].endswith("open_clip_model.safetensors"):
+            found.append(arguments["artifact_uri"])
+        return download(**arguments)
+
+    monkeypatch.setattr(mlflow.artifacts, "download_artifacts", recording)
+    return found
+
+
+@pytest.fixture(scope="module")
+def in_bucket(bucket, tmp_path_factory, empty_database):
+    """The zoo on a server whose artifacts are in the object store, where clients go themselves."""
+    folder = tmp_path_factory.mktemp("bucket-server")
+    more = ["--no-serve-artifacts", "--default-artifact-root", "s3://models/mlflow"]
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        zoos.serving(folder, empty_database, *more) as uri,
+    ):
+        for key, value in bucket.variables.items():
+            patch.setenv(key, value)
+        own = tmp_path_factory.mktemp("bucket-zoo")
+        with zoos.working_in(own, uri), zoos.installed():
+            yield zoos.fill(own, uri)
+
+
+@pytest.mark.slow
+def test_weights_in_an_object_store_are_read_there(in_bucket, object_store, downloads, tmp_path):
+    zoo = in_bucket
+    assert versions.resolve(zoo.base).location.startswith("s3://models/mlflow/")
+    made = merge(zoo, "read-there", "--tasks", "none")
+    assert downloads == []
+    assert made["weights_digest"] == expected(zoo, tmp_path)
+    run("verify", made["uri"])
+    evaluated = merge(zoo, "evaluated", "--tasks", zoo.tasks)
+    assert evaluated["weights_digest"] == made["weights_digest"]
+    assert evaluated["metrics"]["average_accuracy"] >= 0
+    assert len(set(downloads)) >= 3, "what is evaluated has to be here"
+
+
+@pytest.mark.slow
+def test_workers_read_the_object_store_themselves(in_bucket, object_store, downloads, tmp_path):
+    """Planned with MLflow, done without it, ended with it."""
+    zoo, work = in_bucket, tmp_path / "work"
+    more = ["--tasks", "none", "--work-folder", work]
+    plan = merge(zoo, "by-workers", *more, "--plan-only")
+    content = json.loads(Path(plan["plan"]).read_text())
+    assert content["base"]["path"].startswith("s3://models/mlflow/")
+    refused = run("finish", plan["plan"], code=2)
+    assert "this merge is ended by `merge`, which registers it" in refused.output
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")  # workers need none
+        run("work", plan["plan"], "--missing")
+    done = {path: path.stat().st_mtime_ns for path in work.rglob("*-*.safetensors")}
+    assert done
+    made = merge(zoo, "by-workers", *more)
+    assert made["weights_digest"] == expected(zoo, tmp_path)
+    assert not made["reused"]
+    assert downloads == []
+    assert list(work.iterdir()) == [], "nothing is left of it"
+    assert merge(zoo, "by-workers", *more)["reused"]
+
+
+def test_weights_that_a_server_hands_on_are_streamed(on_server, downloads, tmp_path):
+    zoo = on_server
+    mlflow.set_experiment("streamed")
+    assert versions.resolve(zoo.base).location.startswith("mlflow-artifacts:")
+    made = merge(zoo, "streamed", "--tasks", "none")
+    assert made["weights_digest"] == expected(zoo, tmp_path)
+    assert downloads == []
+    words = ["--tasks", "none", "--work-folder", tmp_path / "work", "--plan-only", "--force"]
+    sources = [word for uri in zoo.sources[:2] for word in ("--source", uri)]
+    refused = run(
+        "merge", "--base", zoo.base, *sources, "--registered-model", "x", *RECIPE, *words, code=1
+    )
+    assert "come through the tracking server, and workers read a disk" in refused.output
+
+
+def test_a_stopped_merge_goes_on_in_its_work_folder(zoo, tmp_path, monkeypatch):
+    """The output was whole, the version was not registered."""
+    from mlflow_breadcrumbs.engine.shards import working
+    from mlflow_breadcrumbs.pipeline import registration
+
+    more = ["--tasks", "none", "--work-folder", tmp_path / "work"]
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(registration, "register", stop)
+        sources = [word for uri in zoo.sources[:2] for word in ("--source", uri)]
+        words = ["merge", "--base", zoo.base, *sources, "--registered-model", "on", *RECIPE, *more]
+        stopped = CliRunner().invoke(cli.main, [*map(str, words)])
+        assert stopped.exit_code != 0
+    assert list((tmp_path / "work").glob("merge-*/open_clip_model.safetensors"))
+    monkeypatch.setattr(working, "work_on", stop)  # nothing is computed again
+    made = merge(zoo, "on", *more)
+    assert made["weights_digest"] == expected(zoo, tmp_path)
+    assert list((tmp_path / "work").iterdir()) == []
+
+
+def test_options_that_do_not_go_together(zoo, tmp_path):
+    words = ["merge", "--base", zoo.base, "--source", zoo.sources[0], "--registered-model", "x"]
+    refused = run(*words, *RECIPE, "--tasks", "none", "--plan-only", code=2)
+    assert "--plan-only needs a --work-folder" in refused.output
+    refused = run(*words, *RECIPE, "--tasks", "none", "--max-shard-size", "5GB", code=1)
+    assert (
+        "--max-shard-size is of no use here: models:/tiny/1 is an open" in refused.output
+    )
+    (tmp_path / "file").touch()
+    refused = run(*words, *RECIPE, "--tasks", "none", "--work-folder", tmp_path / "file", code=1)
+    assert "cannot make the folder" in refused.output

@@ -190,7 +190,8 @@ def _read_header(path: Path) -> tuple[dict[str, dict[str, Any]], int]:
             "Use `mlflow-breadcrumbs import`, which reads plain tensors out of a .pt safely"
         )
     with path.open("rb") as file:  # some hundred thousand tensors take minutes
-        count = file.read(8 + HEADER).count(b'"data_offsets"')
+        length = int.from_bytes(file.read(8), "little")
+        count = file.read(min(length, HEADER)).count(b'"data_offsets"')
     _check_count(path, count)
     try:
         # The library holds lengths, offsets, shapes and dtypes against the file's size.

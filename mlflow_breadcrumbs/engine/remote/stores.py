@@ -1,9 +1,11 @@
 """Folders in object stores, by address: `s3://`, `gs://`, `abfss://`, `http://`; through fsspec."""
 
 import contextlib
+import logging
 import os
 import posixpath
 import re
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -32,6 +34,7 @@ ATTEMPTS = 5
 CHANGES = ("ETag", "etag", "generation", "md5Hash", "LastModified", "last_modified", "mtime")
 """Where the file systems say which version of a file there is, best first."""
 
+_logger = logging.getLogger(__name__)
 _ADDRESS = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
 _Found = TypeVar("_Found")
 
@@ -171,9 +174,19 @@ class ObjectFolder:
         self._asked(lambda: self._system.pipe_file(place, content), place)
 
     def move(self, name: str, target: str) -> None:
-        """Give a file of the folder another name; in between there are both."""
+        """Give a file of the folder another name; in between there are both.
+
+        The store copies it, or if it can't, as some that only speak like one, it passes through
+        here.
+        """
         place, other = self._place(name), self._place(target)
-        self._asked(lambda: self._system.cp_file(place, other), other)
+        try:
+            self._system.cp_file(place, other)
+        except Exception as error:  # noqa: BLE001  every library has errors of its own
+            _logger.info("%s can't be copied where it is: %r", place, error)
+            with tempfile.NamedTemporaryFile() as file:
+                self._asked(lambda: self._system.get_file(place, file.name), place)
+                self.put(Path(file.name), target)
         self._asked(lambda: self._system.rm_file(place), place)
 
     def size(self, name: str) -> int | None:

@@ -7,5 +7,5 @@
 `local` does all three in one process, and goes on where a killed one stopped. Every tensor is
 independent of the others, so the weights are those of a merge in one go; only masks over a whole
 model need a look at everything first, which is part of the plan. `notes` is the form in which a
-worker's results travel.
+worker's results travel; `places` keeps shards and notes, on a disk or in an object store.
 """

@@ -138,7 +138,7 @@ class Vector:
         # An odd step walks through all the columns of a matrix whose rows are a power of two long.
         if n <= PART:
             return np.sort(next(self.parts()).every(n // count | 1, count).magnitudes())
-        run = min(16, count)
+        run = min(max(16, count >> 14), count)
         buffers = Buffers()
         step = n // (count // run) | 1
         found = [

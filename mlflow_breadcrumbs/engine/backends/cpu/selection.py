@@ -23,13 +23,22 @@ import numpy as np
 from mlflow_breadcrumbs.engine.backends.cpu import kernels, reading
 
 SAMPLE = 1 << 14
-"""Elements in a sample."""
+"""Elements in a sample; of a vector of more than 2²⁴ elements, one in 1024, up to `LARGEST`.
+
+The longer the vector, the narrower a bracket must be for the list to stay small.
+"""
+
+LARGEST = 1 << 20
+"""Elements in a sample at most."""
 
 DOUBT = 6.0
 """Half the width of a bracket, in standard deviations of a rank in the sample."""
 
 LISTED = 8
 """At most one element in so many is listed."""
+
+MOST = 1 << 24
+"""Elements that are listed at most, 12 bytes each."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +116,7 @@ def _list_around(vector: reading.Vector, ranks: Sequence[int]) -> Iterable[Liste
     widths = np.zeros(2, np.uint32)
     for i, (first, last) in enumerate(brackets):
         firsts[i], widths[i] = first, last - first + 1
-    bits = np.empty(n // LISTED + kernels.RUN, np.uint32)
+    bits = np.empty(min(n // LISTED, MOST) + kernels.RUN, np.uint32)
     index = np.empty(bits.size, np.int64)
     below = np.zeros(2, np.int64)
     filled = passed = 0
@@ -127,7 +136,7 @@ def _list_around(vector: reading.Vector, ranks: Sequence[int]) -> Iterable[Liste
 
 def _brackets(vector: reading.Vector, ranks: Sequence[int]) -> list[tuple[int, int]]:
     """Ranges of magnitudes, first and last, that likely hold the ranks; one if they overlap."""
-    sample = vector.sample(SAMPLE)
+    sample = vector.sample(min(max(SAMPLE, len(vector) >> 10), LARGEST))
     brackets: list[tuple[int, int]] = []
     for rank in ranks:
         share = rank / len(vector)

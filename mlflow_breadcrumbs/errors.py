@@ -23,7 +23,8 @@ BreadcrumbsError
 │   ├── SignatureError                 a webhook was not signed as it must be
 │   └── ReplayError                    a webhook was delivered before
 ├── OutputError        (OSError)       a result can't be written to the file that was named
-└── DeviceError        (RuntimeError)  the device asked for is absent or too small
+├── DeviceError        (RuntimeError)  the device asked for is absent or too small
+└── ExecutorError      (RuntimeError)  workers elsewhere can't be had, or die again and again
 ```
 
 The command line turns each into one line on stderr and exit code 1.
@@ -125,3 +126,7 @@ class OutputError(BreadcrumbsError, OSError):
 
 class DeviceError(BreadcrumbsError, RuntimeError):
     """The device asked for is absent or too small."""
+
+
+class ExecutorError(BreadcrumbsError, RuntimeError):
+    """Workers elsewhere can't be had, or die again and again."""

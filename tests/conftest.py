@@ -18,9 +18,12 @@ import mlflow
 import object_stores
 import postgres
 import pytest
+import ray_cluster
 import torch
 import warm
 import zoos
+
+from mlflow_breadcrumbs.support import executors
 
 WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 """Processes that run tests side by side."""
@@ -30,6 +33,7 @@ THREADS = max(1, min(2, (os.cpu_count() or 1) // WORKERS))
 torch.set_num_threads(THREADS)
 os.environ.setdefault("OMP_NUM_THREADS", str(THREADS))
 os.environ.setdefault("MLFLOW_DISABLE_AUTO_LOGGING", "true")
+os.environ |= ray_cluster.VARIABLES  # Ray reads them when it is imported
 
 TOGETHER = {
     "server": "server",
@@ -37,6 +41,7 @@ TOGETHER = {
     "registry_and_ledger": "postgresql",
     "place": "postgresql",
     "bucket": "object store",
+    "ray_address": "ray",
 }
 """Tests of a fixture that is dear run in one worker, so that it is made once; fixture → group."""
 
@@ -213,6 +218,20 @@ def postgres_server() -> Iterator[str]:
         Path(folder).chmod(0o755)
         with postgres.running(Path(folder)) as uri:
             yield uri
+
+
+@pytest.fixture(scope="session")
+def ray_address() -> Iterator[str]:
+    """A real Ray cluster of several worker processes; its address."""
+    with ray_cluster.running() as address:
+        yield address
+
+
+@pytest.fixture(scope="session")
+def on_ray(ray_address) -> Iterator[executors.Executor]:
+    """Five workers on it, who keep what they have imported; a test may take fewer of them."""
+    with executors.opened("ray", address=ray_address, workers=ray_cluster.CPUS) as executor:
+        yield executor
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

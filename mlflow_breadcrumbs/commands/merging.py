@@ -14,6 +14,7 @@ from mlflow_breadcrumbs.commands import (
     experiments,
     options,
     printing,
+    spreading,
     task_choice,
 )
 from mlflow_breadcrumbs.engine import drafts
@@ -39,8 +40,10 @@ if TYPE_CHECKING:
 @click.option(
     "--max-shard-size",
     type=options.Size(),
-    help="Split the output into files of at most this size.",
+    help="Split the output into files of at most this size; with ray, each is one piece of work.  "
+    f"[default with ray: {options.SHARD_SIZE}]",
 )
+@spreading.executor_options
 @click.option("--overwrite", is_flag=True, help="Replace an output that exists.")
 @click.option(
     "--digests",
@@ -57,6 +60,9 @@ def merge_files(
     max_norm_ratio: float,
     device: str,
     max_shard_size: int | None,
+    executor_name: str | None,
+    workers: int | None,
+    ray_address: str | None,
     overwrite: bool,
     digests: bool,
     as_json: bool,
@@ -65,7 +71,7 @@ def merge_files(
     """Merge safetensors checkpoints, without MLflow.
 
     A checkpoint is a .safetensors file, a *.safetensors.index.json of shards, or a folder with
-    one of these.
+    one of these. Workers elsewhere find files by the same paths.
 
     \b
     mlflow-breadcrumbs merge-files --base base.safetensors \\
@@ -76,18 +82,26 @@ def merge_files(
     from mlflow_breadcrumbs.engine import files
     from mlflow_breadcrumbs.engine.backends import choosing
 
-    result = files.merge_files(
-        base,
-        [path for path, _ in sources],
-        draft,
-        output,
-        backend=choosing.choose(device, backend or "auto", threads=threads),
-        max_norm_ratio=max_norm_ratio,
-        verify=digests,
-        max_shard_size=max_shard_size,
-        overwrite=overwrite,
-        show=terminal.show,
-    )
+    threads = spreading.threads_of(executor_name, threads)
+    spread = (executor_name, workers, ray_address, threads, device)
+    if executor_name == "ray" and max_shard_size is None:
+        max_shard_size = options.size(options.SHARD_SIZE)
+    with spreading.opened(*spread) as executor:
+        choose = choosing.ChosenThere if executor else choosing.choose
+        result = files.merge_files(
+            base,
+            [path for path, _ in sources],
+            draft,
+            output,
+            backend=choose(device, backend or "auto", threads=threads),
+            max_norm_ratio=max_norm_ratio,
+            verify=digests,
+            max_shard_size=max_shard_size
+            or (options.size(options.SHARD_SIZE) if executor else None),
+            executor=executor,
+            overwrite=overwrite,
+            show=terminal.show,
+        )
     if as_json:
         printing.print_json(result.to_dict())
     else:

@@ -15,6 +15,9 @@ from mlflow_breadcrumbs.support import defaults
 BACKENDS = ("auto", "reference", "cpu", "gpu")
 """`choosing.NAMES`, without importing torch for a help text."""
 
+SHARD_SIZE = "5GB"
+"""Of the shards that libraries write by default."""
+
 SIZE_UNITS = {
     "": 1,
     "KB": 10**3,
@@ -42,6 +45,11 @@ class Size(click.ParamType[Any]):
         if found >= 1 << 53:
             self.fail(f"{value!r} is more than any disk holds; write 5GB", param, ctx)
         return found
+
+
+def size(text: str) -> int:
+    """The bytes that a size of ours means."""
+    return Size().convert(text, None, None)
 
 
 class Optional(click.ParamType[Any]):

@@ -11,9 +11,6 @@ from mlflow_breadcrumbs.support import defaults, wording
 if TYPE_CHECKING:
     from mlflow_breadcrumbs.engine.shards import plans
 
-SHARD_SIZE = "5GB"
-"""Of the shards that libraries write by default."""
-
 
 @click.command("plan")
 @addresses.files_options
@@ -30,7 +27,7 @@ SHARD_SIZE = "5GB"
 @click.option(
     "--max-shard-size",
     type=options.Size(),
-    default=SHARD_SIZE,
+    default=options.SHARD_SIZE,
     show_default=True,
     help="A shard of the output is one piece of work, of at most this size.",
 )

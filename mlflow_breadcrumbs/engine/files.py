@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.engine import backends, checkpoints, drafts, merging, recipe, settling
 from mlflow_breadcrumbs.engine.backends import choosing
 from mlflow_breadcrumbs.engine.remote import stores
-from mlflow_breadcrumbs.support import defaults, progress
+from mlflow_breadcrumbs.support import defaults, executors, progress
 
 if TYPE_CHECKING:
     from mlflow_breadcrumbs.engine.shards import plans
@@ -26,17 +27,20 @@ def merge_files(
     verify: bool = False,
     max_norm_ratio: float | None = defaults.MAX_NORM_RATIO,
     max_shard_size: int | None = None,
+    executor: executors.Executor | None = None,
     overwrite: bool = False,
     show: progress.Progress = progress.silent,
 ) -> merging.MergeResult:
     """Merge checkpoint files; see `merging.merge`. A draft is settled by the weights first.
 
-    With `max_shard_size` the merge goes shard by shard, and a call after a killed one goes on where
-    that stopped; see `shards.local`.
+    With `max_shard_size` or an `executor` the merge goes shard by shard, and a call after a killed
+    one goes on where that stopped; see `shards.local`.
 
     Raises:
-        MergeError: a file is given twice, or the checkpoints don't fit together.
+        MergeError: a file is given twice, the checkpoints don't fit together, or an executor is
+            given and the merge can't be done shard by shard.
         CheckpointError: a file can't be read, or the output can't be written.
+        ExecutorError: see `executors.Executor.run`.
     """
     with _opened(base, sources) as (first, others):
         labels = [str(source) for source in sources]
@@ -46,8 +50,11 @@ def merge_files(
         backend = backend or choosing.choose()
         choice = settling.settle(first, others, draft, labels=labels, backend=backend, show=show)
         made = choice.recipe if choice else draft.recipe
-        sharded = max_shard_size is not None or stores.is_address(output)
-        merge = _by_shards(first, made, backend, output) if sharded else merging.merge
+        merge: Callable[..., merging.MergeResult] = merging.merge
+        if executor is not None:
+            merge = _by_workers(first, made, executor)
+        elif max_shard_size is not None or stores.is_address(output):
+            merge = _by_shards(first, made, backend, output)
         result = merge(
             first,
             others,
@@ -120,6 +127,20 @@ def _by_shards(
             f"one go, which can't be written to {output}; write to a disk, or use the unit tensor"
         )
     return merging.merge
+
+
+def _by_workers(
+    base: checkpoints.Checkpoint, settings: recipe.MergeRecipe, executor: executors.Executor
+) -> Callable[..., merging.MergeResult]:
+    """What has an executor's workers merge shard by shard."""
+    from mlflow_breadcrumbs.engine.shards import local, plans
+
+    if not plans.divisible(base, settings):
+        raise errors.MergeError(
+            "the unit 'model' of a float64 base can't be merged shard by shard, so not by several "
+            "workers; leave --executor out, or use the unit tensor"
+        )
+    return functools.partial(local.merge, executor=executor)
 
 
 @contextlib.contextmanager

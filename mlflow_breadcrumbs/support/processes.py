@@ -73,4 +73,14 @@ def user() -> str:
 
 def processors() -> int:
     """How many processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return here if _allowed is None else min(here, _allowed)
+
+
+def allow(count: int) -> None:
+    """Have `processors` say no more than so many from now on: others work on this machine too."""
+    global _allowed
+    _allowed = count
+
+
+_allowed: int | None = None

@@ -251,9 +251,7 @@ def test_wrong_credentials_are_said(object_store, addresses, monkeypatch):
 
     folder = stores.of(addresses[1]).folder
     monkeypatch.setattr(folder._system, "info", refuse)
-    with pytest.raises(
-        errors.CheckpointError, match=r"Access Denied\. Check the addr"
-    ):
+    with pytest.raises(errors.CheckpointError, match=r"Access Denied\. Check the addr"):
         folder.state("x")
 
 

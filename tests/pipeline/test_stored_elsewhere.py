@@ -146,9 +146,7 @@ def test_options_that_do_not_go_together(zoo, tmp_path):
     refused = run(*words, *RECIPE, "--tasks", "none", "--plan-only", code=2)
     assert "--plan-only needs a --work-folder" in refused.output
     refused = run(*words, *RECIPE, "--tasks", "none", "--max-shard-size", "5GB", code=1)
-    assert (
-        "--max-shard-size is of no use here: models:/tiny/1 is an open" in refused.output
-    )
+    assert "--max-shard-size is of no use here: models:/tiny/1 is an open" in refused.output
     (tmp_path / "file").touch()
     refused = run(*words, *RECIPE, "--tasks", "none", "--work-folder", tmp_path / "file", code=1)
     assert "cannot make the folder" in refused.output

@@ -1,10 +1,35 @@
 """Which backend computes a merge, by device and by name."""
 
+import functools
+
 from mlflow_breadcrumbs import errors
-from mlflow_breadcrumbs.engine import backends
-from mlflow_breadcrumbs.support import devices, processes
+from mlflow_breadcrumbs.engine import backends, writing
+from mlflow_breadcrumbs.support import devices, processes, progress
 
 NAMES = ("auto", "reference", "cpu", "gpu")
+
+
+class ChosenThere:
+    """A backend that is chosen where it computes, which may be a machine with another device.
+
+    Args:
+        device: as for `choose`.
+        asked: one of `NAMES`.
+        threads: as for `choose`.
+    """
+
+    def __init__(
+        self, device: str = "auto", asked: str = "auto", *, threads: int | None = None
+    ) -> None:
+        found = "gpu" if device.startswith("cuda") else "cpu"
+        self.name = found if asked == "auto" else asked
+        self._chosen = functools.partial(choose, device, asked, threads=threads)
+
+    def run(
+        self, job: backends.Job, writer: writing.Writer, advance: progress.Advance
+    ) -> backends.Outcome:
+        """See `backends.Backend.run`."""
+        return self._chosen().run(job, writer, advance)
 
 
 def choose(

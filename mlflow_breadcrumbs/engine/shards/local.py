@@ -1,11 +1,15 @@
-"""All shards of a merge in one process, which goes on where a killed one stopped."""
+"""All shards of a merge in one call, which goes on where a killed one stopped.
+
+Who plans and finishes is this process; the shards are done here, or by workers elsewhere.
+"""
 
 import contextlib
 import dataclasses
+import functools
 import glob
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +18,7 @@ import filelock
 from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.engine import backends, checkpoints, merging, recipe, writing
 from mlflow_breadcrumbs.engine.shards import finishing, notes, places, plans, working
-from mlflow_breadcrumbs.support import progress
+from mlflow_breadcrumbs.support import executors, progress
 
 LOCK = "lock"
 """Held in the folder of a plan while its shards are done here."""
@@ -28,6 +32,7 @@ def merge(
     *,
     labels: Sequence[str] | None = None,
     backend: backends.Backend | None = None,
+    executor: executors.Executor = executors.LOCAL,
     overwrite: bool = False,
     keep: bool = False,
     show: progress.Progress = progress.silent,
@@ -41,7 +46,8 @@ def merge(
         settings: the recipe.
         output: a path ending in `.safetensors`; its index appears last.
         labels: how messages name each source; the files' paths when not given.
-        backend: as for `working.work`.
+        backend: as for `working.work`; where the executor's workers are elsewhere, it travels.
+        executor: does the shards.
         overwrite: replace an output that exists.
         keep: leave the notes, so that the same call takes up even a finished output; who calls
             removes them, with the output's folder.
@@ -52,6 +58,7 @@ def merge(
         MergeError: see `merging.merge`.
         IntegrityError: see `merging.merge`.
         CheckpointError: the output can't be written, or another process is writing it.
+        ExecutorError: see `executors.Executor.run`.
     """
     started = time.perf_counter()
     job = merging.plan(base, sources, settings, labels)
@@ -60,7 +67,7 @@ def merge(
     finishing.check_output(plan, plan.layout(job), overwrite=overwrite)
     try:
         with _held(plan):
-            _work(plan, job, backend, show)
+            _work(ShardWork(plan, backend, job), executor, show)
             result = finishing.finish_on(plan, job, overwrite=overwrite)
     except (errors.MergeError, errors.IntegrityError):
         notes.clear(plan)  # what is done is of no use; after a full disk it is
@@ -71,20 +78,38 @@ def merge(
     return dataclasses.replace(result, seconds=time.perf_counter() - started)
 
 
-def _work(
-    plan: plans.ShardPlan,
-    job: backends.Job,
-    backend: backends.Backend | None,
-    show: progress.Progress,
-) -> None:
+@dataclasses.dataclass(frozen=True)
+class ShardWork:
+    """What the shards of a merge share; a piece is a shard's number."""
+
+    plan: plans.ShardPlan
+    backend: backends.Backend | None = None
+    job: backends.Job | None = None
+    """The merge with its inputs open, where this process has it; a worker elsewhere opens them."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Leave the open inputs behind."""
+        return ShardWork, (self.plan, self.backend)
+
+    @contextlib.contextmanager
+    def begin(self) -> Iterator[Callable[[int, progress.Advance], notes.ShardNote]]:
+        """What does a shard."""
+        known = contextlib.nullcontext(self.job) if self.job else self.plan.opened()
+        with known as job:
+            do = functools.partial(working.work_on, self.plan, job)
+            yield functools.partial(do, backend=self.backend)
+
+
+def _work(work: ShardWork, executor: executors.Executor, show: progress.Progress) -> None:
     """Do the shards that are missing."""
+    plan = work.plan
     done = notes.find(plan)
+    missing = notes.missing(plan, done)
     with show("merge", total=plan.bytes_read, unit="bytes") as advance:
-        for number, shard in enumerate(plan.shards, start=1):
-            if number in done:
-                advance(shard.bytes_read)
-            else:
-                working.work_on(plan, job, number, advance, backend=backend)
+        advance(sum(plan.shards[number - 1].bytes_read for number in done))
+        amounts = [plan.shards[number - 1].bytes_read for number in missing]
+        for _ in executor.run(work, missing, advance=advance, amounts=amounts):
+            pass
 
 
 def _clear_older(plan: plans.ShardPlan) -> None:

@@ -230,7 +230,7 @@ def ray_address() -> Iterator[str]:
 @pytest.fixture(scope="session")
 def on_ray(ray_address) -> Iterator[executors.Executor]:
     """Five workers on it, who keep what they have imported; a test may take fewer of them."""
-    with executors.opened("ray", address=ray_address, workers=ray_cluster.CPUS) as executor:
+    with executors.opened("ray", address=ray_address, workers=ray_cluster.WORKERS) as executor:
         yield executor
 
 

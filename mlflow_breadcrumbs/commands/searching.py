@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mlflow_breadcrumbs.commands import addresses, experiments, options, printing, task_choice
+from mlflow_breadcrumbs.commands import (
+    addresses,
+    experiments,
+    options,
+    printing,
+    spreading,
+    task_choice,
+)
 from mlflow_breadcrumbs.engine import recipe
 from mlflow_breadcrumbs.search import grids
 from mlflow_breadcrumbs.support import defaults, wording
@@ -126,6 +133,7 @@ def _recipes(
 )
 @click.option("--alias", type=options.TEXT, help="Point this alias at the registered version.")
 @options.force_alias_option
+@spreading.executor_options
 @experiments.experiment_option
 @options.json_option
 def sweep_command(
@@ -142,6 +150,9 @@ def sweep_command(
     registered_model: str | None,
     alias: str | None,
     force_alias: bool,
+    executor_name: str | None,
+    workers: int | None,
+    ray_address: str | None,
     as_json: bool,
     **given: Any,
 ) -> None:
@@ -162,18 +173,18 @@ def sweep_command(
     from mlflow_breadcrumbs.commands import terminal
     from mlflow_breadcrumbs.search import sweep
 
-    result = sweep.sweep(
-        sweep.SweepRequest(
-            materials=_materials(base, everything, given),
-            recipes=tried,
-            halving=halving,
-            robustness=robustness,
-            registered_model=registered_model,
-            alias=alias,
-            force_alias=force_alias,
-        ),
-        terminal.show,
+    request = sweep.SweepRequest(
+        materials=_materials(base, everything, given),
+        recipes=tried,
+        halving=halving,
+        robustness=robustness,
+        registered_model=registered_model,
+        alias=alias,
+        force_alias=force_alias,
     )
+    spread = (executor_name, workers, ray_address, given["threads"])
+    with spreading.of_models(*spread, given["device"]) as executor:
+        result = sweep.sweep(request, terminal.show, executor)
     if output is not None:
         Path(output).write_text(result.recipe_file(), encoding="utf-8")
     if as_json:
@@ -238,6 +249,7 @@ SWEEP_COLUMNS = {
 )
 @click.option("--images", type=options.WHOLE, help="Per task and split at most.  [default: all]")
 @options.seed_option("Of the drawn subsets.")
+@spreading.executor_options
 @experiments.experiment_option
 @options.json_option
 def scaling_command(
@@ -250,6 +262,9 @@ def scaling_command(
     smallest: int,
     images: int | None,
     seed: int,
+    executor_name: str | None,
+    workers: int | None,
+    ray_address: str | None,
     as_json: bool,
     **given: Any,
 ) -> None:
@@ -270,18 +285,18 @@ def scaling_command(
         raise click.UsageError("scaling merges subsets of the sources, each with the weight 1")
     names = methods.split(",") if methods else scaling.METHODS
     alphas = grids.Grid({"alpha": grids.parse("alpha", alpha)}).points() if alpha else ()
-    result = scaling.scaling(
-        scaling.ScalingRequest(
-            materials=_materials(base, everything, given),
-            methods=tuple(name.strip() for name in names),
-            alphas=tuple(point["alpha"] for point in alphas) or scaling.ALPHAS,
-            subsets=subsets,
-            smallest=smallest,
-            images=images,
-            seed=seed,
-        ),
-        terminal.show,
+    request = scaling.ScalingRequest(
+        materials=_materials(base, everything, given),
+        methods=tuple(name.strip() for name in names),
+        alphas=tuple(point["alpha"] for point in alphas) or scaling.ALPHAS,
+        subsets=subsets,
+        smallest=smallest,
+        images=images,
+        seed=seed,
     )
+    spread = (executor_name, workers, ray_address, given["threads"])
+    with spreading.of_models(*spread, given["device"]) as executor:
+        result = scaling.scaling(request, terminal.show, executor)
     if as_json:
         printing.print_json(result.to_dict())
         return

@@ -84,3 +84,20 @@ def opened(
         gpus=int(device == "cuda"),
     ) as executor:
         yield executor
+
+
+@contextlib.contextmanager
+def of_models(
+    executor_name: str | None,
+    workers: int | None,
+    ray_address: str | None,
+    threads: int | None,
+    device: str,
+) -> Iterator["executors.Executor"]:
+    """The same for commands that run models, where `auto` means a GPU if one is here."""
+    from mlflow_breadcrumbs.support import devices, executors
+
+    if executor_name == "ray" and device == "auto":
+        device = devices.choose_device(device)
+    with opened(executor_name, workers, ray_address, threads, device) as executor:
+        yield executors.LOCAL if executor is None else executor

@@ -4,7 +4,14 @@ from typing import Any
 
 import click
 
-from mlflow_breadcrumbs.commands import addresses, experiments, options, printing, task_choice
+from mlflow_breadcrumbs.commands import (
+    addresses,
+    experiments,
+    options,
+    printing,
+    spreading,
+    task_choice,
+)
 
 
 @click.command("import")
@@ -148,6 +155,8 @@ def finetune_command(
 @options.split_option
 @options.batch_size_option
 @options.device_option
+@spreading.executor_options
+@click.option("--threads", type=options.WHOLE, help="Of each of Ray's workers.  [default: 1]")
 @experiments.experiment_option
 @options.ledger_option
 @options.cache_option
@@ -159,6 +168,10 @@ def evaluate_command(
     split: Any,
     batch_size: int,
     device: str,
+    executor_name: str | None,
+    workers: int | None,
+    ray_address: str | None,
+    threads: int | None,
     no_cache: bool,
     as_json: bool,
 ) -> None:
@@ -170,16 +183,18 @@ def evaluate_command(
     from mlflow_breadcrumbs.commands import terminal
     from mlflow_breadcrumbs.evaluation import caches, evaluating
 
-    found = evaluating.evaluate_version(
-        uri,
-        task_choice.needed(tasks, uri),
-        only=[name for name in only if name],
-        split=split,
-        device=device,
-        batch_size=batch_size,
-        cache=None if no_cache else caches.default(),
-        show=terminal.show,
-    )
+    with spreading.of_models(executor_name, workers, ray_address, threads, device) as executor:
+        found = evaluating.evaluate_version(
+            uri,
+            task_choice.needed(tasks, uri),
+            only=[name for name in only if name],
+            split=split,
+            device=device,
+            batch_size=batch_size,
+            cache=None if no_cache else caches.default(),
+            show=terminal.show,
+            executor=executor,
+        )
     if as_json:
         printing.print_json(found.to_dict())
         return

@@ -8,17 +8,18 @@ bench.accuracies(tensors, limit=50)       # on 50 images of each task
 """
 
 import concurrent.futures
-import os
 import time
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from mlflow_breadcrumbs import flavor
 from mlflow_breadcrumbs.evaluation import scoring
 from mlflow_breadcrumbs.models import architecture, features, image_sets, task_heads
-from mlflow_breadcrumbs.support import defaults, progress
+from mlflow_breadcrumbs.support import defaults, processes, progress
 
 MEMORY = 4 << 30
 """Bytes of decoded images that are kept; what is beyond is decoded again each time."""
@@ -53,19 +54,32 @@ class Bench:
     ) -> None:
         for task, images in sets.items():
             scoring.check_classes(owned[task], images)
-        with torch.random.fork_rng(devices=[]):  # the random weights are about to be replaced
-            self._model = architecture.build(config).to(device)
-        self._heads, self._device, self._batch_size = owned, device, batch_size
+        self._config, self._device = config, device
+        self._model = self._built()
+        self._heads, self._batch_size = owned, batch_size
         self._pictures: dict[str, _Pictures] = {}
         preprocess = architecture.preprocess(config)
         total = sum(len(images) for images in sets.values())
         with show("decode images", total=total, unit="images") as advance:
             for task, images in sets.items():
-                pictures = _Pictures(images, preprocess, memory)
+                pictures = _Pictures(images, config, preprocess, memory)
                 memory -= pictures.nbytes
                 self._pictures[task] = pictures
                 advance(len(images))
         self._subsets: dict[tuple[str, int | None], image_sets.ImageSet] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For another process: the images as they are decoded, without the model."""
+        return {key: value for key, value in self.__dict__.items() if key != "_model"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Build the model anew."""
+        self.__dict__.update(state)
+        self._model = self._built()
+
+    def _built(self) -> torch.nn.Module:
+        with torch.random.fork_rng(devices=[]):  # the random weights are about to be replaced
+            return architecture.build(self._config).to(self._device)
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -127,10 +141,14 @@ class _Pictures:
     """The images of one task, ready for the model; the first ones are kept decoded."""
 
     def __init__(
-        self, images: image_sets.ImageSet, preprocess: architecture.Preprocess, memory: int
+        self,
+        images: image_sets.ImageSet,
+        config: architecture.ModelConfig,
+        preprocess: architecture.Preprocess,
+        memory: int,
     ) -> None:
         self.images = images
-        self._preprocess = preprocess
+        self._config, self._preprocess = config, preprocess
         first = self._decode([0])
         fitting = max(0, memory) // (first.element_size() * first[0].numel())
         kept = min(len(images), fitting)
@@ -138,6 +156,18 @@ class _Pictures:
         for start in range(0, kept, 256):
             rows = range(start, min(start + 256, kept))
             self._kept[rows.start : rows.stop] = self._decode(rows)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For another process, which may share the memory of an array, and not of a tensor."""
+        return {**self.__dict__, "_kept": self._kept.numpy(), "_preprocess": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take the array for a tensor; nobody writes to it."""
+        self.__dict__.update(state)
+        self._preprocess = architecture.preprocess(self._config)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+            self._kept = torch.from_numpy(state["_kept"])
 
     @property
     def nbytes(self) -> int:
@@ -162,7 +192,7 @@ class _Pictures:
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _decode(self, rows: Sequence[int]) -> torch.Tensor:
-        with concurrent.futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        with concurrent.futures.ThreadPoolExecutor(min(8, processes.processors())) as pool:
             return torch.stack(
                 list(pool.map(lambda row: self._preprocess(self.images[row][0]), rows))
             )

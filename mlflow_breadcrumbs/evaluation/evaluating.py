@@ -11,7 +11,7 @@ from mlflow_breadcrumbs.evaluation import accuracy_records, caches, meters, scor
 from mlflow_breadcrumbs.flavor import loading
 from mlflow_breadcrumbs.models import image_sets, tasks
 from mlflow_breadcrumbs.registry import pages, permissions, runs, tag_keys, task_files, versions
-from mlflow_breadcrumbs.support import defaults, devices, escaping, progress
+from mlflow_breadcrumbs.support import defaults, devices, escaping, executors, progress
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +51,7 @@ def evaluate_version(
     cache: caches.Cache | None = None,
     nested: bool = False,
     show: progress.Progress = progress.silent,
+    executor: executors.Executor = executors.LOCAL,
 ) -> Evaluation:
     """Measure a version on the tasks of a file, and log the result to a run.
 
@@ -66,6 +67,7 @@ def evaluate_version(
         cache: of accuracies (`caches.default()`); `None` measures each.
         nested: log to a run of its own though another is active.
         show: is told about the images.
+        executor: measures; MLflow and the cache are spoken to by this process alone.
 
     Raises:
         RegistryError: the version can't be found or read, or is no open_clip model.
@@ -89,7 +91,7 @@ def evaluate_version(
             runs.run(f"evaluate {resolved.uri}", "evaluate", nested=nested) as run_id,
             ledger.recording("evaluate", name, run_id=run_id, subject=resolved.uri) as job,
         ):
-            meter = meters.Meter(version.config, device, batch_size, cache, show)
+            meter = meters.Meter(version.config, device, batch_size, cache, show, executor)
             accuracies = meter.accuracies(
                 lambda: version.model, pairs, weights_digest=version.weights_digest
             )

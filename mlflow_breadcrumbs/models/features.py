@@ -3,7 +3,6 @@
 import concurrent.futures
 import dataclasses
 import logging
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ import torch
 
 from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.models import architecture, image_sets
-from mlflow_breadcrumbs.support import defaults, devices, progress
+from mlflow_breadcrumbs.support import defaults, devices, processes, progress
 
 _logger = logging.getLogger(__name__)
 
@@ -66,7 +65,7 @@ def extract(
     done = 0
     with (
         inference(model.to(device)),
-        concurrent.futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,
+        concurrent.futures.ThreadPoolExecutor(min(8, processes.processors())) as pool,
         show(f"evaluate {image_set.name}", total=len(image_set), unit="images") as advance,
     ):
         while done < len(image_set):

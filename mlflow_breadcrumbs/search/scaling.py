@@ -6,20 +6,22 @@ once, at the smallest T, and kept for all, so that validation images of later ta
 """
 
 import dataclasses
+import functools
 import itertools
 import math
 import random
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.engine import recipe
 from mlflow_breadcrumbs.figures import studies
 from mlflow_breadcrumbs.figures.studies import METRIC
+from mlflow_breadcrumbs.models import tasks
 from mlflow_breadcrumbs.registry import permissions, run_files, runs
-from mlflow_breadcrumbs.search import study_records, workbench
-from mlflow_breadcrumbs.support import defaults, progress, tables, wording
+from mlflow_breadcrumbs.search import pieces, study_records, workbench
+from mlflow_breadcrumbs.support import defaults, executors, progress, tables, wording
 
 PROTOCOLS = ("tuned", "carried")
 METHODS = ("weight_average", "task_arithmetic", "ties", "breadcrumbs")
@@ -68,8 +70,17 @@ class ScalingResult:
 Subset = tuple[int, ...]
 
 
-def scaling(request: ScalingRequest, show: progress.Progress = progress.silent) -> ScalingResult:
+def scaling(
+    request: ScalingRequest,
+    show: progress.Progress = progress.silent,
+    executor: executors.Executor = executors.LOCAL,
+) -> ScalingResult:
     """Measure every method at every number of sources, and log the table and the picture to a run.
+
+    Args:
+        request: what is asked for.
+        show: is told about the merges.
+        executor: merges and measures, see `pieces`; MLflow is spoken to by this process alone.
 
     Raises:
         BreadcrumbsError: one of its kinds.
@@ -88,7 +99,8 @@ def scaling(request: ScalingRequest, show: progress.Progress = progress.silent) 
             if field.name != "materials"
         }
         study_records.log_materials(run_id, bench.taken, settings)
-        rows = _measure(bench, request, recipes, chosen, show)
+        hands = pieces.Hands(bench, executor)
+        rows = _measure(bench, hands, request, recipes, chosen, show)
         _log(run_id, rows)
         study_records.tell_of_study(
             run_id,
@@ -144,6 +156,7 @@ def _at(size: int, method: str, settings: recipe.MergeRecipe) -> recipe.MergeRec
 
 def _measure(
     bench: workbench.Study,
+    hands: pieces.Hands,
     request: ScalingRequest,
     recipes: Mapping[str, Sequence[recipe.MergeRecipe]],
     chosen: Mapping[int, Sequence[Subset]],
@@ -153,32 +166,83 @@ def _measure(
     bench.prepare([settings for choice in recipes.values() for settings in choice])
     count = sum(map(len, chosen.values()))
     total = sum(count * (len(c) + 2 if len(c) > 1 else 2) for c in recipes.values())
-    rows: list[Mapping[str, Any]] = []
     with show("subsets of sources", total=total, unit="merges") as advance:
+        ask = functools.partial(_values, hands, request.images, advance)
+        tried = {
+            (method, size): [_at(size, method, settings) for settings in choice]
+            for method, choice in recipes.items()
+            for size in chosen
+        }
+        return _rows(recipes, chosen, request.smallest, _best(tried, chosen, ask), ask)
 
-        def measure(settings: recipe.MergeRecipe, members: Subset, split: Any) -> float:
-            card = bench.measure(settings, members, split=split, limit=request.images)
-            advance(1)
-            return card.average_normalized_accuracy
 
-        for method, choice in recipes.items():
-            best: dict[int, recipe.MergeRecipe] = {}
-            for size, members in chosen.items():
-                tried = [_at(size, method, settings) for settings in choice]
-                means = [
-                    statistics.fmean(measure(s, one, "validation") for one in members)
-                    if len(tried) > 1
-                    else 0.0
-                    for s in tried
-                ]
-                best[size] = tried[means.index(max(means))]
-            for protocol in PROTOCOLS:
-                for size, members in chosen.items():
-                    settings = best[size if protocol == "tuned" else request.smallest]
-                    values = [measure(_at(size, method, settings), m, "test") for m in members]
-                    alpha = settings.alpha if len(choice) > 1 else None
-                    rows.append(_row(method, protocol, size, alpha, values))
-    return tuple(rows)
+_Merge = tuple[recipe.MergeRecipe, Subset]
+_Ask = Callable[[Sequence[_Merge], tasks.Split], list[float]]
+
+
+def _values(
+    hands: pieces.Hands,
+    images: int | None,
+    advance: progress.Advance,
+    merges: Sequence[_Merge],
+    split: tasks.Split,
+) -> list[float]:
+    """The metric of some merges, in their order, whoever measures which of them first."""
+    questions = [pieces.Question(*one, split, images) for one in merges]
+    found = dict(hands.answers(questions, advance))
+    return [found[number].metrics[METRIC] for number in range(len(merges))]
+
+
+def _best(
+    tried: Mapping[tuple[str, int], Sequence[recipe.MergeRecipe]],
+    chosen: Mapping[int, Sequence[Subset]],
+    ask: _Ask,
+) -> dict[tuple[str, int], recipe.MergeRecipe]:
+    """The recipe of each method and T that is best on average over the subsets, the first of them.
+
+    What is one of a kind needs no measurement.
+    """
+    merges = {
+        key: [(settings, members) for settings in some for members in chosen[key[1]]]
+        for key, some in tried.items()
+        if len(some) > 1
+    }
+    values = iter(ask([one for some in merges.values() for one in some], "validation"))
+    best = {key: some[0] for key, some in tried.items()}
+    for key in merges:
+        means = [statistics.fmean(next(values) for _ in chosen[key[1]]) for _ in tried[key]]
+        best[key] = tried[key][means.index(max(means))]
+    return best
+
+
+def _rows(
+    recipes: Mapping[str, Sequence[recipe.MergeRecipe]],
+    chosen: Mapping[int, Sequence[Subset]],
+    smallest: int,
+    best: Mapping[tuple[str, int], recipe.MergeRecipe],
+    ask: _Ask,
+) -> tuple[Mapping[str, Any], ...]:
+    """What the chosen recipes come to on the test images."""
+    taken = {
+        (method, protocol, size): best[method, size if protocol == "tuned" else smallest]
+        for method in recipes
+        for protocol in PROTOCOLS
+        for size in chosen
+    }
+    merges = [
+        (_at(size, method, settings), members)
+        for (method, _, size), settings in taken.items()
+        for members in chosen[size]
+    ]
+    values = iter(ask(merges, "test"))
+    return tuple(
+        _row(
+            *(method, protocol, size),
+            settings.alpha if len(recipes[method]) > 1 else None,
+            [next(values) for _ in chosen[size]],
+        )
+        for (method, protocol, size), settings in taken.items()
+    )
 
 
 def _row(

@@ -18,8 +18,8 @@ from mlflow_breadcrumbs.figures import studies
 from mlflow_breadcrumbs.figures.studies import METRIC
 from mlflow_breadcrumbs.pipeline import flow, merge_request, outcomes
 from mlflow_breadcrumbs.registry import permissions, records
-from mlflow_breadcrumbs.search import grids, study_records, sweep_runs, workbench
-from mlflow_breadcrumbs.support import canonical, progress, tables, wording
+from mlflow_breadcrumbs.search import grids, pieces, study_records, sweep_runs, workbench
+from mlflow_breadcrumbs.support import canonical, executors, progress, tables, wording
 
 RECIPE_FILE = "best_recipe.yaml"
 FACTORS = (0.5, 1.5)
@@ -104,8 +104,17 @@ class SweepResult:
         }
 
 
-def sweep(request: SweepRequest, show: progress.Progress = progress.silent) -> SweepResult:
+def sweep(
+    request: SweepRequest,
+    show: progress.Progress = progress.silent,
+    executor: executors.Executor = executors.LOCAL,
+) -> SweepResult:
     """Try every recipe, choose the best, and report it; goes on where an earlier call stopped.
+
+    Args:
+        request: what is asked for.
+        show: is told about rounds and recipes.
+        executor: merges and measures, see `pieces`; MLflow is spoken to by this process alone.
 
     Raises:
         BreadcrumbsError: one of its kinds. What was measured by then is kept, and the same call
@@ -125,7 +134,7 @@ def sweep(request: SweepRequest, show: progress.Progress = progress.silent) -> S
                 _logger.info("run %s is this sweep already", parent.run_id)
                 result = _read(sweep_runs.load_result(parent))
             else:
-                result = _run(bench, request, parent, digest, show)
+                result = _run(bench, request, parent, digest, show, executor)
             if request.registered_model is None:
                 return result
             made = _register(request, result.recipe, show)
@@ -153,6 +162,7 @@ def _run(
     parent: sweep_runs.Parent,
     digest: str,
     show: progress.Progress,
+    executor: executors.Executor,
 ) -> SweepResult:
     """The sweep inside its run."""
     study_records.log_materials(
@@ -162,14 +172,14 @@ def _run(
     )
     found = sweep_runs.trials(parent)
     before = {key for key, trial in found.items() if trial.finished}
-    _try_all(bench, request, parent, found, show)
+    hands = pieces.Hands(bench, executor)
+    _try_all(bench, hands, request, parent, found, show)
     rows = tuple(_row(settings, found[settings.digest]) for settings in request.recipes)
     whole = [settings for settings in request.recipes if METRIC in found[settings.digest].metrics]
     chosen = max(whole, key=lambda settings: found[settings.digest].metrics[METRIC])
     validation = found[chosen.digest].metrics
-    robust = (
-        _robustness(bench, chosen, rows, validation[METRIC], show) if request.robustness else ()
-    )
+    best = validation[METRIC]
+    robust = _robustness(bench, hands, chosen, rows, best, show) if request.robustness else ()
     test = bench.measure(chosen, split="test").metrics() if request.test else {}
     result = SweepResult(
         run_id=parent.run_id,
@@ -211,6 +221,7 @@ def _tell(result: SweepResult, bench: workbench.Study) -> None:
 
 def _try_all(
     bench: workbench.Study,
+    hands: pieces.Hands,
     request: SweepRequest,
     parent: sweep_runs.Parent,
     found: dict[str, sweep_runs.Trial],
@@ -229,18 +240,17 @@ def _try_all(
         bench.prepare(missing)
         where = "all images" if limit is None else f"{limit} images per task"
         with show(f"recipes on {where}", total=len(missing), unit="recipes") as advance:
-            for settings in missing:
-                merged = bench.merge(settings)
-                card = bench.score(merged, range(len(bench.labels)), limit=limit)
+            questions = [pieces.Question(settings, limit=limit) for settings in missing]
+            for number, answer in hands.answers(questions, advance):
+                settings = missing[number]
                 found[settings.digest] = sweep_runs.save(
                     parent,
                     settings,
                     found.get(settings.digest),
-                    card.metrics() if limit is None else {key: card.average_normalized_accuracy},
-                    weights_digest=merged.weights_digest,
+                    answer.metrics if limit is None else {key: answer.metrics[METRIC]},
+                    weights_digest=answer.weights_digest,
                     finished=limit is None,
                 )
-                advance(1)
         better = survivors if limit is None else _better_half(survivors, found, key)
         for settings in survivors if limit is None else set(survivors) - set(better):
             if not found[settings.digest].finished:  # out of the sweep, or left by one killed here
@@ -299,6 +309,7 @@ def _rank(row: Mapping[str, Any]) -> tuple[float, float]:
 
 def _robustness(
     bench: workbench.Study,
+    hands: pieces.Hands,
     chosen: recipe.MergeRecipe,
     rows: Sequence[Mapping[str, Any]],
     best: float,
@@ -319,12 +330,11 @@ def _robustness(
                 continue
             if value and (other in edges or settings.digest in known):
                 points[field, other] = settings
-    missing = {s.digest: s for s in points.values() if s.digest not in known}
-    bench.prepare(list(missing.values()))
+    missing = list({s.digest: s for s in points.values() if s.digest not in known}.values())
+    bench.prepare(missing)
     with show("robustness", total=len(missing), unit="recipes") as advance:
-        for settings in missing.values():
-            known[settings.digest] = bench.measure(settings).average_normalized_accuracy
-            advance(1)
+        for number, answer in hands.answers(list(map(pieces.Question, missing)), advance):
+            known[missing[number].digest] = answer.metrics[METRIC]
     return tuple(
         {
             "field": field,

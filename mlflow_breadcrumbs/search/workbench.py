@@ -105,6 +105,7 @@ class Study:
         pairs: which task is measured with which source.
         files: the base's checkpoint, then the sources'.
         show: is told about the decoding and the masks.
+        known: what another process has found.
     """
 
     def __init__(
@@ -115,16 +116,14 @@ class Study:
         pairs: Sequence[tuple[int, tasks.Task]],
         files: Sequence[checkpoints.Checkpoint],
         show: progress.Progress,
+        known: "Findings | None" = None,
     ) -> None:
         self.taken = taken
         self.pairs = tuple(pairs)
-        self._materials, self._device, self._show = materials, device, show
+        self.materials, self.device, self._show = materials, device, show
+        self.known = Findings() if known is None else known
         self._base, *self._sources = files
         self._threads = materials.threads or processes.processors()
-        self._images: dict[tasks.Split, dict[str, image_sets.ImageSet]] = {}
-        self._benches: dict[tasks.Split, bench.Bench] = {}
-        self._masks: dict[_Mask, Masks] = {}
-        self._before: dict[tuple[tasks.Split, str], _Before] = {}
         self._writers: dict[str, writing.MemoryWriter] = {}
         self._updates: dict[_Decomposed, decomposing.Updates] = {}
 
@@ -140,9 +139,9 @@ class Study:
 
     def images(self, split: tasks.Split) -> dict[str, image_sets.ImageSet]:
         """The images of a split by task, not decoded."""
-        if split not in self._images:
-            self._images[split] = {task.name: task.images(split) for _, task in self.pairs}
-        return self._images[split]
+        if split not in self.known.images:
+            self.known.images[split] = {task.name: task.images(split) for _, task in self.pairs}
+        return self.known.images[split]
 
     def digest(self, split: tasks.Split) -> str:
         """What the numbers of this study depend on, besides recipes: weights, heads and images."""
@@ -159,16 +158,16 @@ class Study:
 
     def bench(self, split: tasks.Split) -> bench.Bench:
         """The images of a split; decoded at the first call."""
-        if split not in self._benches:
-            self._benches[split] = bench.Bench(
+        if split not in self.known.benches:
+            self.known.benches[split] = bench.Bench(
                 flavor.load_config(self.taken.base.folder),
                 self.images(split),
                 self.owned,
-                device=self._device,
-                batch_size=self._materials.batch_size,
+                device=self.device,
+                batch_size=self.materials.batch_size,
                 show=self._show,
             )
-        return self._benches[split]
+        return self.known.benches[split]
 
     def tasks_of(self, members: Sequence[int]) -> tuple[str, ...]:
         """The tasks of some of the sources, by their positions."""
@@ -186,7 +185,7 @@ class Study:
             return  # float64 has no shared masks; each merge finds its own
         groups: dict[_Units, dict[_Point, recipe.MergeRecipe]] = {}
         for settings in recipes:
-            if _mask(settings) not in self._masks:
+            if _mask(settings) not in self.known.masks:
                 units, point = _mask(settings)
                 groups.setdefault(units, {})[point] = settings
         with self._show("masks", total=len(groups) or 1, unit="passes") as advance:
@@ -194,7 +193,7 @@ class Study:
                 job = jobs[next(iter(points.values()))]
                 found = grid.thresholds(job, list(points), threads=self._threads)
                 for point, masks in zip(points, found, strict=True):
-                    self._masks[units, point] = masks
+                    self.known.masks[units, point] = masks
                 advance(1)
 
     def merge(self, settings: recipe.MergeRecipe, members: Sequence[int] | None = None) -> InMemory:
@@ -209,7 +208,7 @@ class Study:
         """
         chosen = range(len(self._sources)) if members is None else members
         job = self._plan(settings, chosen)
-        known = self._masks.get(_mask(settings))
+        known = self.known.masks.get(_mask(settings))
         own = known and {
             (name, new): known[name, old] for new, old in enumerate(chosen) for name in job.merged
         }
@@ -219,7 +218,7 @@ class Study:
         backend = cpu_backend.Cpu(
             self._threads, known=own, updates=self._updates_of(settings, chosen)
         )
-        ratio = self._materials.max_norm_ratio
+        ratio = self.materials.max_norm_ratio
         merging.merge_into(writer, job, backend=backend, max_norm_ratio=ratio)
         return InMemory(writer.tensors, writer.weights_digest)
 
@@ -257,7 +256,7 @@ class Study:
     ) -> scorecard.Scorecard:
         """Measure a merge on the tasks of some of the sources; see `measure`."""
         names = self.tasks_of(members)
-        before = self._measure_before(names, split)
+        before = self.before(names, split)
         after = self.bench(split).accuracies(merged.tensors, names, limit)
         return scorecard.Scorecard(
             tuple(
@@ -315,10 +314,10 @@ class Study:
         self._updates[key] = own  # the last one is used last
         return own
 
-    def _measure_before(self, names: Sequence[str], split: tasks.Split) -> dict[str, "_Before"]:
-        """The base and each task's own source; what is known already is not measured again."""
+    def before(self, names: Sequence[str], split: tasks.Split) -> dict[str, "Before"]:
+        """The base and each task's own source on some tasks; none is measured twice."""
         images = self.bench(split)
-        new = [name for name in names if (split, name) not in self._before]
+        new = [name for name in names if (split, name) not in self.known.before]
         if new:
             zero_shot = images.accuracies(self.taken.base.weights, new)
         for number, source in enumerate(self.taken.candidates):
@@ -327,9 +326,9 @@ class Study:
             for name, accuracy in finetuned.items():
                 if accuracy.correct == 0:
                     raise scorecard.no_denominator(accuracy)
-                found = _Before(source.label, zero_shot[name], accuracy)
-                self._before[split, name] = found
-        return {name: self._before[split, name] for name in names}
+                found = Before(source.label, zero_shot[name], accuracy)
+                self.known.before[split, name] = found
+        return {name: self.known.before[split, name] for name in names}
 
     def _measure_source(
         self, source: scorecard.Candidate, names: Sequence[str], split: tasks.Split
@@ -341,20 +340,36 @@ class Study:
                 source.config,
                 {name: self.images(split)[name] for name in names},
                 {name: self.owned[name] for name in names},
-                device=self._device,
-                batch_size=self._materials.batch_size,
+                device=self.device,
+                batch_size=self.materials.batch_size,
                 show=self._show,
             )
         return images.accuracies(source.weights, names)
 
 
 @dataclasses.dataclass(frozen=True)
-class _Before:
+class Before:
     """What a task's merged accuracy is compared with."""
 
     source: str
     zero_shot: scoring.Accuracy
     finetuned: scoring.Accuracy
+
+
+@dataclasses.dataclass(frozen=True)
+class Findings:
+    """What a study has found, and does not find again; it only grows."""
+
+    images: dict[tasks.Split, dict[str, image_sets.ImageSet]] = dataclasses.field(
+        default_factory=dict
+    )
+    benches: dict[tasks.Split, bench.Bench] = dataclasses.field(default_factory=dict)
+    masks: "dict[_Mask, Masks]" = dataclasses.field(default_factory=dict)
+    before: dict[tuple[tasks.Split, str], Before] = dataclasses.field(default_factory=dict)
+
+    def __len__(self) -> int:
+        """How much it is: another number after whatever was added."""
+        return len(self.benches) + len(self.masks) + len(self.before)
 
 
 _Units = tuple[str, tuple[str, ...], tuple[str, ...], bool]

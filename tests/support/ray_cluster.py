@@ -12,7 +12,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-CPUS = 5
+WORKERS = 5
+"""That one test may have at once; there is room for one more, of another driver."""
 STORE = 100_000_000
 """Bytes of the object store."""
 
@@ -52,7 +53,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="ray-") as folder:
         context = ray.init(
             address="local",
-            num_cpus=CPUS,
+            num_cpus=WORKERS + 1,
             num_gpus=0,
             include_dashboard=False,
             object_store_memory=STORE,

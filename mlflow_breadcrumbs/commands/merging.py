@@ -22,7 +22,15 @@ from mlflow_breadcrumbs.support import wording
 
 if TYPE_CHECKING:
     from mlflow_breadcrumbs.engine import merging
+    from mlflow_breadcrumbs.engine.shards import budgets
     from mlflow_breadcrumbs.pipeline import merge_request, outcomes
+
+
+DRY_RUN = click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Merge nothing: say what there is to read and write, and what it will take.",
+)
 
 
 @click.command("merge-files")
@@ -44,6 +52,7 @@ if TYPE_CHECKING:
     f"[default with ray: {options.SHARD_SIZE}]",
 )
 @spreading.executor_options
+@DRY_RUN
 @click.option("--overwrite", is_flag=True, help="Replace an output that exists.")
 @click.option(
     "--digests",
@@ -63,6 +72,7 @@ def merge_files(
     executor_name: str | None,
     workers: int | None,
     ray_address: str | None,
+    dry_run: bool,
     overwrite: bool,
     digests: bool,
     as_json: bool,
@@ -82,6 +92,13 @@ def merge_files(
     from mlflow_breadcrumbs.engine import files
     from mlflow_breadcrumbs.engine.backends import choosing
 
+    if dry_run:
+        chosen = choosing.choose(device, backend or "auto", threads=threads)
+        paths = [path for path, _ in sources]
+        print_budget(
+            files.budget(base, paths, draft, chosen, max_shard_size, terminal.show), as_json=as_json
+        )
+        return
     threads = spreading.threads_of(executor_name, threads)
     spread = (executor_name, workers, ray_address, threads, device)
     if executor_name == "ray" and max_shard_size is None:
@@ -96,8 +113,7 @@ def merge_files(
             backend=choose(device, backend or "auto", threads=threads),
             max_norm_ratio=max_norm_ratio,
             verify=digests,
-            max_shard_size=max_shard_size
-            or (options.size(options.SHARD_SIZE) if executor else None),
+            max_shard_size=max_shard_size,
             executor=executor,
             overwrite=overwrite,
             show=terminal.show,
@@ -106,6 +122,15 @@ def merge_files(
         printing.print_json(result.to_dict())
     else:
         print_merge(result, [base, *(path for path, _ in sources)])
+
+
+def print_budget(found: "budgets.Budget", *, as_json: bool) -> None:
+    """Say what a merge would take."""
+    if as_json:
+        printing.print_json(found.to_dict())
+        return
+    for what, said in found.lines():
+        printing.echo(f"{what + ':':<17}{said}")
 
 
 def print_merge(result: "merging.MergeResult", inputs: Sequence[str]) -> None:
@@ -172,6 +197,8 @@ def print_merge(result: "merging.MergeResult", inputs: Sequence[str]) -> None:
     "--plan-only",
     help="Only plan the merge in the work folder; workers do its shards (work), then merge again.",
 )
+@DRY_RUN
+@spreading.executor_options
 @click.option("--force", is_flag=True, help="Make a new version even if this merge exists.")
 @options.force_alias_option
 @experiments.experiment_option
@@ -196,6 +223,10 @@ def merge_command(
     max_shard_size: int | None,
     work_folder: str | None,
     plan_only: bool | None,
+    dry_run: bool,
+    executor_name: str | None,
+    workers: int | None,
+    ray_address: str | None,
     as_json: bool,
     **given: Any,
 ) -> None:
@@ -225,6 +256,7 @@ def merge_command(
     from mlflow_breadcrumbs.commands import terminal
     from mlflow_breadcrumbs.pipeline import flow, merge_request
     from mlflow_breadcrumbs.registry import permissions
+    from mlflow_breadcrumbs.support import executors
 
     permissions.check(target)  # before anything of the base is read
     tasks = task_choice.chosen(tasks, None if change else base)
@@ -244,7 +276,7 @@ def merge_command(
         batch_size=batch_size,
         cache=not no_cache,
         backend=backend or "auto",
-        threads=threads,
+        threads=spreading.threads_of(executor_name, threads),
         max_norm_ratio=max_norm_ratio,
         max_shard_size=max_shard_size,
         work_folder=work_folder,
@@ -258,7 +290,13 @@ def merge_command(
     if plan_only:
         _plan(request, as_json=as_json)
         return
-    result = flow.merge(request, terminal.show)
+    if dry_run:
+        print_budget(flow.budget(request, terminal.show), as_json=as_json)
+        return
+    if executor_name == "ray" and work_folder is None:
+        raise click.UsageError("--executor ray needs a --work-folder that all its workers mount")
+    with spreading.opened(executor_name, workers, ray_address, threads, device) as executor:
+        result = flow.merge(request, terminal.show, executor or executors.LOCAL)
     following = _next_command(request, result) if result.warnings and tasks else None
     if as_json:
         printing.print_json(result.to_dict() | ({"next": following} if following else {}))

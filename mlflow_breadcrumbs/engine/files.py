@@ -14,7 +14,7 @@ from mlflow_breadcrumbs.engine.remote import stores
 from mlflow_breadcrumbs.support import defaults, executors, progress
 
 if TYPE_CHECKING:
-    from mlflow_breadcrumbs.engine.shards import plans
+    from mlflow_breadcrumbs.engine.shards import budgets, plans
 
 
 def merge_files(
@@ -69,6 +69,24 @@ def merge_files(
             show=show,
         )
         return dataclasses.replace(result, choice=choice)
+
+
+def budget(
+    base: str | Path,
+    sources: Sequence[str | Path],
+    draft: drafts.RecipeDraft,
+    backend: backends.Backend,
+    max_shard_size: int | None = None,
+    show: progress.Progress = progress.silent,
+) -> "budgets.Budget":
+    """What a merge of checkpoint files would take; see `shards.budgets`. Nothing is written."""
+    from mlflow_breadcrumbs.engine.shards import budgets
+
+    with _opened(base, sources) as (first, others):
+        labels = [str(source) for source in sources]
+        choice = settling.settle(first, others, draft, labels=labels, backend=backend, show=show)
+        job = merging.plan(first, others, choice.recipe if choice else draft.recipe, labels)
+        return budgets.of(job, backend, max_shard_size=max_shard_size)
 
 
 def plan_files(

@@ -19,12 +19,11 @@ from mlflow_breadcrumbs.engine import (
     recipe,
     settling,
 )
-from mlflow_breadcrumbs.engine.remote import stores
-from mlflow_breadcrumbs.engine.shards import local, plans
+from mlflow_breadcrumbs.engine.shards import budgets, local, plans
 from mlflow_breadcrumbs.flavor import foreign
 from mlflow_breadcrumbs.pipeline import inputs, keeping, merge_request
 from mlflow_breadcrumbs.registry import versions
-from mlflow_breadcrumbs.support import processes, progress
+from mlflow_breadcrumbs.support import executors, processes, progress
 
 PLAN = "plan.json"
 """In the folder of a merge that workers do."""
@@ -60,6 +59,7 @@ def merge(
     max_norm_ratio: float | None,
     max_shard_size: int | None = None,
     resumable: bool = False,
+    executor: executors.Executor = executors.LOCAL,
     show: progress.Progress,
 ) -> Computed:
     """Merge, each source from its part where it has one.
@@ -76,6 +76,7 @@ def merge(
         max_shard_size: bytes of tensors per file; `None` writes one file.
         resumable: what a call before this one did in the output's folder is taken up; who calls
             removes the folder.
+        executor: does the shards.
         show: is told the bytes read.
 
     Raises:
@@ -102,9 +103,19 @@ def merge(
         if not keep and not held.known:
             sharded = resumable or max_shard_size is not None
             by_shards = sharded and plans.divisible(base, settings, backend)
+            if executor is not executors.LOCAL:
+                check_reachable(taken)
+                if not by_shards:
+                    raise errors.MergeError(
+                        "the unit 'model' of a float64 base, or of the backend "
+                        f"{backend.name!r}, is merged in one go, not by several workers; leave "
+                        "--executor out, or use the unit tensor"
+                    )
             merge_all = merging.merge
             if by_shards:
-                merge_all = functools.partial(local.merge, keep=True, ended_by=ENDED_BY)
+                merge_all = functools.partial(
+                    local.merge, executor=executor, keep=True, ended_by=ENDED_BY, threads=threads
+                )
             result = merge_all(
                 base,
                 [source for source in sources if isinstance(source, checkpoints.Checkpoint)],
@@ -152,13 +163,7 @@ def plan(
         MergeError: workers could not read an input, or the merge can't be done by shards.
         CheckpointError: the plan can't be written.
     """
-    for version in taken.everything:
-        if isinstance(version.elsewhere, stores.Place) and not version.elsewhere.folder.ranged:
-            raise errors.MergeError(
-                f"the weights of {version.resolved.uri} come through the tracking server, and "
-                "workers read a disk or an object store; merge without --plan-only, or have the "
-                "server name the store itself (--no-serve-artifacts)"
-            )
+    check_reachable(taken)
     with contextlib.ExitStack() as stack:
         base, *sources = (
             stack.enter_context(checkpoints.Checkpoint.open(version.lasting))
@@ -179,6 +184,32 @@ def plan(
     file = work / PLAN
     made.save(file)
     return file, made
+
+
+def check_reachable(taken: inputs.Inputs) -> None:
+    """Raise `MergeError` for an input that workers who know no MLflow can't read."""
+    for version in taken.everything:
+        if version.elsewhere is not None and not version.elsewhere.folder.ranged:
+            raise errors.MergeError(
+                f"the weights of {version.resolved.uri} come through the tracking server, and "
+                "workers read a disk or an object store; merge in one process, or have the "
+                "server name the store itself (--no-serve-artifacts)"
+            )
+
+
+def budget(
+    taken: inputs.Inputs, request: merge_request.MergeRequest, backend: backends.Backend
+) -> budgets.Budget:
+    """What the merge of a request will take; see `budgets`."""
+    with contextlib.ExitStack() as stack:
+        base, *sources = (
+            stack.enter_context(checkpoints.Checkpoint.open(version.stored))
+            for version in taken.everything
+        )
+        labels = [source.resolved.uri for source in taken.sources]
+        job = merging.plan(base, sources, request.recipe, labels)
+        size = shard_size(taken, request.max_shard_size)
+        return budgets.of(job, backend, max_shard_size=size, threads=request.threads)
 
 
 def weights_name(taken: inputs.Inputs) -> str:

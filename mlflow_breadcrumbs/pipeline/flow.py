@@ -3,10 +3,11 @@
 Read `merge` from top to bottom; everything below it is one of its steps.
 """
 
+import contextlib
 import dataclasses
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mlflow_breadcrumbs import errors, flavor, ledger
@@ -18,7 +19,7 @@ from mlflow_breadcrumbs.engine import (
     running,
 )
 from mlflow_breadcrumbs.engine.backends import choosing
-from mlflow_breadcrumbs.engine.shards import plans
+from mlflow_breadcrumbs.engine.shards import budgets, plans
 from mlflow_breadcrumbs.evaluation import accuracy_records, caches, scorecard, trial
 from mlflow_breadcrumbs.ledger import finishing
 from mlflow_breadcrumbs.lineage import ancestry_tags, statement, stories
@@ -46,23 +47,33 @@ from mlflow_breadcrumbs.registry import (
     tag_keys,
     versions,
 )
-from mlflow_breadcrumbs.support import canonical, devices, progress
+from mlflow_breadcrumbs.support import canonical, devices, executors, progress
 
 _logger = logging.getLogger(__name__)
 
 
 def merge(
-    request: MergeRequest, show: progress.Progress = progress.silent
+    request: MergeRequest,
+    show: progress.Progress = progress.silent,
+    executor: executors.Executor = executors.LOCAL,
 ) -> outcomes.MergedVersion:
     """Merge registered versions into a new registered version.
 
     However a call is stopped, the same call again ends with one version: one that is registered is
     found, a model that is only logged is taken up, anything less is made anew.
 
+    Args:
+        request: what is asked for.
+        show: is told the bytes read, and more.
+        executor: does the shards; workers elsewhere must see the request's work folder. MLflow is
+            spoken to by this process alone.
+
     Raises:
         BreadcrumbsError: one of its kinds; nothing was registered, or the message names what was.
     """
     device, backend = _check(request)
+    if executor is not executors.LOCAL:
+        backend = choosing.ChosenThere(request.device, request.backend, threads=request.threads)
     resolved = inputs.resolve(request.base, request.sources)
     recorded = changing.recorded_digests(request.change, resolved)
     if found := _find(request, recorded):
@@ -104,6 +115,7 @@ def merge(
                 max_norm_ratio=request.max_norm_ratio,
                 max_shard_size=computing.shard_size(taken, request.max_shard_size),
                 resumable=request.work_folder is not None,
+                executor=executor,
                 show=show,
             )
             merged = computed.result
@@ -159,16 +171,35 @@ def plan(
     Raises:
         BreadcrumbsError: one of its kinds; nothing was planned.
     """
+    with _settled_inputs(request, show) as (taken, request, folder):
+        pairs = inputs.plan_evaluation(taken, request.tasks) if request.tasks is not None else ()
+        asked = merge_request.digest(request, taken, pairs)
+        work = computing.work_folder(request.work_folder, asked, otherwise=folder)
+        return computing.plan(taken, request, work)
+
+
+def budget(request: MergeRequest, show: progress.Progress = progress.silent) -> budgets.Budget:
+    """What a merge would take; nothing is registered, or written but to a temporary folder.
+
+    Raises:
+        BreadcrumbsError: one of its kinds: what the merge would be refused for.
+    """
+    with _settled_inputs(request, show) as (taken, request, _):
+        backend = choosing.choose(request.device, request.backend, threads=request.threads)
+        return computing.budget(taken, request, backend)
+
+
+@contextlib.contextmanager
+def _settled_inputs(
+    request: MergeRequest, show: progress.Progress
+) -> Iterator[tuple[inputs.Inputs, MergeRequest, Path]]:
+    """The versions, where they are; the request with nothing left open; a temporary folder."""
     _, backend = _check(request)
     resolved = inputs.resolve(request.base, request.sources)
     with versions.workspace() as folder:
         taken = inputs.open_all(resolved, folder, lazily=True)
         draft = drafts.RecipeDraft(request.recipe, request.left_open)
-        request = _settled(request, taken, draft, backend, show)
-        pairs = inputs.plan_evaluation(taken, request.tasks) if request.tasks is not None else ()
-        asked = merge_request.digest(request, taken, pairs)
-        work = computing.work_folder(request.work_folder, asked, otherwise=folder)
-        return computing.plan(taken, request, work)
+        yield taken, _settled(request, taken, draft, backend, show), folder
 
 
 def _settled(

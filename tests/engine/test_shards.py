@@ -18,7 +18,7 @@ from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.engine import checkpoints, files, merging
 from mlflow_breadcrumbs.engine.backends import reference
 from mlflow_breadcrumbs.engine.backends.cpu import cpu_backend
-from mlflow_breadcrumbs.engine.shards import finishing, local, notes, plans, working
+from mlflow_breadcrumbs.engine.shards import budgets, finishing, local, notes, plans, working
 from mlflow_breadcrumbs.support import descriptors
 
 
@@ -467,3 +467,26 @@ def test_a_plan_replaces_plans_alone(opened, tmp_path):
     with pytest.raises(errors.CheckpointError, match="exists and is no plan"):
         plan.save(opened[1].files[0])
     assert opened[1].files[0].read_bytes() == before
+
+
+def test_what_a_merge_will_take(opened, tmp_path):
+    made = RECIPES["tensor"]
+    job = merging.plan(opened[0], opened[1:], made)
+    found = budgets.of(job, cpu_backend.Cpu(2), max_shard_size=SHARD)
+    plan = planned(opened, made, tmp_path / "out.safetensors")
+    assert (found.bytes_read, found.bytes_written, found.files) == (
+        plan.bytes_read,
+        plan.bytes_written,
+        len(plan.shards),
+    )
+    assert found.scratch == 0
+    assert 0 < found.measured <= found.bytes_read
+    assert found.seconds > 0
+    assert found.memory > 2 * 16 * (1 << 22)
+    whole = budgets.of(merging.plan(opened[0], opened[1:], RECIPES["model"]), cpu_backend.Cpu(2))
+    assert whole.files == 1
+    assert whole.bytes_read > 4 * found.bytes_read / 2, "its cuts cost four looks at every source"
+    wide = budgets.of(merging.plan(opened[0], opened[1:], RECIPES["tsv"]), cpu_backend.Cpu(2))
+    assert wide.memory > found.memory
+    assert dict(found.lines())["to write"].endswith(f"{len(plan.shards)} files")
+    assert list(tmp_path.glob("*out*")) == []

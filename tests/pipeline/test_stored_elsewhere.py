@@ -150,3 +150,31 @@ def test_options_that_do_not_go_together(zoo, tmp_path):
     (tmp_path / "file").touch()
     refused = run(*words, *RECIPE, "--tasks", "none", "--work-folder", tmp_path / "file", code=1)
     assert "cannot make the folder" in refused.output
+
+
+def test_a_dry_run_says_what_it_takes_and_does_nothing(zoo, tmp_path):
+    words = ["merge", "--base", zoo.base, "--source", zoo.sources[0], "--registered-model", "dry"]
+    said = run(*words, *RECIPE, "--tasks", "none", "--dry-run").stdout
+    for word in ("to read:", "to write:", "temporary files: none", "memory:", "time:"):
+        assert word in said
+    found = json.loads(run(*words, *RECIPE, "--tasks", "none", "--dry-run", "--json").stdout)
+    assert found["files"] == 1
+    assert found["bytes_read"] > found["bytes_written"] > 0
+    assert mlflow.MlflowClient().search_model_versions("name = 'dry'") == []
+    paths = [zoo.folder / f"{name}.safetensors" for name in ("base", next(iter(zoos.TASKS)))]
+    output = tmp_path / "out.safetensors"
+    words = ["merge-files", "--base", paths[0], "--source", paths[1], "--output", output]
+    assert json.loads(run(*words, *RECIPE, "--dry-run", "--json").stdout)["files"] == 1
+    assert not output.exists()
+
+
+@pytest.mark.slow
+def test_workers_of_ray_do_the_shards_of_a_registered_merge(zoo, ray_address, tmp_path):
+    ray = ["--executor", "ray", "--ray-address", ray_address, "--workers", "2"]
+    sources = [word for uri in zoo.sources[:2] for word in ("--source", uri)]
+    words = ["merge", "--base", zoo.base, *sources, "--registered-model", "by-ray", *RECIPE]
+    refused = run(*words, "--tasks", "none", *ray, code=2)
+    assert "--executor ray needs a --work-folder" in refused.output
+    made = merge(zoo, "by-ray", "--tasks", "none", *ray, "--work-folder", tmp_path / "work")
+    assert made["weights_digest"] == expected(zoo, tmp_path)
+    assert list((tmp_path / "work").iterdir()) == []

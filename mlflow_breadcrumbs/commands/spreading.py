@@ -30,7 +30,8 @@ def executor_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option(
             "--workers",
             type=options.WHOLE,
-            help="Ray's, at once.  [default: as many as there are processors for]",
+            help="Ray's, at once, each of --threads processors, or of one.  [default: as many as "
+            "there is room for]",
         ),
         click.option(
             "--ray-address",

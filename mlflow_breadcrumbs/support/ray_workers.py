@@ -8,12 +8,14 @@ a piece counts when its result has come, so nothing counts twice.
 
 import collections
 import contextlib
+import dataclasses
 import functools
 import importlib
 import logging
 import os
 import signal
 import socket
+import sys
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -78,6 +80,7 @@ class RayExecutor:
         options = {"num_cpus": threads, "num_gpus": gpus, "max_restarts": 0}
         self._hire = functools.partial(kind.options(**options).remote, threads)
         self._idle: list[Any] = []
+        self._last: tuple[Any, _Shared] | None = None
 
     def run(
         self,
@@ -87,10 +90,15 @@ class RayExecutor:
         advance: progress.Advance,
         amounts: Sequence[float],
     ) -> Iterator[tuple[int, _Result]]:
-        """See `executors.Executor.run`; `advance` is told of whole pieces."""
+        """See `executors.Executor.run`; `advance` is told of whole pieces.
+
+        The work of the run before is in the object store still, and is not put there again.
+        """
         if not pieces:
             return
-        crew = _Crew(self._hire, self._idle, ray.put(work), pieces)
+        if self._last is None or self._last[0] is not work:
+            self._last = (work, _Shared(uuid.uuid4().hex, ray.put(work)))
+        crew = _Crew(self._hire, self._idle, self._last[1], pieces)
         try:
             crew.begin(self.workers)
             while crew.left:
@@ -107,6 +115,14 @@ class RayExecutor:
         self._idle = []
 
 
+@dataclasses.dataclass(frozen=True)
+class _Shared:
+    """A work in the object store; Ray hands on what is in a field as the reference that it is."""
+
+    token: str
+    reference: Any
+
+
 class _Crew:
     """The workers of one run, each with what it is at."""
 
@@ -114,12 +130,11 @@ class _Crew:
         self,
         hire: Callable[[], Any],
         idle: Sequence[Any],
-        shared: Any,
+        shared: _Shared,
         pieces: Sequence[Any],
     ) -> None:
-        self._hire, self._idle, self._pieces = hire, list(idle), pieces
-        self._shared = [shared]  # in a list Ray hands on the reference, not what it is of
-        self._token = uuid.uuid4().hex
+        self._hire, self._idle = hire, list(idle)
+        self._shared, self._pieces = shared, pieces
         self._waiting = collections.deque(range(len(pieces)))
         self._tries = collections.Counter[int | None]()
         self._busy: dict[Any, tuple[Any, int | None]] = {}
@@ -178,7 +193,7 @@ class _Crew:
             self._idle.append(worker)
             return
         number = self._waiting.popleft()
-        promised = worker.do.remote(self._token, self._shared, self._pieces[number])
+        promised = worker.do.remote(self._shared, self._pieces[number])
         self._busy[promised] = (worker, number)
 
     def _replace(self, worker: Any, number: int | None, error: exceptions.RayError) -> None:
@@ -217,6 +232,7 @@ class RemoteWorker:
     """
 
     def __init__(self, threads: int) -> None:
+        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # stdout is the command's, for results
         processes.allow(threads)
         importlib.import_module("torch").set_num_threads(threads)
         self._token = ""
@@ -227,19 +243,19 @@ class RemoteWorker:
         """Of this package, where the worker is."""
         return mlflow_breadcrumbs.__version__
 
-    def do(self, token: str, shared: Sequence[Any], piece: Any) -> Any:
+    def do(self, shared: _Shared, piece: Any) -> Any:
         """Do a piece; an error that a user can cause is a result too.
 
         Args:
-            token: of the run; a work is begun once for each.
-            shared: holds the reference of the work.
+            shared: the work, which is begun once.
             piece: of it.
         """
         try:
-            if self._do is None or token != self._token:
+            if self._do is None or shared.token != self._token:
+                self._do = None
                 self._open.close()
-                work: executors.Work[Any, Any] = ray.get(shared[0])
-                self._do, self._token = self._open.enter_context(work.begin()), token
+                work: executors.Work[Any, Any] = ray.get(shared.reference)
+                self._do, self._token = self._open.enter_context(work.begin()), shared.token
             return self._do(piece, _unheard)
         except errors.BreadcrumbsError as error:
             return error

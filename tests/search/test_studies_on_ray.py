@@ -6,6 +6,7 @@ import json
 
 import mlflow
 import pytest
+import ray
 from click.testing import CliRunner
 
 from mlflow_breadcrumbs import cli, errors
@@ -35,10 +36,13 @@ def known(result):
     return found | {"trials": rows, "run_id": None}
 
 
-def test_a_sweep_has_the_same_numbers_and_the_same_runs(zoo, on_ray):
+def test_a_sweep_has_the_same_numbers_and_the_same_runs(zoo, on_ray, monkeypatch):
+    put, works = ray.put, []
+    monkeypatch.setattr(ray, "put", lambda value: works.append(value) or put(value))
     request = sweep.SweepRequest(materials(zoo), RECIPES, halving=2)
     mlflow.set_experiment("elsewhere")
     ours = sweep.sweep(request, executor=on_ray)
+    assert len(works) == 2  # for all rounds; and with the masks around the chosen recipe
     mlflow.set_experiment("here")
     assert known(ours) == known(sweep.sweep(request))
     runs = mlflow.search_runs(experiment_names=["elsewhere"], output_format="list")

@@ -8,7 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlflow_breadcrumbs import errors
-from mlflow_breadcrumbs.engine import backends, checkpoints, drafts, merging, recipe, settling
+from mlflow_breadcrumbs.engine import (
+    adapters,
+    backends,
+    checkpoints,
+    drafts,
+    merging,
+    recipe,
+    settling,
+)
 from mlflow_breadcrumbs.engine.backends import choosing
 from mlflow_breadcrumbs.engine.remote import stores
 from mlflow_breadcrumbs.support import defaults, executors, progress
@@ -168,9 +176,8 @@ def _opened(
     """The base and the sources, which must be different files."""
     _check_different([base, *sources])
     with contextlib.ExitStack() as stack:
-        first, *others = (
-            stack.enter_context(checkpoints.Checkpoint.open(path)) for path in (base, *sources)
-        )
+        first = stack.enter_context(checkpoints.Checkpoint.open(base))
+        others = [stack.enter_context(adapters.open_source(first, path)) for path in sources]
         yield first, others
 
 

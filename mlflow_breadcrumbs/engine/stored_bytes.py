@@ -5,7 +5,7 @@ import os
 import weakref
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import IO, NamedTuple, Protocol
 
 from mlflow_breadcrumbs.support import descriptors
 
@@ -116,6 +116,11 @@ class Mapped:
         """See `StoredBytes.close`."""
         self._maps = []
         self._close()
+
+
+def mapped(file: IO[bytes], nbytes: int) -> memoryview:
+    """All bytes of a temporary file; they stay for as long as the view."""
+    return memoryview(mmap.mmap(file.fileno(), nbytes, access=mmap.ACCESS_COPY))
 
 
 def _open_all(files: Iterable[Path]) -> tuple[list[mmap.mmap], list[int]]:

@@ -7,7 +7,6 @@ nothing is left whatever happens; it goes when all its tensors have been release
 
 import bisect
 import concurrent.futures
-import mmap
 import os
 import tempfile
 import threading
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import IO
 
 from mlflow_breadcrumbs import errors
-from mlflow_breadcrumbs.engine import headers
+from mlflow_breadcrumbs.engine import headers, stored_bytes
 from mlflow_breadcrumbs.engine.remote import stores
 from mlflow_breadcrumbs.engine.stored_bytes import FileState
 from mlflow_breadcrumbs.support import descriptors
@@ -47,7 +46,7 @@ class _Held:
 
     def map(self) -> memoryview:
         """All bytes; they stay for as long as the view."""
-        return memoryview(mmap.mmap(self.file.fileno(), self.nbytes, access=mmap.ACCESS_COPY))
+        return stored_bytes.mapped(self.file, self.nbytes)
 
 
 class _Segment:

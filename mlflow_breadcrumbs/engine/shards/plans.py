@@ -18,6 +18,7 @@ import torch
 
 from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.engine import (
+    adapters,
     backends,
     checkpoints,
     merging,
@@ -149,9 +150,14 @@ class ShardPlan:
             CheckpointError: an input can't be read.
         """
         with contextlib.ExitStack() as stack:
-            inputs = []
+            inputs: list[checkpoints.Checkpoint] = []
             for planned in (self.base, *self.sources):
-                checkpoint = stack.enter_context(checkpoints.Checkpoint.open(planned.path))
+                opened = (
+                    adapters.open_source(inputs[0], planned.path)
+                    if inputs
+                    else checkpoints.Checkpoint.open(planned.path)
+                )
+                checkpoint = stack.enter_context(opened)
                 if checkpoint.file_states != planned.state:
                     raise errors.IntegrityError(
                         f"{planned.path} is not the file that the merge was planned with: its "

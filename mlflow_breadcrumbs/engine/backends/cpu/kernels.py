@@ -413,3 +413,27 @@ def finish(
     for i in range(touched.size):
         touches[touched[i]] += 1
     return bad
+
+
+@compiled
+def add_low_rank(
+    left: npt.NDArray[np.float32], right: npt.NDArray[np.float32], scale: np.float32, out: Floats
+) -> None:
+    """Add scale · (left · right) to a matrix; the products of an element in order, each rounded.
+
+    Args:
+        left: float32 [rows, rank].
+        right: float32 [rank, columns].
+        scale: what the sum of the products is multiplied by.
+        out: float32 [rows, columns]
+    """
+    rows, columns = out.shape
+    total = np.empty(columns, np.float32)
+    for row in range(rows):
+        total[:] = 0
+        for k in range(left.shape[1]):
+            factor = left[row, k]
+            for column in range(columns):
+                total[column] += factor * right[k, column]
+        for column in range(columns):
+            out[row, column] += scale * total[column]

@@ -1,0 +1,408 @@
+"""LoRA adapters as checkpoints: the base with their change, tensor by tensor, when it is asked for.
+
+An adapter is a folder as `peft` writes it: `adapter_config.json` and `adapter_model.safetensors`.
+For each tensor that it changes, in this order of arithmetic, so that the bits are fixed:
+
+    change[i, j] = ((B[i, 0] · A[0, j] + B[i, 1] · A[1, j]) + B[i, 2] · A[2, j]) + …
+    W'[i, j] = W[i, j] + scale · change[i, j]
+
+all in float32 (each product and each sum is rounded), scale = alpha / rank rounded once to float32,
+or alpha / √rank with rank-stabilized LoRA. W' is float32 whatever the base is, so that no small
+change is rounded away; a convolution's weight is taken as the matrix [out, in · kernel], an
+embedding's and a transposed layer's (`fan_in_fan_out`) as its transpose. Tensors that an adapter
+has whole (`modules_to_save`) replace the base's. Everything else is the base's own bytes.
+"""
+
+import concurrent.futures
+import dataclasses
+import math
+import re
+import tempfile
+import threading
+import weakref
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch
+
+from mlflow_breadcrumbs import errors
+from mlflow_breadcrumbs.engine import checkpoints, headers, stored_bytes
+from mlflow_breadcrumbs.engine.backends.cpu import kernels, reading
+from mlflow_breadcrumbs.engine.remote import stores
+from mlflow_breadcrumbs.support import descriptors, json_documents
+
+CONFIG = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
+ROWS = 1 << 20
+"""Elements that are computed at once."""
+
+_FACTOR = re.compile(r"(.+)\.lora_(embedding_)?([AB])(?:\.weight)?")
+_PREFIX = "base_model.model."
+_OTHERS = (
+    "use_dora",
+    "use_qalora",
+    "use_bdlora",
+    "lora_bias",
+    "layer_replication",
+    "target_parameters",
+    "trainable_token_indices",
+    "alora_invocation_tokens",
+    "arrow_config",
+)
+"""Settings that make another thing of LoRA."""
+_REBASED = ("pissa", "olora", "corda", "loftq")
+"""Ways to begin that change the base, so that the adapter fits no other one."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Change:
+    """The two factors of one tensor's change."""
+
+    a: str
+    b: str
+    scale: float
+    transposed: bool
+
+
+class Adapted(checkpoints.Checkpoint):
+    """The base with an adapter's changes; made by `open_on`."""
+
+
+def is_adapter(location: object) -> bool:
+    """Whether a location is the folder of an adapter, or its file in one."""
+    if not isinstance(location, str | Path):
+        return False
+    path = Path(location)
+    folder = path.parent if path.name == WEIGHTS else path
+    return (folder / CONFIG).is_file()
+
+
+def open_source(
+    base: checkpoints.Checkpoint, location: "str | Path | stores.Place"
+) -> checkpoints.Checkpoint:
+    """Open a source: a checkpoint, or the folder of an adapter on the base; raises as both do."""
+    if is_adapter(location):
+        assert isinstance(location, str | Path)
+        return open_on(base, location)
+    return checkpoints.Checkpoint.open(location)
+
+
+def open_on(base: checkpoints.Checkpoint, location: str | Path) -> Adapted:
+    """Open an adapter as the checkpoint that it makes of its base.
+
+    Args:
+        base: the model that it was trained on; it must stay open.
+        location: the adapter's folder, or its file in there.
+
+    Raises:
+        CheckpointError: it is damaged, of another kind than LoRA, or changes what the base has not.
+    """
+    path = Path(location)
+    folder = path.parent if path.name == WEIGHTS else path
+    config = json_documents.read(folder / CONFIG, str(folder / CONFIG), errors.CheckpointError)
+    if not isinstance(config, dict):
+        raise errors.CheckpointError(f"{folder / CONFIG} is no adapter's configuration: no object")
+    _check_kind(folder, config)
+    own = checkpoints.Checkpoint.open(folder / WEIGHTS)
+    changes, whole = _match(folder, config, own, base)
+    content = _Composed(base, own, changes)
+    entries = {name: base.entry(name) for name in base.names}
+    places = {
+        name: headers.Position(1 + place.file, place.offset) for name, place in base._places.items()
+    }
+    shift = 1 + len(base.file_states)
+    for name, replacing in whole.items():
+        entries[name] = own.entry(replacing)
+        place = own._places[replacing]
+        places[name] = headers.Position(shift + place.file, place.offset)
+    entries |= content.entries
+    places |= content.places
+    found = headers.Headers(folder / WEIGHTS, (folder / WEIGHTS,), entries, places)
+    return Adapted(str(folder), found, content)
+
+
+def _check_kind(folder: Path, config: Mapping[str, Any]) -> None:
+    """Raise `CheckpointError` for what is no plain LoRA."""
+    kind = config.get("peft_type")
+    begun = str(config.get("init_lora_weights", True)).lower()
+    other = [field for field in _OTHERS if config.get(field)]
+    if kind != "LORA":
+        said = f"of the kind {kind}"
+    elif other:
+        said = f"LoRA with {', '.join(other)}"
+    elif not _are_names(config.get("alpha_pattern")):
+        said = f"LoRA with the alpha_pattern {str(config['alpha_pattern'])[:80]}, more than names"
+    elif begun.startswith(_REBASED):
+        said = f"LoRA that began as {begun}, which changes the base too"
+    else:
+        return
+    raise errors.CheckpointError(
+        f"the adapter {folder} is {said}; plain LoRA can be merged. Merge it into its base with "
+        "peft (merge_and_unload), save that, and name the result as the source"
+    )
+
+
+def _are_names(patterns: Any) -> bool:
+    """Whether patterns name modules, or the ends of their names, and do no more."""
+    if patterns is None:
+        return True
+    return isinstance(patterns, dict) and all(
+        re.fullmatch(r"\^?[\w.-]{1,255}", pattern) for pattern in patterns
+    )
+
+
+def _match(
+    folder: Path,
+    config: Mapping[str, Any],
+    own: checkpoints.Checkpoint,
+    base: checkpoints.Checkpoint,
+) -> tuple[dict[str, _Change], dict[str, str]]:
+    """Which tensors of the base are changed by which factors, and which are replaced by which."""
+    factors: dict[str, dict[str, str]] = {}
+    whole: dict[str, str] = {}
+    unknown, embeddings = [], set()
+    for key in own.names:
+        name = key.removeprefix(_PREFIX)
+        if found := _FACTOR.fullmatch(name):
+            target = _in_base(f"{found[1]}.weight", base)
+            if target is not None:
+                factors.setdefault(target, {})[found[3]] = key
+                if found[2]:
+                    embeddings.add(target)
+        else:
+            target = _in_base(name, base)
+            if target is not None:
+                whole[target] = key
+        if target is None:
+            unknown.append(name)
+    if unknown:
+        raise errors.CheckpointError(
+            f"the adapter {folder} changes what the base {base.location} has not: "
+            f"{_listed(unknown)}. Name the base that it was trained on"
+        )
+    changes = {
+        target: _change(folder, config, own, base, target, pair, target in embeddings)
+        for target, pair in factors.items()
+    }
+    for target, key in whole.items():
+        if own.info(key).shape != base.info(target).shape:
+            raise errors.CheckpointError(
+                f"the adapter {folder} replaces {target!r} by a tensor of the shape "
+                f"{list(own.info(key).shape)}, and the base has {list(base.info(target).shape)}; "
+                "give the base that head, or train the adapter without it (modules_to_save)"
+            )
+    return changes, whole
+
+
+def _change(
+    folder: Path,
+    config: Mapping[str, Any],
+    own: checkpoints.Checkpoint,
+    base: checkpoints.Checkpoint,
+    target: str,
+    pair: Mapping[str, str],
+    is_embedding: bool,
+) -> _Change:
+    """What the two factors of a tensor mean, held against its shape."""
+    if set(pair) != {"A", "B"}:
+        raise errors.CheckpointError(
+            f"the adapter {folder} has one of the two factors of {target!r}; complete the download"
+        )
+    a, b = own.info(pair["A"]).shape, own.info(pair["B"]).shape
+    rank = a[0] if a else 0
+    rows, columns = _matrix(base.info(target).shape)
+    transposed = is_embedding or bool(config.get("fan_in_fan_out"))
+    wanted = (columns, rows) if transposed else (rows, columns)
+    shape = (b[0] if b else 0, math.prod(a[1:]))
+    if shape != wanted or len(b) < 2 or math.prod(b[1:]) != rank or not rank:
+        raise errors.CheckpointError(
+            f"the adapter {folder} has factors of the shapes {list(b)} and {list(a)} for "
+            f"{target!r}, which has {list(base.info(target).shape)} in the base {base.location}; "
+            "name the base that it was trained on"
+        )
+    module = target.removesuffix(".weight")
+    alpha = _pattern(config.get("alpha_pattern"), module, config.get("lora_alpha", 8))
+    if not isinstance(alpha, int | float) or not math.isfinite(alpha):
+        raise errors.CheckpointError(f"{folder / CONFIG} has the lora_alpha {alpha!r}: no number")
+    scale = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+    return _Change(pair["A"], pair["B"], scale, transposed)
+
+
+def _pattern(patterns: Any, module: str, otherwise: Any) -> Any:
+    """The value for a module, as `peft` finds it: by what its name ends with.
+
+    `peft` takes regular expressions; from outside none is run here, and `_check_kind` refuses what
+    is more than a name.
+    """
+    for pattern, value in (patterns or {}).items():
+        name = pattern.removeprefix("^")
+        if module == name or (name == pattern and module.endswith(f".{name}")):
+            return value
+    return otherwise
+
+
+def _in_base(name: str, base: checkpoints.Checkpoint) -> str | None:
+    """The base's tensor of that name; one of both may have a prefix, as `bert.`, more."""
+    if name in base:
+        return name
+    found = [n for n in base.names if n.endswith(f".{name}") or name.endswith(f".{n}")]
+    return found[0] if len(found) == 1 else None
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def _matrix(shape: tuple[int, ...]) -> tuple[int, int]:
+    """A weight as a matrix: its first dimension, and all others."""
+    return (shape[0], math.prod(shape[1:])) if len(shape) > 1 else (0, 0)
+
+
+class _Held:
+    """A tensor that was computed: a file without a name, gone once nobody holds this."""
+
+    def __init__(self) -> None:
+        self.file: IO[bytes] = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
+        weakref.finalize(self, self.file.close)
+
+
+class _Composed:
+    """The bytes of the base, of the adapter, and of what both make; see `StoredBytes`.
+
+    File 0 is what is computed, then come the base's files, then the adapter's.
+    """
+
+    files: tuple[Path, ...]
+
+    def __init__(
+        self,
+        base: checkpoints.Checkpoint,
+        own: checkpoints.Checkpoint,
+        changes: Mapping[str, _Change],
+    ) -> None:
+        self._base, self._own, self._changes = base, own, dict(changes)
+        self._shift = 1 + len(base.file_states)
+        self.files = (*base.files, *own.files)
+        self.entries = {
+            name: headers.TensorEntry("F32", base.entry(name).shape) for name in self._changes
+        }
+        self.places: dict[str, headers.Position] = {}
+        self._names: dict[int, str] = {}
+        end = 0
+        for name, entry in self.entries.items():
+            self.places[name] = headers.Position(0, end)
+            self._names[end] = name
+            end += entry.nbytes
+        self._starts = np.array(sorted(self._names), np.int64)
+        self._lock = threading.Lock()
+        self._held: dict[str, concurrent.futures.Future[_Held]] = {}
+
+    @property
+    def states(self) -> tuple[stored_bytes.FileState, ...]:
+        return (*self._base.file_states, *self._own.file_states)
+
+    def states_now(self) -> tuple[stored_bytes.FileState, ...]:
+        return (*self._base._content.states_now(), *self._own._content.states_now())
+
+    def _elsewhere(self, file: int) -> tuple[stored_bytes.StoredBytes, int]:
+        """The bytes that have a file, and its number there."""
+        if file < self._shift:
+            return self._base._content, file - 1
+        return self._own._content, file - self._shift
+
+    def raw(self, file: int, offset: int, nbytes: int) -> memoryview:
+        if file:
+            content, number = self._elsewhere(file)
+            return content.raw(number, offset, nbytes)
+        name = self._names[offset]
+        return stored_bytes.mapped(self._tensor(name).file, nbytes)
+
+    def read_into(self, file: int, offset: int, out: memoryview) -> int:
+        if file:
+            content, number = self._elsewhere(file)
+            return content.read_into(number, offset, out)
+        start = int(self._starts[np.searchsorted(self._starts, offset, side="right") - 1])
+        held = self._tensor(self._names[start])
+        return descriptors.read_into(held.file.fileno(), out, offset - start)
+
+    def held(self, file: int, offset: int, nbytes: int) -> int:
+        if file:
+            content, number = self._elsewhere(file)
+            return content.held(number, offset, nbytes)
+        return nbytes
+
+    def fetch(self, file: int, offset: int, nbytes: int) -> None:
+        if file:
+            content, number = self._elsewhere(file)
+            content.fetch(number, offset, nbytes)
+
+    def release(self, file: int, offset: int, nbytes: int) -> None:
+        if file:
+            content, number = self._elsewhere(file)
+            content.release(number, offset, nbytes)
+        elif nbytes:
+            with self._lock:
+                self._held.pop(self._names[offset], None)
+
+    def close(self) -> None:
+        with self._lock:
+            self._held.clear()
+        self._own.close()
+
+    def _tensor(self, name: str) -> _Held:
+        """The tensor, computed by the first who asks while others wait."""
+        with self._lock:
+            coming = self._held.get(name)
+            mine = coming is None
+            if coming is None:
+                coming = self._held[name] = concurrent.futures.Future()
+        if mine:
+            try:
+                coming.set_result(self._compute(name))
+            except BaseException as error:  # noqa: BLE001  who waits must hear of any
+                coming.set_exception(error)
+                with self._lock:
+                    self._held.pop(name, None)
+        return coming.result()
+
+    def _compute(self, name: str) -> _Held:
+        """W + scale · B · A, some rows at a time, into a file."""
+        change, held = self._changes[name], _Held()
+        a, b = (self._factor(key) for key in (change.a, change.b))
+        rows, columns = _matrix(self.entries[name].shape)
+        info, buffers = self._base.info(name), reading.Buffers()
+        scale = np.float32(change.scale)
+        step = max(1, ROWS // max(columns, 1))
+        for first in range(0, rows, step):
+            last = min(first + step, rows)
+            base = buffers.base(self._base, name, first * columns, last * columns)
+            out = np.empty((last - first, columns), np.float32)
+            kernels.load(base.raw, base.kind, 0, out.reshape(-1))
+            if change.transposed:
+                left, right = np.ascontiguousarray(a[:, first:last].T), np.ascontiguousarray(b.T)
+            else:
+                left, right = b[first:last], a
+            kernels.add_low_rank(left, right, scale, out)
+            try:
+                _write(held.file, out, first * columns * 4)
+            except OSError as error:
+                raise errors.CheckpointError(
+                    f"cannot hold the tensor {name!r}, {rows * columns * 4 / 1e6:.1f} MB, in "
+                    f"{tempfile.gettempdir()}: {error.strerror}; set TMPDIR to a folder with room"
+                ) from error
+        assert info.shape == self.entries[name].shape
+        return held
+
+    def _factor(self, key: str) -> kernels.Floats:
+        """A factor as a float32 matrix."""
+        tensor = self._own.tensor(key).to(torch.float32)
+        return np.ascontiguousarray(tensor.reshape(tensor.shape[0], -1).numpy())
+
+
+def _write(file: IO[bytes], content: kernels.Floats, offset: int) -> None:
+    view = content.reshape(-1).view(np.uint8).data
+    while view:
+        written = descriptors.write(file.fileno(), view, offset)
+        view, offset = view[written:], offset + written

@@ -14,7 +14,7 @@ import mlflow
 
 from mlflow_breadcrumbs import errors, flavor
 from mlflow_breadcrumbs.audit import signing
-from mlflow_breadcrumbs.engine import checkpoints
+from mlflow_breadcrumbs.engine import adapters, checkpoints
 from mlflow_breadcrumbs.lineage import statement
 from mlflow_breadcrumbs.models import task_heads
 from mlflow_breadcrumbs.registry import database, failures, tag_keys, uris, versions
@@ -33,6 +33,8 @@ class Contents:
     """What the files of a version hold now, recomputed from their bytes."""
 
     weights_digest: str
+    is_adapter: bool
+    """Whether the files hold a change of another model, and no model."""
     file_digest: str | None
     """SHA-256 of the checkpoint file; computed where there is a `lineage.json` that names one."""
     declared_digest: str | None
@@ -132,29 +134,42 @@ class Collector:
             stated=stated,
             model_tags=_kept(lambda: _model_tags(resolved)),
             run=_kept(lambda: _run(known.run_id if known else resolved.run_id)),
-            sources=tuple(self.source(entry) for entry in known.inputs) if known else (),
+            sources=tuple(self.source(entry, known.base) for entry in known.inputs)
+            if known
+            else (),
         )
 
-    def source(self, stated: statement.Input) -> SourceEvidence:
-        """The base or a source of a merge, by its version, or else by its logged model."""
+    def source(self, stated: statement.Input, base: statement.Input) -> SourceEvidence:
+        """The base or a source of a merge, by its version, or else by its logged model.
+
+        Args:
+            stated: what the lineage says of it.
+            base: what it says of the base, of which an adapter is a change.
+        """
         resolved, deleted = find(stated)
         if isinstance(resolved, errors.BreadcrumbsError):
             return SourceEvidence(stated, resolved, deleted, None, None)
         return SourceEvidence(
             stated,
-            self.contents(resolved),
+            self.contents(resolved, base),
             deleted,
             resolved.model_id,
             resolved.recorded_digest,
         )
 
-    def contents(self, resolved: versions.ResolvedVersion) -> Contents | errors.BreadcrumbsError:
-        """What a version's files hold now."""
-        if resolved.location not in self._contents:
-            with self._show(f"read {resolved.uri}", total=1, unit="version") as advance:
-                self._contents[resolved.location] = _kept(lambda: _read(resolved, self._fault))
-                advance(1)
-        return self._contents[resolved.location]
+    def contents(
+        self, resolved: versions.ResolvedVersion, base: statement.Input | None = None
+    ) -> Contents | errors.BreadcrumbsError:
+        """What a version's files hold now; of an adapter on a base, what it makes of that."""
+        for key in (resolved.location, f"{resolved.location} on {base.uri if base else None}"):
+            if key in self._contents:
+                return self._contents[key]
+        with self._show(f"read {resolved.uri}", total=1, unit="version") as advance:
+            found = _kept(lambda: _read(resolved, self._fault, base))
+            advance(1)
+        of_base = isinstance(found, Contents) and found.is_adapter
+        self._contents[key if of_base else resolved.location] = found
+        return found
 
 
 @contextlib.contextmanager
@@ -206,20 +221,36 @@ def every_version() -> list[str]:
             return [uris.of_version(name, number) for name, number in sorted(found)]
 
 
-def _read(resolved: versions.ResolvedVersion, fault: Fault | None) -> Contents:
+def _read(
+    resolved: versions.ResolvedVersion, fault: Fault | None, base: statement.Input | None
+) -> Contents:
     with versions.workspace() as folder:
         opened = versions.open_version(resolved, folder, whole=fault is not None)
         ours = opened.flavor == flavor.FLAVOR_NAME
         merged = (opened.folder / statement.FILE).is_file()
         signed = fault is not None and (opened.folder / signing.FILE).is_file()
         return Contents(
-            weights_digest=checkpoints.weights_digest(opened.weights),
+            weights_digest=_digest(opened, base, folder),
+            is_adapter=opened.is_adapter,
             file_digest=checkpoints.file_digest(opened.weights) if merged else None,
             declared_digest=opened.declared.get("weights_digest"),
             configuration=_kept(lambda: _configuration_digest(opened.folder)) if ours else None,
             heads=_kept(lambda: _head_digests(opened.folder)) if ours else {},
             signature=(fault(opened.folder) or "") if fault and signed else None,
         )
+
+
+def _digest(opened: versions.OpenedVersion, base: statement.Input | None, folder: Path) -> str:
+    """The weights digest of a version; of an adapter on a base, that of the model it makes."""
+    if not opened.is_adapter or base is None:
+        return checkpoints.weights_digest(opened.weights)
+    found, _ = find(base)
+    if isinstance(found, errors.BreadcrumbsError):
+        raise found
+    with contextlib.ExitStack() as stack:
+        below = versions.open_version(found, folder).weights
+        _, made = adapters.open_all(stack, [below, opened.weights])
+        return checkpoints.weights_digest(made)
 
 
 def _configuration_digest(folder: Path) -> str:

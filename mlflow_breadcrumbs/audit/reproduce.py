@@ -14,7 +14,7 @@ from typing import Any
 
 from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.audit import evidence
-from mlflow_breadcrumbs.engine import backends, checkpoints, merging, tolerance
+from mlflow_breadcrumbs.engine import adapters, backends, checkpoints, merging, tolerance
 from mlflow_breadcrumbs.lineage import contents, statement
 from mlflow_breadcrumbs.registry import versions
 from mlflow_breadcrumbs.support import progress
@@ -81,10 +81,7 @@ def reproduce(
     resolved = versions.resolve(uri)
     with versions.workspace() as folder, contextlib.ExitStack() as stack:
         _, stated = contents.read_statement(resolved)
-        base, *sources = (
-            stack.enter_context(checkpoints.Checkpoint.open(_find(entry, folder)))
-            for entry in stated.inputs
-        )
+        base, *sources = adapters.open_all(stack, (_find(entry, folder) for entry in stated.inputs))
         again = merging.merge(
             base,
             sources,

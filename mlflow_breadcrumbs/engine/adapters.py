@@ -14,13 +14,14 @@ has whole (`modules_to_save`) replace the base's. Everything else is the base's 
 """
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import math
 import re
 import tempfile
 import threading
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -33,8 +34,7 @@ from mlflow_breadcrumbs.engine.backends.cpu import kernels, reading
 from mlflow_breadcrumbs.engine.remote import stores
 from mlflow_breadcrumbs.support import descriptors, json_documents
 
-CONFIG = "adapter_config.json"
-WEIGHTS = "adapter_model.safetensors"
+CONFIG, WEIGHTS = headers.ADAPTER_CONFIG, headers.ADAPTER_WEIGHTS
 ROWS = 1 << 20
 """Elements that are computed at once."""
 
@@ -87,6 +87,17 @@ def open_source(
         assert isinstance(location, str | Path)
         return open_on(base, location)
     return checkpoints.Checkpoint.open(location)
+
+
+def open_all(
+    stack: contextlib.ExitStack, locations: "Iterable[str | Path | stores.Place]"
+) -> list[checkpoints.Checkpoint]:
+    """Open a base, and then its sources, until the stack ends; raises as `open_source` does."""
+    found: list[checkpoints.Checkpoint] = []
+    for location in locations:
+        opened = open_source(found[0], location) if found else checkpoints.Checkpoint.open(location)
+        found.append(stack.enter_context(opened))
+    return found
 
 
 def open_on(base: checkpoints.Checkpoint, location: str | Path) -> Adapted:

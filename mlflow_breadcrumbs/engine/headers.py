@@ -17,6 +17,8 @@ from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.support import json_documents
 
 INDEX_SUFFIX = ".safetensors.index.json"
+ADAPTER_WEIGHTS, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
+"""What `peft` calls an adapter's files, see `adapters`."""
 
 ITEM_SIZES: Mapping[str, int] = MappingProxyType(
     {

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from mlflow_breadcrumbs import errors, flavor
 from mlflow_breadcrumbs.engine import (
+    adapters,
     backends,
     checkpoints,
     drafts,
@@ -88,7 +89,9 @@ def merge(
         def opened(version: versions.OpenedVersion) -> checkpoints.Checkpoint:
             # What goes on after a stop must read what the call before it read.
             place = version.lasting if resumable else version.stored
-            return stack.enter_context(checkpoints.Checkpoint.open(place))
+            if version is taken.base:
+                return stack.enter_context(checkpoints.Checkpoint.open(place))
+            return stack.enter_context(adapters.open_source(base, place))
 
         base = opened(taken.base)
         sources: list[checkpoints.Checkpoint | parts.OpenedPart] = []
@@ -165,10 +168,7 @@ def plan(
     """
     check_reachable(taken)
     with contextlib.ExitStack() as stack:
-        base, *sources = (
-            stack.enter_context(checkpoints.Checkpoint.open(version.lasting))
-            for version in taken.everything
-        )
+        base, *sources = adapters.open_all(stack, (version.lasting for version in taken.everything))
         made = plans.make(
             base,
             sources,
@@ -189,6 +189,11 @@ def plan(
 def check_reachable(taken: inputs.Inputs) -> None:
     """Raise `MergeError` for an input that workers who know no MLflow can't read."""
     for version in taken.everything:
+        if version.elsewhere is not None and version.is_adapter:
+            raise errors.MergeError(
+                f"{version.resolved.uri} is a LoRA adapter in a store, and workers read adapters "
+                "from a disk that they mount; merge in one process"
+            )
         if version.elsewhere is not None and not version.elsewhere.folder.ranged:
             raise errors.MergeError(
                 f"the weights of {version.resolved.uri} come through the tracking server, and "
@@ -202,10 +207,7 @@ def budget(
 ) -> budgets.Budget:
     """What the merge of a request will take; see `budgets`."""
     with contextlib.ExitStack() as stack:
-        base, *sources = (
-            stack.enter_context(checkpoints.Checkpoint.open(version.stored))
-            for version in taken.everything
-        )
+        base, *sources = adapters.open_all(stack, (version.stored for version in taken.everything))
         labels = [source.resolved.uri for source in taken.sources]
         job = merging.plan(base, sources, request.recipe, labels)
         size = shard_size(taken, request.max_shard_size)
@@ -266,10 +268,7 @@ def settle(
     if not draft.open:
         return None
     with contextlib.ExitStack() as stack:
-        base, *sources = (
-            stack.enter_context(checkpoints.Checkpoint.open(version.stored))
-            for version in taken.everything
-        )
+        base, *sources = adapters.open_all(stack, (version.stored for version in taken.everything))
         labels = [source.resolved.uri for source in taken.sources]
         return settling.settle(base, sources, draft, labels=labels, backend=backend, show=show)
 

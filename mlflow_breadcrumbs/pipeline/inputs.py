@@ -1,11 +1,12 @@
 """What goes into a merge: the base and the sources, resolved once, opened, and checked."""
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mlflow_breadcrumbs import errors, flavor
-from mlflow_breadcrumbs.engine import checkpoints
+from mlflow_breadcrumbs.engine import adapters, checkpoints
 from mlflow_breadcrumbs.evaluation import scorecard
 from mlflow_breadcrumbs.models import task_heads, tasks
 from mlflow_breadcrumbs.pipeline import configurations
@@ -134,16 +135,30 @@ def open_versions(
         ArchitectureError: a version of our flavor has a configuration that is refused.
     """
     opened = tuple(versions.open_version(entry, folder, lazily=lazily) for entry in resolved)
+    if opened[0].is_adapter:
+        raise errors.MergeError(
+            f"the base {resolved[0].uri} is a LoRA adapter, which is only a change of another "
+            "model; name the model that it was trained on, whole, and the adapter as a source"
+        )
     for version in opened:
         if version.flavor == flavor.FLAVOR_NAME:
             flavor.load_config(version.folder)  # refused before work is done
     digests = tuple(
         version.resolved.recorded_digest
         or (known or {}).get(version.resolved.uri)
-        or checkpoints.weights_digest(version.stored)
+        or _digest(opened[0], version)
         for version in opened
     )
     return opened, digests
+
+
+def _digest(base: versions.OpenedVersion, version: versions.OpenedVersion) -> str:
+    """The weights digest of a version; of an adapter, that of the model which it makes."""
+    if not version.is_adapter:
+        return checkpoints.weights_digest(version.stored)
+    with contextlib.ExitStack() as stack:
+        _, made = adapters.open_all(stack, [base.stored, version.stored])
+        return checkpoints.weights_digest(made)
 
 
 def plan_evaluation(taken: Inputs, task_file: str) -> tuple[tuple[int, tasks.Task], ...]:

@@ -19,7 +19,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from mlflow_breadcrumbs import errors
-from mlflow_breadcrumbs.engine import tensor_files
+from mlflow_breadcrumbs.engine import headers, tensor_files
 from mlflow_breadcrumbs.engine.remote import stores
 from mlflow_breadcrumbs.registry import (
     artifacts,
@@ -98,6 +98,12 @@ class OpenedVersion:
     """Downloads the checkpoint, if that has not been done."""
 
     @property
+    def is_adapter(self) -> bool:
+        """Whether the checkpoint is a LoRA adapter, which is only a change of another model."""
+        config = self.path.with_name(headers.ADAPTER_CONFIG)
+        return self.path.name == headers.ADAPTER_WEIGHTS and config.is_file()
+
+    @property
     def weights(self) -> Path:
         """The checkpoint on this machine; it is downloaded when this is first asked for."""
         self.bring()
@@ -106,14 +112,15 @@ class OpenedVersion:
     @property
     def stored(self) -> Path | stores.Place:
         """The checkpoint where it is, to be read from there."""
-        if self.elsewhere is None or self.path.exists():
+        if self.elsewhere is None or self.path.exists() or self.is_adapter:
             return self.weights
         return self.elsewhere
 
     @property
     def lasting(self) -> Path | stores.Place:
         """Where the checkpoint is even after what was downloaded is gone."""
-        return self.weights if self.elsewhere is None else self.elsewhere
+        here = self.elsewhere is None or self.is_adapter
+        return self.weights if here or self.elsewhere is None else self.elsewhere
 
 
 def resolve(uri: str) -> ResolvedVersion:
@@ -251,6 +258,8 @@ def open_version(
         if path.endswith((".safetensors", tensor_files.INDEX_SUFFIX))
         and not path.startswith("tasks/")
     ]
+    if adapter := [path for path in candidates if path.endswith(f"/{headers.ADAPTER_WEIGHTS}")]:
+        candidates = adapter  # a base that lies beside it is what the merge names
     indexes = [path for path in candidates if path.endswith(tensor_files.INDEX_SUFFIX)]
     chosen = indexes or candidates
     if len(chosen) != 1:

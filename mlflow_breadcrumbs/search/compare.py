@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mlflow_breadcrumbs import errors
-from mlflow_breadcrumbs.engine import checkpoints, layer_groups, merging, recipe, rounding
+from mlflow_breadcrumbs.engine import adapters, layer_groups, merging, recipe, rounding
 from mlflow_breadcrumbs.engine.backends.cpu import geometry
 from mlflow_breadcrumbs.figures import results
 from mlflow_breadcrumbs.pipeline import configurations, inputs
@@ -134,9 +134,7 @@ def compare(
     labels = tuple(entry.uri for entry in resolved[1:])
     with versions.workspace() as folder, contextlib.ExitStack() as stack:
         opened, digests = inputs.open_versions(resolved, folder)
-        first, *others = (
-            stack.enter_context(checkpoints.Checkpoint.open(version.weights)) for version in opened
-        )
+        first, *others = adapters.open_all(stack, (version.weights for version in opened))
         job = merging.plan(first, others, settings, labels)
         volume = sum(
             checkpoint.info(name).nbytes for checkpoint in job.inputs for name in job.merged

@@ -19,7 +19,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from mlflow_breadcrumbs.engine import checkpoints, recipe
+from mlflow_breadcrumbs.engine import adapters, recipe
 from mlflow_breadcrumbs.models import tasks
 from mlflow_breadcrumbs.pipeline import inputs
 from mlflow_breadcrumbs.search import workbench
@@ -79,10 +79,7 @@ class StudyWork:
             yield answer
 
     def _opened(self, stack: contextlib.ExitStack) -> workbench.Study:
-        files = [
-            stack.enter_context(checkpoints.Checkpoint.open(version.weights))
-            for version in self.taken.everything
-        ]
+        files = adapters.open_all(stack, (version.weights for version in self.taken.everything))
         return workbench.Study(
             *(self.materials, self.device, self.taken, self.pairs, files),
             progress.silent,

@@ -19,6 +19,7 @@ import torch
 
 from mlflow_breadcrumbs import flavor
 from mlflow_breadcrumbs.engine import (
+    adapters,
     backends,
     checkpoints,
     drafts,
@@ -84,10 +85,7 @@ def opened(materials: Materials, show: progress.Progress = progress.silent) -> I
         for note in taken.notes:
             _logger.warning("%s", note)
         pairs = inputs.plan_evaluation(taken, materials.tasks)
-        files = [
-            stack.enter_context(checkpoints.Checkpoint.open(version.weights))
-            for version in taken.everything
-        ]
+        files = adapters.open_all(stack, (version.weights for version in taken.everything))
         with show("check digests", total=len(files), unit="versions") as advance:
             for version, file in zip(taken.everything, files, strict=True):
                 versions.check_digest(version.resolved, checkpoints.weights_digest(file))

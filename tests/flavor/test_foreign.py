@@ -1,5 +1,6 @@
 """Versions of another flavor: a transformers model merges, and stays a transformers model."""
 
+import copy
 import dataclasses
 import json
 from pathlib import Path
@@ -122,3 +123,83 @@ def files_in(uri):
     """The weights' files of a version."""
     folder = Path(versions.resolve(uri).location.removeprefix("file://"))
     return list(folder.rglob("*.safetensors*"))
+
+
+def register_text(name, model, folder):
+    """A small BERT, or an adapter on one, with its tokenizer."""
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{i}" for i in range(20))]
+    (folder / "vocab.txt").write_text("\n".join(words))
+    with mlflow.start_run():
+        mlflow.transformers.log_model(
+            {"model": model, "tokenizer": transformers.BertTokenizer(str(folder / "vocab.txt"))},
+            name="model",
+            task="text-classification",
+            registered_model_name=name,
+            pip_requirements=["torch", "transformers", "peft"],
+        )
+
+
+def adapted(base, seed, folder, **settings):
+    """The model with a LoRA adapter that was trained a little, and what both make."""
+    peft = pytest.importorskip("peft")
+    torch.manual_seed(seed)
+    base.save_pretrained(folder / "base")
+    model = transformers.BertForSequenceClassification.from_pretrained(folder / "base")
+    known = {"r": 3, "lora_alpha": 6, "target_modules": ["query", "value"]}
+    tuned = peft.get_peft_model(model, peft.LoraConfig(**known | settings))
+    for name, parameter in tuned.named_parameters():
+        if "lora_" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    whole = copy.deepcopy(tuned).merge_and_unload().state_dict()
+    return tuned, whole
+
+
+def test_registered_adapters_are_merged_into_their_base(store, tmp_path):
+    """Of two ranks, beside a full fine-tune: verified, done again, loaded by transformers."""
+    torch.manual_seed(0)
+    config = transformers.BertConfig(
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=24,
+        vocab_size=25,
+        num_labels=3,
+    )
+    base = transformers.BertForSequenceClassification(config)
+    full = copy.deepcopy(base)
+    with torch.no_grad():
+        for parameter in full.parameters():
+            parameter += 0.01 * torch.randn_like(parameter)
+    register_text("bert", base, tmp_path)
+    register_text("bert-full", full, tmp_path)
+    made = []
+    for number, settings in enumerate(({}, {"r": 5, "target_modules": ["key", "dense"]}), start=1):
+        tuned, whole = adapted(base, number, tmp_path, **settings)
+        register_text(f"lora-{number}", tuned, tmp_path)
+        made.append(whole)
+    assert versions.resolve("models:/lora-1/1").recorded_digest is None
+    request = flow.MergeRequest(
+        base="models:/bert/1",
+        sources=("models:/lora-1/1", "models:/lora-2/1", "models:/bert-full/1"),
+        registered_model="merged",
+        recipe=recipe.MergeRecipe.from_method("task_arithmetic", sources=3, alpha=1),
+        device="cpu",
+    )
+    result = flow.merge(request)
+    loaded = mlflow.transformers.load_model(result.version.uri, return_type="components")["model"]
+    before = base.state_dict()
+    for name, tensor in loaded.state_dict().items():
+        sources = [state[name].double() for state in (*made, full.state_dict())]
+        expected = sum(source - before[name].double() for source in sources)
+        ours = tensor.double() - before[name].double()
+        assert (ours - expected).norm() <= 1e-6 * max(1.0, float(expected.norm())), name
+    report = verify.verify(result.version.uri)
+    assert report.ok, report.failures
+    again = reproduce.reproduce(result.version.uri)
+    assert again.reproduced_digest == result.version.weights_digest
+    assert flow.merge(request).reused
+    swapped = dataclasses.replace(
+        request, base="models:/lora-1/1", sources=("models:/lora-2/1",), registered_model="x"
+    )
+    with pytest.raises(errors.MergeError, match="is a LoRA adapter, which is only a change of ano"):
+        flow.merge(dataclasses.replace(swapped, recipe=recipe.MergeRecipe(density=1.0)))

@@ -279,6 +279,8 @@ def _joined(address: str) -> dict[str, Any]:
     Raises:
         ExecutorError: nobody answers at the address.
     """
+    if address == "auto":  # Ray's word for one that runs on this machine
+        return {"address": address}
     host, colon, port = address.rpartition(":")
     if "://" in address or not (colon and port.isdecimal()):
         raise errors.ExecutorError(

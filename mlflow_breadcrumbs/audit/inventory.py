@@ -1,7 +1,6 @@
 """Which merged versions there are: of what, how good, under which aliases, signed or not, when."""
 
 import dataclasses
-import datetime
 import itertools
 from collections.abc import Sequence
 from typing import Any
@@ -82,14 +81,13 @@ def _listed(
     entry: catalog.Entry, aliases: Sequence[str], metrics: dict[str, float]
 ) -> ListedVersion:
     version = entry.version
-    moment = datetime.datetime.fromtimestamp(version.created / 1000, datetime.UTC)
     return ListedVersion(
         uri=version.uri,
         sources=tuple(edge.parent for edge in entry.edges if edge.role == graph.SOURCE),
         average_normalized_accuracy=metrics.get(version.run_id or ""),
         aliases=tuple(aliases),
         signed=_is_signed(version.uri),
-        created=wording.moment(moment),
+        created=wording.moment_of(version.created),
     )
 
 

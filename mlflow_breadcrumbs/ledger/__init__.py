@@ -14,7 +14,7 @@
 7. `sharing` makes one history of the ledgers that several users of a registry have: what others
    need is in tags of the versions, as `letters`, and every ledger takes it up.
 8. `audit` holds the ledger against MLflow; `proving` gives the events that decide something, out
-   of a chain that holds.
+   of a chain that holds; `reading` gives them to those who only look.
 
 ```python
 from mlflow_breadcrumbs import ledger

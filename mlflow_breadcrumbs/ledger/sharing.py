@@ -130,6 +130,24 @@ def give(mail: Mail) -> int:
     return given
 
 
+def untaken(connection: sql.Connection, mail: Mail) -> list[events.Event]:
+    """The events of other ledgers that were not taken up yet, as they would count here.
+
+    Each has the sequence that it has in its own ledger.
+    """
+    return [
+        events.counted(
+            events.Event(
+                **vars(_wrapped(letter)),
+                sequence=letter.head.sequence,
+                previous="",
+                time=letter.content["time"],
+            )
+        )
+        for letter in _unknown(connection, mail)
+    ]
+
+
 def fault(connection: sql.Connection, mail: Mail) -> str | None:
     """The first thing that is wrong with the tags that were read, given what is known here.
 

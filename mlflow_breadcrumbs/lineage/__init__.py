@@ -4,5 +4,5 @@
 `kept_parts` is how it names what each source contributed, `stories` tell it to people;
 `contents` reads a version's lineage, bytes and run, checked; `ancestry_tags` are the tags that
 follow from a lineage; `relatives` asks for ancestors and descendants, `drawing` draws them,
-`difference` holds two versions side by side.
+`difference` holds two versions side by side, `described` their records alone.
 """

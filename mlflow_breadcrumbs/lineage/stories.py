@@ -1,5 +1,6 @@
 """What a merge is, told to people: in the description of its run and version, and in its card."""
 
+import re
 import statistics
 from collections.abc import Mapping
 from typing import Any
@@ -56,6 +57,9 @@ COLUMNS = {
 }
 """Of the table of accuracies, beside the task."""
 
+_LINK = re.compile(r"\[([^\]]+)\]\([^)]+\)")
+"""Of Markdown, as the methods' words have them."""
+
 NUMBERS = ("density", "gamma", "alpha")
 """The fields of a recipe that its sentence has."""
 
@@ -63,6 +67,13 @@ NUMBERS = ("density", "gamma", "alpha")
 def summary(stated: statement.Statement) -> str:
     """A merge in one sentence of Markdown: what it is for, from what, and how."""
     return f"{_subject(stated)}: {_method(stated)}."
+
+
+def told(stated: statement.Statement) -> str:
+    """What was done with how many sources, in a sentence without Markdown that names none."""
+    said = _LINK.sub(r"\1", _method(stated)).replace(BELOW, " by the recipe")
+    sources = wording.counted(len(stated.sources), "fine-tuned versions")
+    return f"{sources} of one base became one model without training: {said}."
 
 
 def _subject(stated: statement.Statement) -> str:

@@ -32,6 +32,17 @@ class Entry(NamedTuple):
     edges: tuple[graph.Edge, ...]
 
 
+class RegisteredModel(NamedTuple):
+    """A registered model, as its own page in MLflow has it."""
+
+    name: str
+    description: str
+    aliases: Mapping[str, str]
+    """The version's number by alias."""
+    updated: int
+    """Milliseconds since 1970."""
+
+
 def pages(since: int | None = None) -> Iterator[list[Entry]]:
     """Every version of the registry that is ready, the last updated ones first.
 
@@ -51,19 +62,60 @@ def pages(since: int | None = None) -> Iterator[list[Entry]]:
             return
 
 
-def merges(name: str | None = None) -> Iterator[Entry]:
+def merges(name: str | None = None, *, page: int | None = None) -> Iterator[Entry]:
     """The merged versions that are ready, the newest first, a page at a time as they are asked for.
 
     Args:
         name: Only those of this registered model.
+        page: Versions per request; `PAGE` when left out.
 
     Raises:
         RegistryError: The registry can't be reached.
     """
     asked = [f"tags.`{tag_keys.KIND}` = 'merge'"]
     asked += [] if name is None else [f"name = {versions.quoted(name)}"]
-    for found in _search(" and ".join(asked), "creation_timestamp DESC"):
+    for found in _search(" and ".join(asked), "creation_timestamp DESC", page):
         yield from (_registered(version) for version in found if version.status == "READY")
+
+
+def of_model(name: str) -> Iterator[tuple[Entry, Mapping[str, str]]]:
+    """The versions of a registered model that are ready, the newest first, each with its tags.
+
+    Raises:
+        RegistryError: The registry can't be reached.
+    """
+    both = "'" in name and '"' in name  # then MLflow finds nothing by the name
+    where = None if both else f"name = {versions.quoted(name)}"
+    for found in _search(where, "version_number DESC"):
+        for version in found:
+            if version.status == "READY" and version.name == name:
+                yield _registered(version), version.tags
+
+
+def models() -> Iterator[RegisteredModel]:
+    """Every registered model, the last updated ones first, a page at a time.
+
+    Raises:
+        RegistryError: The registry can't be reached.
+    """
+    token = None
+    while True:
+        found = _ask(
+            _client().search_registered_models,
+            max_results=PAGE,
+            order_by=["last_updated_timestamp DESC"],
+            page_token=token,
+        )
+        yield from map(_model, found)
+        token = found.token
+        if not token:
+            return
+
+
+def model(name: str) -> RegisteredModel | None:
+    """One registered model; `None` where there is none, or it is a prompt."""
+    found = _ask(_client().get_registered_model, name)
+    return None if found is None or found._is_prompt() else _model(found)
 
 
 def tags(
@@ -133,9 +185,15 @@ def everything() -> graph.Graph:
 
 
 def unregistered(entries: Iterable[Entry]) -> list[Entry]:
-    """The logged models that versions name as parents and that were never registered."""
+    """The logged models that versions name as parents and that were never registered.
+
+    A logged model that one of these versions was registered from is not asked about.
+    """
+    entries = list(entries)
+    found: dict[str, Entry | None] = {
+        uris.of_model(entry.version.model_id): None for entry in entries if entry.version.model_id
+    }
     waiting = [edge.parent for entry in entries for edge in entry.edges if edge.model_id]
-    found: dict[str, Entry | None] = {}
     while waiting:
         uri = waiting.pop()
         if uri not in found:
@@ -161,7 +219,7 @@ def live_aliases(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
 
 
 def _search(
-    where: str | None = None, order: str = "last_updated_timestamp DESC"
+    where: str | None = None, order: str = "last_updated_timestamp DESC", page: int | None = None
 ) -> Iterator[Sequence[Any]]:
     """Pages of model versions, the last updated ones first; all, or those of a condition."""
     token = None
@@ -169,7 +227,7 @@ def _search(
         found = _ask(
             _client().search_model_versions,
             where,
-            max_results=PAGE,
+            max_results=PAGE if page is None else page,
             order_by=[order],
             page_token=token,
         )
@@ -177,6 +235,12 @@ def _search(
         token = found.token
         if not token:
             return
+
+
+def _model(found: Any) -> RegisteredModel:
+    aliases = {alias: str(number) for alias, number in sorted(found.aliases.items())}
+    updated = int(found.last_updated_timestamp or found.creation_timestamp or 0)
+    return RegisteredModel(found.name, found.description or "", aliases, updated)
 
 
 def _registered(found: Any) -> Entry:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import mlflow
-from mlflow.entities import LifecycleStage, Metric
+from mlflow.entities import LifecycleStage, Metric, Run
 from mlflow.exceptions import MlflowException
 from mlflow.utils.time import get_current_time_millis
 
@@ -33,8 +33,18 @@ def read_metric(run_ids: Iterable[str], key: str) -> dict[str, float]:
     Raises:
         RegistryError: the runs can't be read.
     """
+    found = read_runs(run_ids)
+    return {run: each.data.metrics[key] for run, each in found.items() if key in each.data.metrics}
+
+
+def read_runs(run_ids: Iterable[str]) -> dict[str, Run]:
+    """Many runs by their ids, a few requests for all; without those that are gone.
+
+    Raises:
+        RegistryError: the runs can't be read.
+    """
     asked = sorted(set(run_ids))
-    found: dict[str, float] = {}
+    found: dict[str, Run] = {}
     for start in range(0, len(asked), TOGETHER):
         listed = ", ".join(f"'{run_id}'" for run_id in asked[start : start + TOGETHER])
         with failures.explained("cannot read the runs"):
@@ -43,8 +53,7 @@ def read_metric(run_ids: Iterable[str], key: str) -> dict[str, float]:
                 filter_string=f"attributes.run_id IN ({listed})",
                 output_format="list",
             )
-        metrics = {str(run.info.run_id): run.data.metrics for run in runs}
-        found |= {run_id: each[key] for run_id, each in metrics.items() if key in each}
+        found |= {str(run.info.run_id): run for run in runs}
     return found
 
 

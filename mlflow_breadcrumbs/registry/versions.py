@@ -389,6 +389,15 @@ def metrics_of(run_id: str | None) -> dict[str, float]:
         return {}
 
 
+def description_of(resolved: ResolvedVersion) -> str:
+    """What people wrote about a registered version; empty where nobody did."""
+    if resolved.name is None:
+        return ""
+    with failures.explained(f"cannot read the description of {resolved.uri}", "try again"):
+        found = mlflow.MlflowClient().get_model_version(resolved.name, resolved.version)
+    return found.description or ""
+
+
 def licence_of(resolved: ResolvedVersion) -> str | None:
     """What a version's tag `license` or `licence` says, or else its registered model's."""
     found = [resolved.tags]

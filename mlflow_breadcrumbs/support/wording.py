@@ -47,3 +47,8 @@ def moment(time: str | datetime.datetime | None) -> str:
     found = datetime.datetime.fromisoformat(time) if isinstance(time, str) else time
     aware = found if found.tzinfo else found.replace(tzinfo=datetime.UTC)
     return aware.astimezone(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def moment_of(milliseconds: int) -> str:
+    """The same of a time as MLflow has it, in milliseconds since 1970."""
+    return moment(datetime.datetime.fromtimestamp(milliseconds / 1000, datetime.UTC))

@@ -44,7 +44,12 @@ def export(uri: str, form: str) -> str:
     """
     if form not in FORMATS:
         raise ValueError(f"there is no format {form!r}; choose one of {', '.join(FORMATS)}")
-    text = FORMATS[form](subjects.gather(uri))
+    return written(subjects.gather(uri), form)
+
+
+def written(known: subjects.Subject, form: str) -> str:
+    """The lineage of a version whose facts are gathered, in one of `FORMATS`; see `export`."""
+    text = FORMATS[form](known)
     if form == "slsa":  # the file itself, byte for byte
         return text
     return escaping.json(credentials.hidden(text))

@@ -49,7 +49,11 @@ def gather(uri: str) -> Subject:
         RegistryError: it can't be found, or has no `lineage.json`.
         IntegrityError: its `lineage.json` was changed after it was registered.
     """
-    resolved = versions.resolve(uri)
+    return of_version(versions.resolve(uri))
+
+
+def of_version(resolved: versions.ResolvedVersion) -> Subject:
+    """The same of a version that is resolved; see `gather`."""
     content, stated = contents.read_statement(resolved)
     return Subject(resolved, content, stated, relatives.tree(resolved.uri))
 

@@ -6,7 +6,7 @@ The way of the data:
 
 Each room does one step and imports only rooms below it, in this order from the top:
 
-    cli → commands → report · quickstart → search → pipeline · promotion · sources
+    cli → commands → server → report · quickstart → search → pipeline · promotion · sources
         → audit · evaluation → lineage · webhooks · figures → ledger · flavor
         → registry → engine · models → support · errors
 
@@ -19,9 +19,10 @@ Begin with `pipeline.flow`: the main flow on one page. What it calls:
 - `ledger` is the history that MLflow does not keep, in SQL.
 
 Around it: `sources` makes the fine-tuned versions, `search` looks for the recipe, `promotion` moves
-aliases past gates, `audit` asks whether it is still true, `report` shows it on a page, `webhooks`
-tell and are told, `figures` draw, `quickstart` is the demo, `commands` are the command line. Every
-room's docstring says what is in it and where to begin.
+aliases past gates, `audit` asks whether it is still true, `report` shows it on one page, `server`
+on pages of MLflow's server, `webhooks` tell and are told, `figures` draw, `quickstart` is
+the demo, `commands` are the command line. Every room's docstring says what is in it and where to
+begin.
 
 ```python
 from mlflow_breadcrumbs.engine import recipe

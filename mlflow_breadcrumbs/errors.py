@@ -8,7 +8,8 @@ BreadcrumbsError
 ├── TaskError          (ValueError)    a task file, its images or its head are unusable
 │   └── ImageError                     an image file can't be decoded
 ├── RegistryError      (LookupError)   a version can't be found, read or registered
-│   └── UnreachableError               the tracking server does not answer
+│   ├── UnreachableError               the tracking server does not answer
+│   └── AbsentError                    what a page is about is not there, or may not be seen
 ├── StatementError     (ValueError)    a lineage.json is not what it should be
 ├── SigningError       (ValueError)    a key can't be used to sign or to verify
 ├── ExtraError         (ImportError)   an optional library is not installed
@@ -66,6 +67,10 @@ class RegistryError(BreadcrumbsError, LookupError):
 
 class UnreachableError(RegistryError):
     """The tracking server does not answer, so nothing is known about what it holds."""
+
+
+class AbsentError(RegistryError):
+    """What a page of the server app is about is not there, or is not for the one who asks."""
 
 
 class StatementError(BreadcrumbsError, ValueError):

@@ -42,6 +42,8 @@ TOGETHER = {
     "place": "postgresql",
     "bucket": "object store",
     "ray_address": "ray",
+    "shown_app": "app",
+    "accounts": "app",
 }
 """Tests of a fixture that is dear run in one worker, so that it is made once; fixture → group."""
 

@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -254,6 +255,8 @@ def serving(folder: Path, database: Path, *more: str, **environment: str) -> Ite
             try:
                 urllib.request.urlopen(f"{uri}/health", timeout=5)
                 break
+            except urllib.error.HTTPError:
+                break  # below a prefix there is nothing here
             except OSError:
                 assert process.poll() is None, (folder / "log").read_text()
                 time.sleep(0.5)

@@ -1,0 +1,153 @@
+"""What the pages say as JSON, described by OpenAPI 3.1: the schemas follow from the records."""
+
+import dataclasses
+import types
+import typing
+from typing import Any
+
+import mlflow_breadcrumbs
+from mlflow_breadcrumbs.server import (
+    alias_page,
+    comparison_page,
+    lineage_page,
+    model_page,
+    start,
+    version_page,
+)
+
+_PLAIN = {str: "string", int: "integer", float: "number", bool: "boolean", type(None): "null"}
+
+_NAME = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
+_NUMBER = {"name": "number", "in": "path", "required": True, "schema": {"type": "integer"}}
+_FORM = {
+    "name": "form",
+    "in": "path",
+    "required": True,
+    "schema": {"enum": list(version_page.FORMATS)},
+}
+_MOST = {
+    "name": "most",
+    "in": "query",
+    "description": "Lines that are listed, the newest first.",
+    "schema": {"type": "integer", "minimum": 1, "maximum": 5000, "default": 50},
+}
+_AT = {
+    "name": "at",
+    "in": "query",
+    "description": "What was live then? ISO 8601; UTC where it has no zone.",
+    "schema": {"type": "string"},
+}
+_ONE, _OTHER = (
+    {
+        "name": name,
+        "in": "query",
+        "description": "NAME/VERSION or NAME@ALIAS, with or without models:/.",
+        "schema": {"type": "string"},
+    }
+    for name in ("one", "other")
+)
+
+_VERSION = "/models/{name}/versions/{number}"
+_PAGES: dict[str, tuple[str, type, list[dict[str, Any]]]] = {
+    "/": ("The newest merged versions, and the registered models.", start.Overview, [_MOST]),
+    "/models/{name}": (
+        "A registered model: its versions, its aliases, what needs attention.",
+        model_page.ModelPage,
+        [_NAME, _MOST],
+    ),
+    "/models/{name}/aliases": (
+        "The moves of a model's aliases, and where they were at a time.",
+        alias_page.AliasPage,
+        [_NAME, _AT],
+    ),
+    _VERSION: ("A version.", version_page.VersionPage, [_NAME, _NUMBER]),
+    f"{_VERSION}/lineage": (
+        "What a version was made from and what was made from it, to any depth.",
+        lineage_page.LineagePage,
+        [_NAME, _NUMBER],
+    ),
+    "/compare": (
+        "Two versions side by side.",
+        comparison_page.ComparisonPage,
+        [_ONE, _OTHER],
+    ),
+}
+"""By address: what it is, the record that it answers with, its parameters."""
+
+
+def document(server: str) -> dict[str, Any]:
+    """The OpenAPI document.
+
+    Args:
+        server: The address that the paths are below.
+    """
+    schemas: dict[str, Any] = {
+        "Error": {
+            "type": "object",
+            "properties": {"error": {"type": "string"}},
+            "required": ["error"],
+        }
+    }
+    paths = {
+        path: _path(summary, _schema(record, schemas), parameters)
+        for path, (summary, record, parameters) in _PAGES.items()
+    }
+    paths[f"{_VERSION}/exports/{{form}}"] = _path(
+        "The lineage of a merged version, as the command `export` gives it.",
+        {"type": "object"},
+        [_NAME, _NUMBER, _FORM],
+    )
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "mlflow_breadcrumbs",
+            "version": mlflow_breadcrumbs.__version__,
+            "description": "The pages as JSON: ask with Accept: application/json.",
+        },
+        "servers": [{"url": server}],
+        "paths": paths,
+        "components": {"schemas": schemas},
+    }
+
+
+def _path(summary: str, schema: Any, parameters: list[dict[str, Any]]) -> dict[str, Any]:
+    fault = {"$ref": "#/components/schemas/Error"}
+    said = {
+        "400": "What was asked can't be read.",
+        "404": "It is not there, or not visible to you.",
+        "503": "The registry can't be read at the moment.",
+    }
+    answers = {
+        status: {"description": text, "content": {"application/json": {"schema": fault}}}
+        for status, text in said.items()
+    }
+    answers["200"] = {
+        "description": summary,
+        "content": {"application/json": {"schema": schema}},
+    }
+    return {"get": {"summary": summary, "parameters": parameters, "responses": answers}}
+
+
+def _schema(kind: Any, schemas: dict[str, Any]) -> dict[str, Any]:
+    """The JSON Schema of a type; that of a record goes into `schemas` and is referred to."""
+    if dataclasses.is_dataclass(kind):
+        name = typing.cast(type, kind).__name__
+        if name not in schemas:
+            hints = typing.get_type_hints(kind)
+            schemas[name] = {
+                "type": "object",
+                "properties": {key: _schema(hint, schemas) for key, hint in hints.items()},
+                "required": list(hints),
+                "additionalProperties": False,
+            }
+        return {"$ref": f"#/components/schemas/{name}"}
+    if kind in _PLAIN:
+        return {"type": _PLAIN[kind]}
+    arguments = typing.get_args(kind)
+    if isinstance(kind, types.UnionType):
+        return {"anyOf": [_schema(each, schemas) for each in arguments]}
+    if typing.get_origin(kind) is tuple:
+        return {"type": "array", "items": _schema(arguments[0], schemas)}
+    if typing.get_origin(kind) is dict:
+        return {"type": "object", "additionalProperties": _schema(arguments[1], schemas)}
+    return {}

@@ -1,0 +1,121 @@
+"""A server with the pages, started once for all tests of them, and what it shows."""
+
+import dataclasses
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import apps
+import mlflow
+import pytest
+import registered
+import server_accounts
+import zoos
+
+from mlflow_breadcrumbs import ledger
+from mlflow_breadcrumbs.audit import trail, verify
+from mlflow_breadcrumbs.promotion import approvals, policies, promote
+from mlflow_breadcrumbs.registry import tag_keys
+
+TYPED = (tag_keys.TASK, tag_keys.KIND)
+"""Tags of ours that somebody may have set."""
+PASSING, REFUSING = "average_accuracy: 0\n", "average_accuracy: 1\n"
+
+
+@dataclasses.dataclass(frozen=True)
+class ShownApp:
+    """A running server with the pages."""
+
+    uri: str
+    folder: Path
+    """Of its database."""
+
+    def ask(self, path: str = "/breadcrumbs/", **options) -> apps.Answer:
+        """Ask for a page."""
+        return apps.ask(self.uri, path, **options)
+
+
+def furnish(family: zoos.Family) -> None:
+    """Do to the family what is done to models, by people who type what they like."""
+    client = mlflow.MlflowClient()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LOGNAME", f"ann {apps.HOSTILE}")
+        approvals.approve(family.merged, f"looks good {apps.HOSTILE}")
+    for text, uri in ((PASSING, family.merged), (REFUSING, family.merged), (PASSING, family.top)):
+        alias = "champion" if text == PASSING else "best"
+        promote.promote(promote.PromotionRequest(uri, alias, policies.parse(text)))
+    trail.verified([verify.verify(family.merged)])
+    ledger.sync()
+    client.set_registered_model_alias("top", "direct", 1)
+    ledger.sync()
+    client.set_registered_model_alias("top", "unnoticed", 1)
+    source = family.sources[0].split("/")[1]
+    client.set_registered_model_tag(source, "license", f"MIT {apps.HOSTILE}")
+    client.update_registered_model("merged", f"for all {apps.HOSTILE}")
+    client.update_model_version("merged", "1", f"the first {apps.HOSTILE}")
+    client.set_model_version_tag("merged", "1", "note", apps.HOSTILE)
+    client.create_registered_model(apps.NAMED)
+    client.create_model_version(apps.NAMED, "nowhere", tags=dict.fromkeys(TYPED, apps.HOSTILE))
+    mine = f"models:/{apps.NAMED}/1"
+    registered.version("child", base=family.base, sources=[mine, family.top])
+    registered.version("secret", base=family.base, sources=[family.sources[0]])
+    registered.version("grandchild", base=family.base, sources=["models:/secret/1"])
+    for _ in range(20):
+        registered.version("many", base=family.base, sources=[family.merged])
+
+
+def moved(grown: zoos.Family, folder: Path) -> Path:
+    """A furnished family whose artifacts the server hands out: its database, for `zoos.serving`."""
+    shutil.copytree(grown.folder, folder)
+    database = folder / "mlflow.db"
+    zoos.move_artifacts(database, grown.folder, folder)
+    with zoos.working_in(folder) as uri, zoos.installed():
+        furnish(dataclasses.replace(grown, tracking_uri=uri, folder=folder))
+    zoos.move_artifacts(database, f"file://{folder}", "mlflow-artifacts:")
+    zoos.move_artifacts(database, folder, "mlflow-artifacts:")
+    return database
+
+
+@pytest.fixture(scope="session")
+def furnished(grown, once) -> Path:
+    """The folder of a furnished family."""
+
+    def make(folder: Path) -> None:
+        moved(grown, folder / "family")
+
+    return once("furnished", make) / "family"
+
+
+def hand_over(furnished: Path, folder: Path) -> None:
+    """Put the artifacts and the ledger where a server in a folder has them."""
+    shutil.copytree(furnished, folder / "artifacts", dirs_exist_ok=True)
+    shutil.copy(furnished / zoos.LEDGER, folder / zoos.LEDGER)
+
+
+@pytest.fixture(scope="session")
+def shown_app(furnished, tmp_path_factory) -> Iterator[ShownApp]:
+    """`mlflow server --app-name breadcrumbs`, with two workers."""
+    folder = tmp_path_factory.mktemp("app")
+    hand_over(furnished, folder)
+    found = apps.entry_points(folder / "apps")
+    options = ("--app-name", "breadcrumbs", "--workers", "2")
+    with zoos.serving(folder, furnished / "mlflow.db", *options, **found) as uri:
+        yield ShownApp(uri, folder)
+
+
+@pytest.fixture(scope="session")
+def accounts(furnished, tmp_path_factory) -> Iterator[ShownApp]:
+    """The same around basic-auth; `bob` may not read `secret` nor the first source."""
+    folder = tmp_path_factory.mktemp("accounts") / "server"
+    with pytest.MonkeyPatch.context() as patch:
+        for variable, text in apps.entry_points(folder.parent / "apps").items():
+            patch.setenv(variable, text)
+        options = ("--app-name", "breadcrumbs-auth")
+        with server_accounts.serving(
+            folder, furnished / "mlflow.db", *options, names=("bob",)
+        ) as uri:
+            with server_accounts.admin(uri) as client:
+                for name in ("secret", "tiny-colours"):
+                    client.grant_user_permission("bob", "registered_model", name, "DENY")
+            hand_over(furnished, folder)
+            yield ShownApp(uri, folder)

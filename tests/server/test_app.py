@@ -1,0 +1,52 @@
+"""MLflow with the pages: it is as it was, and the pages are there, over several workers."""
+
+import importlib
+
+import apps
+import mlflow
+import pytest
+import requests
+import zoos
+from mlflow.exceptions import MlflowException
+
+from mlflow_breadcrumbs.server import app
+
+
+def test_mlflow_is_as_it_was(shown_app):
+    client = mlflow.MlflowClient(shown_app.uri, shown_app.uri)
+    assert client.get_registered_model("merged").aliases == {"champion": "1"}
+    assert shown_app.ask("/health").text == "OK"
+    assert "<title>MLflow" in shown_app.ask("/").text
+    assert "Content-Security-Policy" not in requests.get(f"{shown_app.uri}/", timeout=60).headers
+
+
+def test_every_worker_answers_alike(shown_app):
+    answers = {shown_app.ask("/breadcrumbs/models/merged").text for _ in range(8)}
+    assert len(answers) == 1
+
+
+def test_below_a_prefix(furnished, tmp_path):
+    found = apps.entry_points(tmp_path / "apps")
+    options = ("--app-name", "breadcrumbs", "--gunicorn-opts", "--timeout 120")
+    found |= {"_MLFLOW_STATIC_PREFIX": "/ml"}
+    with zoos.serving(tmp_path, furnished / "mlflow.db", *options, **found) as uri:
+        page = apps.ask(uri, "/ml/breadcrumbs/models/merged").text
+        assert 'href="/ml/breadcrumbs/models/merged/versions/1"' in page
+        assert 'href="/ml/#/models/merged"' in page
+        assert apps.ask(uri, "/ml/breadcrumbs/openapi.json").json["servers"] == [
+            {"url": "/ml/breadcrumbs"}
+        ]
+        assert apps.ask(uri, "/breadcrumbs/").status == 404
+
+
+def test_accounts_that_can_not_be_made_end_the_command(monkeypatch):
+    monkeypatch.delenv("MLFLOW_FLASK_SERVER_SECRET_KEY", raising=False)
+    module = importlib.import_module("mlflow_breadcrumbs.server.accounts_app")
+    with pytest.raises(MlflowException, match="MLFLOW_FLASK_SERVER_SECRET_KEY"):
+        getattr(module, "create_app")  # noqa: B009 - as MLflow does
+    with pytest.raises(AttributeError, match="nothing"):
+        getattr(module, "nothing")  # noqa: B009
+
+
+def test_the_entry_points_are_there():
+    assert callable(app.create_app)

@@ -73,6 +73,8 @@ def requirement(
     return None, code
 
 
+UNSHIPPED = ("__pycache__", "static")
+"""Folders that stay here: what browsers get of the server app would be a third of the archive."""
 CODE = "code/mlflow_breadcrumbs.zip"
 """Where a version has this package, as one file that Python imports from."""
 
@@ -87,7 +89,8 @@ def write_code(folder: Path) -> str:
     if not here.is_dir():  # this process runs from such an archive
         shutil.copyfile(here.parent, target)
         return CODE
-    paths = (path for path in here.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    files = (path for path in here.rglob("*") if path.is_file())
+    paths = (path for path in files if not set(UNSHIPPED) & set(path.relative_to(here).parts))
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
         for path in sorted(paths):
             entry = zipfile.ZipInfo(path.relative_to(here.parent).as_posix())

@@ -1,7 +1,8 @@
 """The history as it stands, read without writing into it: for pages that many look at.
 
-What others have written into the tags of a model's versions counts as well, taken up or not. The
-chain is not walked: what something is decided by, `proving` gives.
+What others have written into the tags of a model's versions counts as well, taken up or not; not
+where the ledger is a database of all, which takes nothing from tags. The chain is not walked: what
+something is decided by, `proving` gives.
 """
 
 import dataclasses
@@ -37,7 +38,8 @@ def of_model(name: str, page: sharing.Page) -> ModelHistory:
         LedgerError: The ledger can't be opened.
     """
     mail = sharing.Mail()
-    mail.add(page)
+    if stores.is_file():
+        mail.add(page)
     with stores.opened() as ledger, ledger.reading() as connection:
         own = events.of_name(connection, name)
         found = events.in_order([*own, *sharing.untaken(connection, mail)])

@@ -50,13 +50,17 @@ def location() -> str:
     return f"sqlite:///{_data_folder(f'ledger-{short}.db') / f'ledger-{short}.db'}"
 
 
+def is_file() -> bool:
+    """Whether the ledger is a file: then others may have ledgers of their own."""
+    return location().startswith("sqlite:")
+
+
 def is_private() -> bool:
     """Whether the ledger is a file of this machine, and the registry is not.
 
     Then others who use the registry can't see the ledger, and `sharing` is needed.
     """
-    own = location().startswith("sqlite:")
-    return own and not mlflow.get_registry_uri().startswith(("sqlite:", "file:", "/", "."))
+    return is_file() and not mlflow.get_registry_uri().startswith(("sqlite:", "file:", "/", "."))
 
 
 def _data_folder(file: str) -> Path:

@@ -449,7 +449,7 @@ def test_the_archive_of_the_code_is_whole_and_the_same_for_every_version(tmp_pat
     assert init == (package / "__init__.py").read_bytes()
     modules = {path.relative_to(package.parent).as_posix() for path in package.rglob("*.py")}
     assert names >= modules | {"mlflow_breadcrumbs/lineage/lineage.schema.json"}
-    assert not any("__pycache__" in name for name in names)
+    assert not any("__pycache__" in name or "/static/" in name for name in names)
 
 
 def test_code_that_runs_from_an_archive_is_passed_on_and_keeps_a_ledger(tmp_path):

@@ -10,8 +10,8 @@ import pytest
 import zoos
 
 from mlflow_breadcrumbs import errors, ledger
-from mlflow_breadcrumbs.ledger import events, letters, sharing, stores, turns
-from mlflow_breadcrumbs.registry import aliases
+from mlflow_breadcrumbs.ledger import events, letters, reading, sharing, stores, turns
+from mlflow_breadcrumbs.registry import aliases, catalog
 from mlflow_breadcrumbs.support import canonical
 
 
@@ -293,3 +293,22 @@ def test_what_could_not_be_written_is_given_later(name, on, server):
         assert not tags(name)
         ledger.sync()
         assert len(tags(name)) == 1
+
+
+def test_who_only_looks_sees_what_others_wrote_and_writes_nothing(name, on, postgres_server):
+    with on("ann"):
+        details = {"weights_digest": digest(name)}
+        ledger.note("approval", name, subject=version(name), details=details)
+
+    def seen():
+        page = [entry for found in catalog.tags(name) for entry in found]
+        return [event.kind for event in reading.of_model(name, page).events]
+
+    with on("bob"):
+        assert seen() == seen() == ["approval"]
+        assert ledger.head().sequence == 0
+        ledger.history(name)  # takes it up
+        assert seen() == ["approval"]
+    ours = postgres.schema(postgres_server, f"looked_{uuid.uuid4().hex[:12]}")
+    with on("bob", BREADCRUMBS_LEDGER_URI=ours):
+        assert seen() == []

@@ -3,7 +3,7 @@
 "use strict";
 
 const WIDTH = 210; // between two columns, in the graph's units
-const HEIGHT = 46; // between two rows
+const HEIGHT = 52; // between two rows
 const LABEL = 30; // characters of a label
 
 const box = document.getElementById("graph");
@@ -12,8 +12,10 @@ const colour = (name) => getComputedStyle(document.documentElement).getPropertyV
 
 function label(node) {
   const uri = node.uri.replace(/^models:\//, "");
-  const text = uri.length > LABEL ? `${uri.slice(0, LABEL - 7)}…${uri.slice(-6)}` : uri;
-  return [text, ...node.aliases.map((alias) => `@${alias}`)].join(" ");
+  const named = uri.length > LABEL ? `${uri.slice(0, LABEL - 7)}…${uri.slice(-6)}` : uri;
+  const aliases = node.aliases.map((alias) => `@${alias}`).join(" ");
+  const short = aliases.length > LABEL ? `${aliases.slice(0, LABEL - 1)}…` : aliases;
+  return short ? `${named}\n${short}` : named;
 }
 
 function address(uri) {
@@ -46,13 +48,13 @@ function style() {
   return [
     { selector: "node", style: {
       shape: "round-rectangle", width: 170, height: 28, label: "data(label)", "font-size": 11,
-      "text-valign": "center", "text-max-width": 164, "text-wrap": "ellipsis",
+      "text-valign": "center", "text-wrap": "wrap",
       "min-zoomed-font-size": 6, color: colour("--text"), "background-color": colour("--node"),
       "border-width": 1, "border-color": colour("--arrow"),
     } },
     { selector: ".merge", style: { "background-color": colour("--merge") } },
     { selector: ".root", style: { "background-color": colour("--root"), color: colour("--ground"), "font-weight": 600 } },
-    { selector: ".live", style: { "border-width": 3, "border-color": colour("--live") } },
+    { selector: ".live", style: { height: 40, "border-width": 3, "border-color": colour("--live") } },
     { selector: ".gone", style: { "background-opacity": 0, "border-style": "dashed", "font-style": "italic" } },
     { selector: "edge", style: {
       width: 1.2, "line-color": colour("--arrow"), "curve-style": "haystack", "haystack-radius": 0,

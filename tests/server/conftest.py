@@ -108,6 +108,7 @@ def accounts(furnished, tmp_path_factory) -> Iterator[ShownApp]:
     """The same around basic-auth; `bob` may not read `secret` nor the first source."""
     folder = tmp_path_factory.mktemp("accounts") / "server"
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_BASIC_AUTH_FAIL_CLOSED", "true")  # what has no rule is denied
         for variable, text in apps.entry_points(folder.parent / "apps").items():
             patch.setenv(variable, text)
         options = ("--app-name", "breadcrumbs-auth")

@@ -1,4 +1,4 @@
-"""Pictures of MLflow's own pages after the quickstart: `make demo`, then `make screenshots`.
+"""Pictures of MLflow's pages, and of ours beside them, after `make demo`: `make screenshots`.
 
 A real server on the demo's store and Debian's Chromium, driven by Playwright (extra `screenshots`).
 Neither of them reaches anything but this machine.
@@ -33,6 +33,8 @@ SIGNS = {
     "mlflow-run": "merged without training",
     "mlflow-version": "merged without training",
     "mlflow-model": "Merges of fine-tuned versions",
+    "server-version": "Accuracy per task",
+    "server-lineage": "The same as a table",
 }
 """What a page has when it is there."""
 PREFERENCES = """
@@ -43,7 +45,7 @@ localStorage.setItem("mlflow.assistant.panelOpen_v1", "false")
 
 
 def main(folder: str = "demo", target: str = str(HERE / "images")) -> None:
-    """Write `mlflow-run.png`, `mlflow-version.png` and `mlflow-model.png` into a folder.
+    """Write a picture of each of `SIGNS` into a folder.
 
     Args:
         folder: what the quickstart made.
@@ -80,21 +82,24 @@ def _places(uri: str) -> dict[str, str]:
     version = client.get_model_version_by_alias("demo-merged", "candidate")
     experiment = client.get_run(str(version.run_id)).info.experiment_id
     model = f"#/models/{urllib.parse.quote(version.name)}"
+    ours = f"breadcrumbs/models/{urllib.parse.quote(version.name)}"
     return {
         "mlflow-run": f"#/experiments/{experiment}/runs/{version.run_id}",
         "mlflow-version": f"{model}/versions/{version.version}",
         "mlflow-model": model,
+        "server-version": f"{ours}/versions/{version.version}",
+        "server-lineage": f"{ours}/versions/{version.version}/lineage",
     }
 
 
 @contextlib.contextmanager
 def _serving(database: Path) -> Iterator[str]:
-    """A tracking server on a SQLite store, that tells nobody; its URI."""
+    """A tracking server with our pages on a SQLite store, that tells nobody; its URI."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", f"sqlite:///{database}"]
+    command += ["--backend-store-uri", f"sqlite:///{database}", "--app-name", "breadcrumbs"]
     quiet = {
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "DO_NOT_TRACK": "true",

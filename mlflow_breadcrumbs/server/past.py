@@ -30,12 +30,15 @@ class KnownPast:
     def unnoticed(self, aliases: Mapping[str, str]) -> dict[str, alias_history.Change | None]:
         """The aliases that are not where the last known move put them, each with that move.
 
+        Of a model that the history has nothing of, nothing is claimed.
+
         Args:
             aliases: Where they are now: the version's number by alias.
         """
         last = {move.alias: move for move in self.history.moves()}
         gone = {alias: move for alias, move in last.items() if move.after != aliases.get(alias)}
-        new = {alias: None for alias in aliases if alias not in last}
+        seen = bool(self.history.events)
+        new = {alias: None for alias in aliases if seen and alias not in last}
         return gone | new
 
 

@@ -62,6 +62,7 @@ def furnish(family: zoos.Family) -> None:
     registered.version("grandchild", base=family.base, sources=["models:/secret/1"])
     for _ in range(20):
         registered.version("many", base=family.base, sources=[family.merged])
+    client.set_registered_model_alias("many", "mine", 1)
 
 
 def moved(grown: zoos.Family, folder: Path) -> Path:

@@ -176,6 +176,8 @@ def test_what_needs_attention(shown_app):
     top = shown_app.ask("/breadcrumbs/models/top", as_json=True).json["attention"]
     direct = [each["text"] for each in top if each["kind"] == "direct"]
     assert direct[0].startswith("@unnoticed points at version 1; no event")
+    nothing = shown_app.ask("/breadcrumbs/models/many", as_json=True).json
+    assert (nothing["aliases"], nothing["attention"]) == ({"mine": "1"}, [])
     assert direct[1].startswith("@direct was set to 1 directly in MLflow, noticed by sync")
 
 

@@ -133,6 +133,13 @@ function find(graph, text) {
   });
 }
 
+// All of a small graph; of one that would be too small to read, this version and what is near it.
+function begin(graph) {
+  graph.fit(undefined, 20);
+  if (graph.zoom() > 1.2) graph.zoom(1.2), graph.center();
+  if (graph.zoom() < 0.5) graph.zoom(0.9), graph.center(graph.$(".root"));
+}
+
 async function draw() {
   const answer = await fetch(location.href, { headers: { Accept: "application/json" } });
   const page = await answer.json();
@@ -142,8 +149,7 @@ async function draw() {
     minZoom: 0.02, maxZoom: 3, hideEdgesOnViewport: large, textureOnViewport: large,
     boxSelectionEnabled: false, autoungrabify: true,
   });
-  graph.fit(undefined, 20);
-  if (graph.zoom() > 1.2) graph.zoom(1.2), graph.center();
+  begin(graph);
   graph.on("tap", "node", (event) => tell(graph, event.target));
   box.addEventListener("keydown", (event) => keys(graph, event));
   document.getElementById("nearer").addEventListener("click", () => zoom(graph, 1.25));

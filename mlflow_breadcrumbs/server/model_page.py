@@ -139,7 +139,7 @@ def _judged(known: past.KnownPast) -> Iterator[Attention]:
         alias, verdict = event.details.get("alias"), event.details.get("verdict")
         number = (uris.registered(event.subject) or (None, None))[1]
         if event.kind == "recheck" and verdict == "broken":
-            text = f"Drift: version {number} no longer keeps the policy that @{alias} asks for."
+            text = f"Version {number} no longer keeps the policy that @{alias} asks for."
             yield Attention("drift", text, wording.moment(event.time), number)
         if event.kind == "promotion" and verdict == "refused":
             text = f"Version {number} was refused as @{alias}, when {event.actor} asked."

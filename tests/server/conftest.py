@@ -14,11 +14,12 @@ import zoos
 
 from mlflow_breadcrumbs import ledger
 from mlflow_breadcrumbs.audit import trail, verify
-from mlflow_breadcrumbs.promotion import approvals, policies, promote
+from mlflow_breadcrumbs.promotion import approvals, policies, promote, recheck
 from mlflow_breadcrumbs.registry import tag_keys
 
 TYPED = (tag_keys.TASK, tag_keys.KIND)
 """Tags of ours that somebody may have set."""
+CHANGED = verify.Check("weights", "changed", "other bytes")
 PASSING, REFUSING = "average_accuracy: 0\n", "average_accuracy: 1\n"
 
 
@@ -58,6 +59,10 @@ def furnish(family: zoos.Family) -> None:
     client.create_model_version(apps.NAMED, "nowhere", tags=dict.fromkeys(TYPED, apps.HOSTILE))
     mine = f"models:/{apps.NAMED}/1"
     registered.version("child", base=family.base, sources=[mine, family.top])
+    client.set_registered_model_alias("child", "champion", 1)
+    drifted = {"alias": "champion", "verdict": recheck.BROKEN}
+    ledger.note(recheck.KIND, "child", subject="models:/child/1", details=drifted)
+    trail.verified([verify.VersionReport("models:/child/1", "merge", (CHANGED,))])
     registered.version("secret", base=family.base, sources=[family.sources[0]])
     registered.version("grandchild", base=family.base, sources=["models:/secret/1"])
     for _ in range(20):

@@ -176,6 +176,12 @@ def test_what_needs_attention(shown_app):
     top = shown_app.ask("/breadcrumbs/models/top", as_json=True).json["attention"]
     direct = [each["text"] for each in top if each["kind"] == "direct"]
     assert direct[0].startswith("@unnoticed points at version 1; no event")
+    child = shown_app.ask("/breadcrumbs/models/child", as_json=True).json["attention"]
+    said = {each["kind"]: each["text"] for each in child}
+    assert said["drift"].startswith("Version 1 no longer keeps the policy that @champion")
+    assert said["unverified"] == "Version 1 is not what was registered: weights."
+    found = shown_app.ask(apps.version("child", 1), as_json=True).json["verification"]
+    assert (found["ok"], found["failed"]) == (False, {"weights": "changed"})
     nothing = shown_app.ask("/breadcrumbs/models/many", as_json=True).json
     assert (nothing["aliases"], nothing["attention"]) == ({"mine": "1"}, [])
     assert direct[1].startswith("@direct was set to 1 directly in MLflow, noticed by sync")

@@ -6,7 +6,8 @@ BreadcrumbsError
 ├── CheckpointError    (ValueError)    a file is not a checkpoint that can be read safely
 ├── MergeError         (ValueError)    these checkpoints can't be merged
 ├── TaskError          (ValueError)    a task file, its images or its head are unusable
-│   └── ImageError                     an image file can't be decoded
+│   ├── ImageError                     an image file can't be decoded
+│   └── EvaluatorError                 an evaluator of the user's can't be used, or fails
 ├── RegistryError      (LookupError)   a version can't be found, read or registered
 │   ├── UnreachableError               the tracking server does not answer
 │   └── AbsentError                    what a page is about is not there, or may not be seen
@@ -59,6 +60,10 @@ class TaskError(BreadcrumbsError, ValueError):
 
 class ImageError(TaskError):
     """An image file is of no known format, or damaged."""
+
+
+class EvaluatorError(TaskError):
+    """A user's evaluator can't be used, fails, or gives what is no result."""
 
 
 class RegistryError(BreadcrumbsError, LookupError):

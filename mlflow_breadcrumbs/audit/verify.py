@@ -14,7 +14,7 @@ from mlflow_breadcrumbs import errors, ledger
 from mlflow_breadcrumbs.audit import evidence, signing
 from mlflow_breadcrumbs.lineage import ancestry_tags, statement
 from mlflow_breadcrumbs.registry import tag_keys, versions
-from mlflow_breadcrumbs.support import canonical, progress
+from mlflow_breadcrumbs.support import canonical, progress, scales
 
 Status = Literal["ok", "changed", "missing", "unknown"]
 STATUSES: tuple[Status, ...] = ("ok", "changed", "missing", "unknown")
@@ -401,14 +401,16 @@ def _compare_tasks(tag: str, heads: Mapping[str, str]) -> Check:
 
 def _compare_metrics(stated: statement.Statement, metrics: Mapping[str, float]) -> Iterator[Check]:
     for row in stated.evaluation:
+        metric = str(row.get("metric", "accuracy"))
         for kind in ("accuracy", "finetuned_accuracy", "zero_shot_accuracy"):
-            if kind not in row:
+            value = row.get(scales.VALUES[kind] if "metric" in row else kind)
+            if value is None:
                 continue
-            key = f"{kind}/{row['task']}"
+            key = f"{kind.replace('accuracy', metric)}/{row['task']}"
             if key not in metrics:
-                yield Check(f"metric {key}", "missing", f"lineage.json says {row[kind]:.6g}")
-            elif metrics[key] != row[kind]:
-                detail = f"{metrics[key]:.6g}, but lineage.json says {row[kind]:.6g}"
+                yield Check(f"metric {key}", "missing", f"lineage.json says {value:.6g}")
+            elif metrics[key] != value:
+                detail = f"{metrics[key]:.6g}, but lineage.json says {value:.6g}"
                 yield Check(f"metric {key}", "changed", detail)
             else:
                 yield Check(f"metric {key}", "ok")

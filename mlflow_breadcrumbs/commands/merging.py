@@ -11,6 +11,7 @@ from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.commands import (
     addresses,
     changes,
+    evaluator_choice,
     experiments,
     options,
     printing,
@@ -18,11 +19,12 @@ from mlflow_breadcrumbs.commands import (
     task_choice,
 )
 from mlflow_breadcrumbs.engine import drafts
-from mlflow_breadcrumbs.support import wording
+from mlflow_breadcrumbs.support import scales, wording
 
 if TYPE_CHECKING:
     from mlflow_breadcrumbs.engine import merging
     from mlflow_breadcrumbs.engine.shards import budgets
+    from mlflow_breadcrumbs.evaluation import evaluator_files
     from mlflow_breadcrumbs.pipeline import merge_request, outcomes
 
 
@@ -172,6 +174,7 @@ def print_merge(result: "merging.MergeResult", inputs: Sequence[str]) -> None:
 @task_choice.option(
     "Task file: evaluate on these images; none: don't.  [default: the base's; with --from, none]"
 )
+@evaluator_choice.option
 @options.draft_options
 @options.engine_options
 @options.device_option
@@ -209,6 +212,7 @@ def merge_command(
     origin: str | None,
     registered_model: str | None,
     tasks: str | None,
+    evaluator: str | None,
     backend: str | None,
     threads: int | None,
     max_norm_ratio: float,
@@ -259,10 +263,13 @@ def merge_command(
     from mlflow_breadcrumbs.support import executors
 
     permissions.check(target)  # before anything of the base is read
-    tasks = task_choice.chosen(tasks, None if change else base)
+    own = evaluator_choice.chosen(evaluator, tasks)
+    tasks = None if own else task_choice.chosen(tasks, None if change else base)
     choice = None
     if choose:
-        choice = _choose(base, sources, tasks, draft, device, batch_size, threads, max_norm_ratio)
+        choice = _choose(
+            base, sources, tasks, own, draft, device, batch_size, threads, max_norm_ratio
+        )
         draft, method = drafts.RecipeDraft(choice.recipe), choice.method
     request = merge_request.MergeRequest(
         base=base,
@@ -272,6 +279,7 @@ def merge_command(
         left_open=draft.open,
         choice=choice,
         tasks=tasks,
+        evaluator=own,
         device=device,
         batch_size=batch_size,
         cache=not no_cache,
@@ -297,12 +305,14 @@ def merge_command(
         raise click.UsageError("--executor ray needs a --work-folder that all its workers mount")
     with spreading.opened(executor_name, workers, ray_address, threads, device) as executor:
         result = flow.merge(request, terminal.show, executor or executors.LOCAL)
-    following = _next_command(request, result) if result.warnings and tasks else None
+    measured = tasks or own
+    following = _next_command(request, result) if result.warnings and measured else None
     if as_json:
         printing.print_json(result.to_dict() | ({"next": following} if following else {}))
         return
     if rows := result.rows():
-        terminal.print_table(printing.with_intervals(rows), TASK_COLUMNS)
+        shown = printing.with_intervals([scales.shown(row) for row in rows])
+        terminal.print_table(shown, TASK_COLUMNS)
     printing.print_notes(result.notes)
     if result.choice:
         printing.echo(f"Chosen: {result.choice.why}.")
@@ -347,7 +357,7 @@ def _next_command(request: "merge_request.MergeRequest", result: "outcomes.Merge
     chosen = result.choice is not None and "tried" in result.choice.measured
     if chosen or request.change:
         worst = min(result.rows()[:-1], key=lambda row: row["normalized_accuracy"])
-        words = ["blame", result.version.uri, "--task", worst["task"], "--tasks", request.tasks]
+        words = ["blame", result.version.uri, "--task", worst["task"], *_measuring(request)]
     else:
         weights = [f"={weight:g}" for weight in request.recipe.weights]
         words = ["merge", "--base", request.base]
@@ -355,15 +365,22 @@ def _next_command(request: "merge_request.MergeRequest", result: "outcomes.Merge
             request.sources, weights or [""] * len(request.sources), strict=True
         ):
             words += ["--source", uri + weight]
-        words += ["--registered-model", request.registered_model, "--tasks", request.tasks]
-        words += ["--choose"]
+        words += ["--registered-model", request.registered_model, *_measuring(request), "--choose"]
     return shlex.join(["mlflow-breadcrumbs", *map(str, words)])
+
+
+def _measuring(request: "merge_request.MergeRequest") -> list[str]:
+    """The words that say by what a merge was measured."""
+    if request.evaluator is not None:
+        return ["--evaluator", request.evaluator.description]
+    return ["--tasks", str(request.tasks)]
 
 
 def _choose(
     base: str,
     sources: tuple[str, ...],
     tasks: str | None,
+    evaluator: "evaluator_files.UserEvaluator | None",
     draft: drafts.RecipeDraft,
     device: str,
     batch_size: int,
@@ -371,7 +388,7 @@ def _choose(
     max_norm_ratio: float,
 ) -> drafts.Choice:
     """The best of the candidates on validation images."""
-    if tasks is None:
+    if tasks is None and evaluator is None:
         raise errors.TaskError("--choose looks at validation images; give --tasks")
     from mlflow_breadcrumbs.commands import terminal
     from mlflow_breadcrumbs.search import candidates, workbench
@@ -381,6 +398,7 @@ def _choose(
         base=base,
         sources=sources,
         tasks=tasks,
+        evaluator=evaluator,
         device=device,
         batch_size=batch_size,
         threads=threads,

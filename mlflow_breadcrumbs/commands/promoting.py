@@ -4,7 +4,13 @@ from typing import Any
 
 import click
 
-from mlflow_breadcrumbs.commands import addresses, options, printing, task_choice
+from mlflow_breadcrumbs.commands import (
+    addresses,
+    evaluator_choice,
+    options,
+    printing,
+    task_choice,
+)
 from mlflow_breadcrumbs.registry import uris
 
 REFUSED = 3
@@ -35,6 +41,7 @@ uri_option = click.option(
 @task_choice.option(
     "Task file: measure what is missing or too old. Without it, or with none, nothing is measured."
 )
+@evaluator_choice.option
 @click.option(
     "--expect-current",
     type=options.TEXT,
@@ -64,6 +71,7 @@ def promote_command(
     alias: str,
     policy: str,
     tasks: str | None,
+    evaluator: str | None,
     expect_current: str | None,
     experiment: str | None,
     dry_run: bool,
@@ -85,13 +93,15 @@ def promote_command(
     from mlflow_breadcrumbs.commands import terminal
     from mlflow_breadcrumbs.promotion import policies, promote
 
+    own = evaluator_choice.chosen(evaluator, tasks)
     given: dict[str, Any] = {"batch_size": batch_size, "experiment": experiment}
     given = {field: value for field, value in given.items() if value} | expected
     request = promote.PromotionRequest(
         chosen,
         alias,
         policies.load(policy),
-        tasks=task_choice.chosen(tasks),
+        tasks=None if own else task_choice.chosen(tasks),
+        evaluator=own,
         dry_run=dry_run,
         device=device,
         cache=not no_cache,
@@ -199,6 +209,7 @@ def rollback_command(
 @click.command("recheck")
 @click.argument("target", metavar="NAME@ALIAS")
 @task_choice.option("Task file with fresh images.  [default: the version's, or its base's]")
+@evaluator_choice.option
 @click.option(
     "--policy",
     type=options.TEXT,
@@ -224,6 +235,7 @@ def recheck_command(
     ctx: click.Context,
     target: str,
     tasks: str | None,
+    evaluator: str | None,
     policy: str | None,
     roll_back: bool,
     experiment: str | None,
@@ -245,11 +257,13 @@ def recheck_command(
     from mlflow_breadcrumbs.commands import terminal
     from mlflow_breadcrumbs.promotion import policies, recheck
 
+    own = evaluator_choice.chosen(evaluator, tasks)
     request = recheck.RecheckRequest(
         live.name,
         live.alias,
-        task_choice.needed(tasks, uris.full(target)),
+        None if own else task_choice.needed(tasks, uris.full(target)),
         policies.load(policy) if policy else None,
+        evaluator=own,
         roll_back=roll_back,
         device=device,
         batch_size=batch_size,

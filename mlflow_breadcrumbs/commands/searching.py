@@ -8,6 +8,7 @@ import click
 
 from mlflow_breadcrumbs.commands import (
     addresses,
+    evaluator_choice,
     experiments,
     options,
     printing,
@@ -43,6 +44,7 @@ def _material_options(command: Callable[..., None]) -> Callable[..., None]:
     return options.with_options(
         command,
         task_choice.option("Task file with images.  [default: the base's]"),
+        evaluator_choice.option,
         options.device_option,
         options.batch_size_option,
         options.threads_option,
@@ -61,10 +63,12 @@ def _materials(
 ) -> "workbench.Materials":
     from mlflow_breadcrumbs.search import workbench
 
+    own = evaluator_choice.chosen(given["evaluator"], given["tasks"])
     return workbench.Materials(
         base=base,
         sources=tuple(uri for uri, _ in sources),
-        tasks=task_choice.needed(given["tasks"], base),
+        tasks=None if own else task_choice.needed(given["tasks"], base),
+        evaluator=own,
         device=given["device"],
         batch_size=given["batch_size"],
         threads=given["threads"],
@@ -320,6 +324,7 @@ def scaling_command(
 @click.argument("uri", type=addresses.VERSION)
 @click.option("--task", required=True, metavar="NAME", help="The task that lost accuracy.")
 @task_choice.option("Task file with its images.  [default: the version's, or its base's]")
+@evaluator_choice.option
 @options.split_option
 @click.option(
     "--images",
@@ -343,6 +348,7 @@ def blame_command(
     uri: str,
     task: str,
     tasks: str | None,
+    evaluator: str | None,
     split: Any,
     images: int | None,
     finalists: int,
@@ -359,11 +365,13 @@ def blame_command(
     from mlflow_breadcrumbs.commands import terminal
     from mlflow_breadcrumbs.search import blame
 
+    own = evaluator_choice.chosen(evaluator, tasks)
     found = blame.blame(
         blame.BlameRequest(
             uri=uri,
             task=task,
-            tasks=task_choice.needed(tasks, uri),
+            tasks=None if own else task_choice.needed(tasks, uri),
+            evaluator=own,
             split=split,
             images=images,
             finalists=finalists,

@@ -1,17 +1,23 @@
 """Versions from outside: import, fine-tune, evaluate."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from mlflow_breadcrumbs.commands import (
     addresses,
+    evaluator_choice,
     experiments,
     options,
     printing,
     spreading,
     task_choice,
 )
+from mlflow_breadcrumbs.support import scales
+
+if TYPE_CHECKING:
+    from mlflow_breadcrumbs.evaluation import evaluator_files
 
 
 @click.command("import")
@@ -151,6 +157,7 @@ def finetune_command(
 @click.command("evaluate")
 @click.argument("uri", type=addresses.VERSION)
 @task_choice.option("Task file with images.  [default: the version's, or its base's]")
+@evaluator_choice.option
 @click.option("--task", "only", multiple=True, metavar="NAME", help="Only this task; repeatable.")
 @options.split_option
 @options.batch_size_option
@@ -164,6 +171,7 @@ def finetune_command(
 def evaluate_command(
     uri: str,
     tasks: str | None,
+    evaluator: str | None,
     only: tuple[str, ...],
     split: Any,
     batch_size: int,
@@ -177,9 +185,19 @@ def evaluate_command(
 ) -> None:
     """Measure a version's accuracy on each task of a file, and log it to a run.
 
+    Or any version by any metric: with your own evaluator.
+
     \b
     mlflow-breadcrumbs evaluate models:/clip-merged@candidate --tasks tasks.yaml
+
+    \b
+    mlflow-breadcrumbs evaluate models:/bert-merged/1 --evaluator evaluators.yaml
     """
+    own = evaluator_choice.chosen(evaluator, tasks)
+    names = [name for name in only if name]
+    if own is not None:
+        _evaluate_by(own, uri, names, split, as_json)
+        return
     from mlflow_breadcrumbs.commands import terminal
     from mlflow_breadcrumbs.evaluation import caches, evaluating
 
@@ -187,7 +205,7 @@ def evaluate_command(
         found = evaluating.evaluate_version(
             uri,
             task_choice.needed(tasks, uri),
-            only=[name for name in only if name],
+            only=names,
             split=split,
             device=device,
             batch_size=batch_size,
@@ -208,3 +226,37 @@ def evaluate_command(
             "interval": "95% interval",
         },
     )
+
+
+def _evaluate_by(
+    evaluator: "evaluator_files.UserEvaluator",
+    uri: str,
+    names: Sequence[str],
+    split: str,
+    as_json: bool,
+) -> None:
+    """The same by the user's own evaluator."""
+    from mlflow_breadcrumbs.commands import terminal
+    from mlflow_breadcrumbs.evaluation import graded_versions
+
+    found = graded_versions.grade_version(
+        uri, evaluator, only=names, split=split, show=terminal.show
+    )
+    if as_json:
+        printing.print_json(found.to_dict())
+        return
+    rows = [
+        {"metric": scales.ACCURACY.metric, **scales.shown(row), "task": row["task"]}
+        for row in found.rows()
+    ]
+    terminal.print_table(
+        printing.with_intervals(rows),
+        {
+            "task": "task",
+            "metric": "metric",
+            "total": "examples",
+            "accuracy": "value",
+            "interval": "95% interval",
+        },
+    )
+    printing.echo(f"run {found.run_id}")

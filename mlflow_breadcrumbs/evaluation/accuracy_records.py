@@ -8,7 +8,7 @@ import mlflow
 from mlflow.data.code_dataset_source import CodeDatasetSource
 from mlflow.data.meta_dataset import MetaDataset
 
-from mlflow_breadcrumbs.evaluation import scorecard, scoring
+from mlflow_breadcrumbs.evaluation import scorecard, scores, scoring
 from mlflow_breadcrumbs.figures import results
 from mlflow_breadcrumbs.models import image_sets
 from mlflow_breadcrumbs.registry import run_files
@@ -37,6 +37,18 @@ def log_image_set(image_set: image_sets.ImageSet, *, context: str) -> None:
     mlflow.log_input(MetaDataset(source, name=image_set.name, digest=digest), context=context)
 
 
+def log_data(score: scores.Score, *, context: str) -> None:
+    """Log the data that a user's evaluator measured on as an input of the active run."""
+    source = CodeDatasetSource(
+        {"breadcrumbs.data": score.image_set, "breadcrumbs.digest": score.dataset_digest}
+    )
+    digest = score.dataset_digest.removeprefix("sha256:")[:32]
+    name = score.image_set[:LONGEST]
+    mlflow.log_input(MetaDataset(source, name=name, digest=digest), context=context)
+
+
+LONGEST = 200
+"""Characters of a data set's name."""
 EVALUATION = "evaluation.json"
 """The artifact of a run that measured accuracies: the split, and a row per task."""
 FILE_DIGEST = "evaluation_digest"
@@ -54,6 +66,9 @@ def log_evaluation(run_id: str, card: scorecard.Scorecard, split: str) -> None:
     run_files.log_bytes(run_id, results.bars(card.rows(), split=split), "evaluation.png")
     for images in card.images:
         log_image_set(images, context=split)
+    for score in card.scores:
+        if score.merged.origin():
+            log_data(score.merged, context=split)
 
 
 def log_accuracies(
@@ -65,7 +80,7 @@ def log_accuracies(
     true class (rows) and predicted class (columns).
     """
     client = mlflow.MlflowClient()
-    run_files.log_metrics(run_id, scoring.metrics(accuracies), model_id=model_id)
+    run_files.log_metrics(run_id, scores.metrics(accuracies), model_id=model_id)
     client.log_text(
         run_id, tables.to_csv([found.to_dict() for found in accuracies]), "evaluation.csv"
     )
@@ -78,6 +93,13 @@ def log_accuracies(
         ]
         client.log_text(run_id, tables.to_csv(matrix), f"confusion/{found.task}.csv")
         run_files.log_bytes(run_id, found.picture(), f"confusion/{found.task}.png")
+
+
+def log_grades(run_id: str, grades: Sequence[scores.Score], *, model_id: str | None) -> None:
+    """One model by a user's evaluator: metrics and `evaluation.csv`."""
+    run_files.log_metrics(run_id, scores.metrics(grades), model_id=model_id)
+    rows = [found.to_dict() for found in grades]
+    mlflow.MlflowClient().log_text(run_id, tables.to_csv(rows), "evaluation.csv")
 
 
 def log_version(

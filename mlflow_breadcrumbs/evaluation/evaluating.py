@@ -7,7 +7,7 @@ from typing import Any
 import mlflow
 
 from mlflow_breadcrumbs import ledger
-from mlflow_breadcrumbs.evaluation import accuracy_records, caches, meters, scoring
+from mlflow_breadcrumbs.evaluation import accuracy_records, caches, meters, scores, scoring
 from mlflow_breadcrumbs.flavor import loading
 from mlflow_breadcrumbs.models import image_sets, tasks
 from mlflow_breadcrumbs.registry import pages, permissions, runs, tag_keys, task_files, versions
@@ -20,11 +20,11 @@ class Evaluation:
 
     uri: str
     run_id: str
-    accuracies: tuple[scoring.Accuracy, ...]
+    accuracies: tuple[scores.Score, ...]
 
     def metrics(self) -> dict[str, float]:
-        """See `scoring.metrics`."""
-        return scoring.metrics(self.accuracies)
+        """See `scores.metrics`."""
+        return scores.metrics(self.accuracies)
 
     def rows(self) -> list[dict[str, Any]]:
         """The table, one row per task."""
@@ -97,8 +97,8 @@ def evaluate_version(
             )
             found = Evaluation(resolved.uri, run_id, accuracies)
             looked_at = [images for _, images in pairs]
-            written = _log(found, resolved, version.weights_digest, looked_at, split)
-            pages.tell(_page(found, split), run_id=run_id)
+            written = _log(found, accuracies, resolved, version.weights_digest, looked_at, split)
+            pages.tell(_page(resolved.uri, accuracies, split), run_id=run_id)
             job.add(
                 weights_digest=version.weights_digest,
                 split=split,
@@ -108,10 +108,10 @@ def evaluate_version(
     return found
 
 
-def _page(found: Evaluation, split: str) -> pages.Page:
+def _page(uri: str, accuracies: Sequence[scoring.Accuracy], split: str) -> pages.Page:
     """What MLflow's page of the run says."""
     rows = []
-    for each in found.accuracies:
+    for each in accuracies:
         low, high = each.interval()
         counts = (
             str(each.correct),
@@ -124,19 +124,20 @@ def _page(found: Evaluation, split: str) -> pages.Page:
         f"How good a version is, on the {split} images of each task.",
         titles=("task", "correct", "images", "accuracy", "95% interval"),
         rows=rows,
-        made_from=[("version", found.uri)],
+        made_from=[("version", uri)],
     )
 
 
 def _log(
     found: Evaluation,
+    accuracies: Sequence[scoring.Accuracy],
     resolved: versions.ResolvedVersion,
     weights_digest: str | None,
     looked_at: Sequence[image_sets.ImageSet],
     split: str,
 ) -> str:
     """All of it in the run; the digest of its `evaluation.json`."""
-    accuracy_records.log_accuracies(found.run_id, found.accuracies, model_id=resolved.model_id)
+    accuracy_records.log_accuracies(found.run_id, accuracies, model_id=resolved.model_id)
     client = mlflow.MlflowClient()
     written = accuracy_records.log_version(found.run_id, weights_digest, split, found.rows())
     client.set_tag(found.run_id, "breadcrumbs.version", resolved.uri)

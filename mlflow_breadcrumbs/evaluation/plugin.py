@@ -81,7 +81,7 @@ def _evaluate(
     from mlflow.models.evaluation.artifacts import CsvEvaluationArtifact, ImageEvaluationArtifact
 
     from mlflow_breadcrumbs import errors
-    from mlflow_breadcrumbs.evaluation import accuracy_records, frames, meters, scoring
+    from mlflow_breadcrumbs.evaluation import accuracy_records, frames, meters, scores
     from mlflow_breadcrumbs.support import defaults
 
     if unknown := sorted(set(settings) - set(SETTINGS)):
@@ -101,7 +101,7 @@ def _evaluate(
     paths = ["evaluation.csv", "per_class.csv"]
     paths += [f"confusion/{found.task}{kind}" for found in accuracies for kind in kinds]
     return EvaluationResult(
-        metrics=scoring.metrics(accuracies),
+        metrics=scores.metrics(accuracies),
         artifacts={path: kinds[path[-4:]](uri=f"runs:/{run_id}/{path}") for path in paths},
         run_id=run_id,
     )

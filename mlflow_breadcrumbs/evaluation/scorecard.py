@@ -5,15 +5,12 @@ normalized accuracy too.
 """
 
 import dataclasses
-import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from mlflow_breadcrumbs import errors, flavor
-from mlflow_breadcrumbs.evaluation import caches, meters, scoring
+from mlflow_breadcrumbs import errors
+from mlflow_breadcrumbs.evaluation import caches, examiners, meters, scores, scoring
 from mlflow_breadcrumbs.models import architecture, image_sets, task_heads, tasks
 from mlflow_breadcrumbs.support import defaults, progress
 
@@ -38,28 +35,42 @@ class TaskScore:
     task: str
     source: str
     """How the source is called."""
-    zero_shot: scoring.Accuracy
-    finetuned: scoring.Accuracy
-    merged: scoring.Accuracy
+    zero_shot: scores.Score
+    finetuned: scores.Score
+    merged: scores.Score
 
     @property
     def normalized(self) -> float:
-        """The merged model's accuracy as a fraction of the source's; may exceed 1."""
-        return self.merged.value / self.finetuned.value
+        """What the merged model keeps of the source's value, see `Scale.kept`; may exceed 1.
+
+        Raises:
+            TaskError: no fraction of the source's value can be told.
+        """
+        kept = self.merged.scale.kept(self.merged.value, self.finetuned.value)
+        if kept is None:
+            raise no_denominator(self.finetuned, self.merged)
+        return kept
 
     def to_dict(self) -> dict[str, Any]:
-        """One row of a table."""
+        """One row of a table; the keys of a metric other than the accuracy are `scales.VALUES`."""
+        merged = self.merged
+        row: dict[str, Any] = {"task": self.task, "source": self.source}
+        if merged.scale.is_accuracy:
+            row |= {} if merged.total is None else {"images": merged.total}
+        else:
+            row |= merged.scale.to_dict()
+            row |= {} if merged.total is None else {"examples": merged.total}
+        chance = {} if merged.chance is None else {"chance_accuracy": merged.chance}
         return {
-            "task": self.task,
-            "source": self.source,
-            "images": self.merged.total,
-            **_with_interval("zero_shot_accuracy", self.zero_shot),
-            **_with_interval("finetuned_accuracy", self.finetuned),
-            **_with_interval("accuracy", self.merged),
-            "chance_accuracy": self.merged.chance,
+            **row,
+            **scores.value_with_interval("zero_shot_accuracy", self.zero_shot),
+            **scores.value_with_interval("finetuned_accuracy", self.finetuned),
+            **scores.value_with_interval("accuracy", merged),
+            **chance,
             "normalized_accuracy": self.normalized,
-            "dataset": self.merged.image_set,
-            "dataset_digest": self.merged.dataset_digest,
+            "dataset": merged.image_set,
+            "dataset_digest": merged.dataset_digest,
+            **merged.origin(),
         }
 
 
@@ -73,7 +84,7 @@ class Scorecard:
 
     @property
     def average_accuracy(self) -> float:
-        """The mean of the merged model's accuracies, each task counting alike."""
+        """The mean of the merged model's values, each task counting alike."""
         return sum(score.merged.value for score in self.scores) / len(self.scores)
 
     @property
@@ -84,22 +95,21 @@ class Scorecard:
     def metrics(self) -> dict[str, float]:
         """The metrics of the contract, by name, and the 95% interval of each accuracy.
 
-        MLflow's page of a run shows metrics in the order in which they were logged, so those that
-        matter come first.
+        A task of another metric has that one's name in place of `accuracy`; what is kept of the
+        sources is `normalized_accuracy` for all. MLflow's page of a run shows metrics in the order
+        in which they were logged, so those that matter come first.
         """
-        values = {
-            "average_normalized_accuracy": self.average_normalized_accuracy,
-            "average_accuracy": self.average_accuracy,
-        }
+        values = {"average_normalized_accuracy": self.average_normalized_accuracy}
+        values |= scores.averages("average_{}", [score.merged for score in self.scores])
         values |= {f"normalized_accuracy/{score.task}": score.normalized for score in self.scores}
-        values |= {f"accuracy/{score.task}": score.merged.value for score in self.scores}
+        values |= {f"{_metric(score)}/{score.task}": score.merged.value for score in self.scores}
         for score in self.scores:
-            low, high = score.merged.interval()
-            values[f"accuracy_low/{score.task}"] = low
-            values[f"accuracy_high/{score.task}"] = high
-            values[f"finetuned_accuracy/{score.task}"] = score.finetuned.value
-            values[f"zero_shot_accuracy/{score.task}"] = score.zero_shot.value
-            values[f"chance_accuracy/{score.task}"] = score.merged.chance
+            name, task = _metric(score), score.task
+            values |= scores.interval_metrics(score.merged)
+            values[f"finetuned_{name}/{task}"] = score.finetuned.value
+            values[f"zero_shot_{name}/{task}"] = score.zero_shot.value
+            if score.merged.chance is not None:
+                values[f"chance_{name}/{task}"] = score.merged.chance
         return values
 
     def seconds(self) -> dict[str, float]:
@@ -114,9 +124,8 @@ class Scorecard:
         return [score.to_dict() for score in self.scores]
 
 
-def _with_interval(key: str, accuracy: scoring.Accuracy) -> dict[str, float]:
-    low, high = accuracy.interval()
-    return {key: accuracy.value, f"{key}_low": low, f"{key}_high": high}
+def _metric(score: TaskScore) -> str:
+    return score.merged.scale.metric
 
 
 def plan(
@@ -185,51 +194,81 @@ def measure(
     owned = {task.name: candidates[number].heads[task.name] for number, task in pairs}
     for name, head in owned.items():
         scoring.check_classes(head, sets[name])
-    meter = meters.Meter(config, device, batch_size, cache, show)
-    build = functools.cache(lambda: architecture.build(config))  # one model takes all weights
+    examiner = examiners.ImageExaminer(
+        meters.Meter(config, device, batch_size, cache, show), owned, sets
+    )
+    found = compare(
+        examiner,
+        examiners.Examined("the base", base, base_digest),
+        [
+            examiners.Examined(each.label, each.weights, each.weights_digest, each.config)
+            for each in candidates
+        ],
+        examiners.Examined("the merged model", merged, merged_digest),
+        [(number, task.name) for number, task in pairs],
+    )
+    return Scorecard(found, tuple(sets.values()))
 
-    def accuracies(
-        weights: Path,
-        digest: str | None,
-        names: Sequence[str],
-        own: architecture.ModelConfig | None = None,
-    ) -> dict[str, scoring.Accuracy]:
-        def load() -> torch.nn.Module:
-            flavor.load_weights(build(), weights)
-            return build()
 
-        pairs = [(owned[name], sets[name]) for name in names]
-        with_own = meter if own is None else dataclasses.replace(meter, config=own)
-        found = with_own.accuracies(load, pairs, weights_digest=digest)
-        return dict(zip(names, found, strict=True))
+def compare(
+    examiner: examiners.Examiner,
+    base: examiners.Examined,
+    sources: Sequence[examiners.Examined],
+    merged: examiners.Examined,
+    pairs: Sequence[tuple[int, str]],
+) -> tuple[TaskScore, ...]:
+    """Examine the base and the merged model on all tasks, each source on its own.
 
-    zero_shot = accuracies(base, base_digest, list(sets))
-    finetuned: dict[str, scoring.Accuracy] = {}
-    for number, candidate in enumerate(candidates):
-        own = [task.name for owner, task in pairs if owner == number]
-        finetuned |= accuracies(candidate.weights, candidate.weights_digest, own, candidate.config)
-    after = accuracies(merged, merged_digest, list(sets))
-    for accuracy in finetuned.values():
-        if accuracy.correct == 0:
-            raise no_denominator(accuracy)
-    return Scorecard(
-        tuple(
-            TaskScore(
-                task=task.name,
-                source=candidates[number].label,
-                zero_shot=zero_shot[task.name],
-                finetuned=finetuned[task.name],
-                merged=after[task.name],
-            )
-            for number, task in pairs
-        ),
-        tuple(sets.values()),
+    Args:
+        examiner: who measures.
+        base: the model that the sources were fine-tuned from.
+        sources: in the order that `pairs` counts by.
+        merged: the model that is judged.
+        pairs: the source, by its position, and the name of each task.
+
+    Raises:
+        TaskError: no fraction of a source's value can be told.
+        BreadcrumbsError: what the examiner raises.
+    """
+    names = [name for _, name in pairs]
+    zero_shot = examiner.examine(base, names)
+    finetuned: dict[str, scores.Score] = {}
+    for number, source in enumerate(sources):
+        own = [name for owner, name in pairs if owner == number]
+        if own:
+            finetuned |= examiner.examine(source, own)
+    after = examiner.examine(merged, names)
+    for score in finetuned.values():
+        check_denominator(score)
+    return tuple(
+        TaskScore(
+            task=name,
+            source=sources[number].label,
+            zero_shot=zero_shot[name],
+            finetuned=finetuned[name],
+            merged=after[name],
+        )
+        for number, name in pairs
     )
 
 
-def no_denominator(accuracy: scoring.Accuracy) -> errors.TaskError:
-    """The error for a source that gets nothing right on its own task."""
+def check_denominator(score: scores.Score) -> None:
+    """Raise `TaskError` for a source's score that nothing can be divided by."""
+    if score.scale.kept(score.value, score.value) is None:
+        raise no_denominator(score)
+
+
+def no_denominator(source: scores.Score, merged: scores.Score | None = None) -> errors.TaskError:
+    """The error where no fraction of a source's score can be told."""
+    if source.scale.is_accuracy:
+        counted = f"of {source.total} images " if source.total is not None else ""
+        return errors.TaskError(
+            f"the source of the task {source.task!r} gets none {counted}right, so "
+            "normalized accuracy has no denominator; check the class names and the images"
+        )
+    name = source.scale.metric
+    against = f" and the merged model {merged.value:g}" if merged else ""
     return errors.TaskError(
-        f"the source of the task {accuracy.task!r} gets none of {accuracy.total} images right, so "
-        "normalized accuracy has no denominator; check the class names and the images"
+        f"the source of the task {source.task!r} has {name} {source.value:g}{against}, of which no "
+        f"fraction can be told; check the data, or give {name} a range with another end"
     )

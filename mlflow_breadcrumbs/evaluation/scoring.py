@@ -9,7 +9,6 @@ The same model on the same images with the same settings and device gives the sa
 """
 
 import dataclasses
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ import torch
 from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.figures import results
 from mlflow_breadcrumbs.models import architecture, features, image_sets, task_heads
-from mlflow_breadcrumbs.support import defaults, intervals, progress
+from mlflow_breadcrumbs.support import defaults, intervals, progress, scales
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +44,11 @@ class Accuracy:
         return self.correct / self.total
 
     @property
+    def scale(self) -> scales.Scale:
+        """The fraction of answers that are right."""
+        return scales.ACCURACY
+
+    @property
     def chance(self) -> float:
         """What guessing gives, each class as often as any other, 0…1."""
         return 1 / len(self.classes)
@@ -52,6 +56,10 @@ class Accuracy:
     def interval(self, confidence: float = 0.95) -> intervals.Interval:
         """Between which fractions the accuracy on images like these is; see `wilson`."""
         return intervals.wilson(self.correct, self.total, confidence)
+
+    def origin(self) -> dict[str, Any]:
+        """Nothing: images are counted by this package."""
+        return {}
 
     def confusion(self) -> npt.NDArray[np.int64]:
         """Count the images by true and predicted class, [classes, classes]."""
@@ -96,22 +104,6 @@ class Accuracy:
         del fields["classes"], fields["outcomes"]
         low, high = self.interval()
         return {**fields, "accuracy": self.value, "accuracy_low": low, "accuracy_high": high}
-
-
-def metrics(accuracies: Sequence[Accuracy]) -> dict[str, float]:
-    """Name the accuracies of a model's tasks as MLflow's metrics, 0…1.
-
-    `accuracy/<task>` with `accuracy_low/<task>` and `accuracy_high/<task>`, the ends of its 95%
-    interval; and `average_accuracy`, in which each task counts alike.
-    """
-    mean = sum(found.value for found in accuracies) / len(accuracies)
-    values = {"average_accuracy": mean}  # MLflow shows metrics in the order of their logging
-    values |= {f"accuracy/{found.task}": found.value for found in accuracies}
-    for found in accuracies:
-        low, high = found.interval()
-        values[f"accuracy_low/{found.task}"] = low
-        values[f"accuracy_high/{found.task}"] = high
-    return values
 
 
 def accuracy(

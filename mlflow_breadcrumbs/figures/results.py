@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from mlflow_breadcrumbs.figures import canvas
 from mlflow_breadcrumbs.registry import uris
+from mlflow_breadcrumbs.support import scales
 
 SERIES = (
     ("zero_shot_accuracy", "base (zero-shot)", "#d9d9d9", ""),
@@ -42,6 +43,7 @@ def bars(rows: Sequence[Mapping[str, Any]], *, split: str = "test") -> bytes:
         rows: of `scorecard.Scorecard.rows`.
         split: of the images, for the axis.
     """
+    rows = [_between_0_and_1(row) for row in rows]
     tasks = [str(row["task"]) for row in rows]
     figure = canvas.blank(max(6.0, 1.6 * len(tasks) + 2), 4)
     axes = figure.add_subplot()
@@ -49,29 +51,46 @@ def bars(rows: Sequence[Mapping[str, Any]], *, split: str = "test") -> bytes:
     for number, (key, label, colour, hatch) in enumerate(SERIES):
         places = [place + (number - 1) * width for place in range(len(tasks))]
         values = [row[key] for row in rows]
-        below = [row[key] - row[f"{key}_low"] for row in rows]
-        above = [row[f"{key}_high"] - row[key] for row in rows]
+        below = [row[key] - row.get(f"{key}_low", row[key]) for row in rows]
+        above = [row.get(f"{key}_high", row[key]) - row[key] for row in rows]
         axes.bar(places, values, width, label=label, color=colour, hatch=hatch, edgecolor="#333333")
         whiskers = {"fmt": "none", "ecolor": "#111111", "elinewidth": 1, "capsize": 2.5}
         axes.errorbar(places, values, [below, above], **whiskers)
-        for place, row in zip(places, rows, strict=True):
-            spot = (place, row[f"{key}_high"] + 0.015)
-            axes.annotate(f"{row[key]:.2f}", spot, fontsize=8, ha="center", va="bottom")
+        for place, value, over in zip(places, values, above, strict=True):
+            spot = (place, value + over + 0.015)
+            axes.annotate(f"{value:.2f}", spot, fontsize=8, ha="center", va="bottom")
     _line(axes, [row["zero_shot_accuracy"] for row in rows], "--", "")
     _line(axes, [row.get("chance_accuracy") for row in rows], ":", "guessing")
     axes.set_xticks(range(len(tasks)), tasks)
-    axes.set_ylim(0, 1.12)
-    axes.set_yticks([0, 0.2, 0.4, 0.6, 0.8, 1])
-    axes.set_ylabel(f"accuracy ({split} images)")
-    average = sum(row["accuracy"] for row in rows) / len(rows)
+    highest = max([1.0, *(row[key] for row in rows for key, *_ in SERIES)])
+    axes.set_ylim(0, highest + 0.12)
+    if highest == 1:
+        axes.set_yticks([0, 0.2, 0.4, 0.6, 0.8, 1])
     normalized = sum(row["normalized_accuracy"] for row in rows) / len(rows)
-    axes.set_title(
-        f"average accuracy {average:.3f}, normalized {normalized:.3f}; whiskers: 95% intervals",
-        fontsize=10,
-    )
+    if any("metric" in row for row in rows):
+        axes.set_ylabel(f"value ({split} data)")
+        title = f"normalized {normalized:.3f}"
+    else:
+        axes.set_ylabel(f"accuracy ({split} images)")
+        average = sum(row["accuracy"] for row in rows) / len(rows)
+        title = f"average accuracy {average:.3f}, normalized {normalized:.3f}"
+    axes.set_title(f"{title}; whiskers: 95% intervals", fontsize=10)
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside lower center", ncols=4, frameon=False)
     return canvas.png(figure)
+
+
+def _between_0_and_1(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row whose values have room in one picture with accuracies: as fractions of the source's."""
+    found, scale = scales.shown(row), scales.of_row(row)
+    if (scale.greater_is_better, scale.low, scale.high) == (True, 0.0, 1.0):
+        return found
+    source = found["finetuned_accuracy"]
+    found = {name: value for name, value in found.items() if not name.endswith(("_low", "_high"))}
+    for key, *_ in SERIES:
+        found[key] = scale.kept(found[key], source) or 0.0
+    found["task"] += ",\nof the source's"
+    return found
 
 
 def _line(axes: Any, values: Sequence[float | None], style: str, label: str) -> None:

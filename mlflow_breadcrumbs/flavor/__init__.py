@@ -16,7 +16,8 @@ Weights are read from and written to safetensors only.
 
 `serving` is a version in memory, and the pyfunc; `loading` opens a registered one, its bytes held
 against their digest; `storing` logs one without writing its weights twice; `requirements` are what
-it needs elsewhere; `foreign` gives new weights to a model that another flavor logged.
+it needs elsewhere; `foreign` gives new weights to a model that another flavor logged;
+`unregistered` lays merged weights out before they are a version.
 """
 
 import contextlib

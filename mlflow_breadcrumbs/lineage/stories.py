@@ -7,7 +7,7 @@ from typing import Any
 
 from mlflow_breadcrumbs.lineage import contents, statement
 from mlflow_breadcrumbs.registry import pages, records, uris, versions
-from mlflow_breadcrumbs.support import escaping, wording
+from mlflow_breadcrumbs.support import escaping, scales, wording
 
 _MASKED = (
     "their changes were masked, summed and scaled by the recipe below (Model Breadcrumbs, "
@@ -144,6 +144,7 @@ def _outcome(stated: statement.Statement) -> str:
 
 
 def _row(row: Mapping[str, Any]) -> list[str]:
+    row = scales.shown(row)
     found = [row.get(key) for key in COLUMNS]
     return [
         escaping.markdown(str(row["task"])),

@@ -5,5 +5,6 @@
 engine, `registration` makes the version, with its lineage and tags. `recovery` takes up a merge
 that was stopped, `recording` fills the run, `pointing` moves the alias where the merge existed
 already; `outcomes` are what commands print. `changing` makes a merge of another one, with sources
-added or taken out, and `keeping` has what each source contributed.
+added or taken out, and `keeping` has what each source contributed. `examining` hands base, sources
+and merged weights to a user's evaluator.
 """

@@ -27,6 +27,7 @@ from mlflow_breadcrumbs.models.tasks import Task
 from mlflow_breadcrumbs.pipeline import (
     changing,
     computing,
+    examining,
     inputs,
     keeping,
     merge_request,
@@ -82,7 +83,9 @@ def merge(
         held = keeping.find(request.change, folder)
         known = request.change.digests if request.change else {}
         taken = inputs.open_all(resolved, folder, known=known, lazily=True)
-        if request.tasks:  # what is evaluated has to be here; other weights are read where they are
+        if (
+            request.tasks or request.evaluator
+        ):  # what is measured has to be here; other weights are read where they are
             taken.bring()
         draft = drafts.RecipeDraft(request.recipe, request.left_open)
         request = _settled(request, taken, draft, backend, show)
@@ -132,6 +135,8 @@ def merge(
             stated = registration.lineage(
                 run_id, started, request, taken, computed, card, kept, device
             )
+            if card and not taken.is_ours:
+                tags[tag_keys.TASK] = ",".join(score.task for score in card.scores)
             version = registration.register(request, taken, merged, stated, tags)
             stories.tell(version, statement.parse(stated))
             metrics = card.metrics() if card else {}
@@ -226,6 +231,11 @@ def _check(request: MergeRequest) -> tuple[str, backends.Backend]:
     """Hold the request against all that is known without the registry; device and backend."""
     check_target(request.registered_model, request.alias)
     request.recipe.weight_of(len(request.sources))
+    if request.tasks is not None and request.evaluator is not None:
+        raise errors.TaskError(
+            f"both the task file {request.tasks} and the evaluator "
+            f"{request.evaluator.description} are given; a merge is measured by one of them"
+        )
     if request.keep_parts and drafts.METHOD in request.left_open:
         raise errors.MergeError(
             "--keep-parts is of no use for the method auto, which takes methods that need whole "
@@ -319,6 +329,8 @@ def _evaluate(
     show: progress.Progress,
 ) -> scorecard.Scorecard | None:
     """Accuracies of the merged weights, and of base and sources beside them."""
+    if request.evaluator is not None:
+        return examining.measure(request.evaluator, taken, Path(merged.output), request.split, show)
     if not pairs:
         return None
     return scorecard.measure(

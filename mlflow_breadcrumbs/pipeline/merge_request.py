@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from mlflow_breadcrumbs.engine import drafts, recipe
+from mlflow_breadcrumbs.evaluation import evaluator_files
 from mlflow_breadcrumbs.lineage import ancestry_tags
 from mlflow_breadcrumbs.models.tasks import Split, Task
 from mlflow_breadcrumbs.pipeline import changing, inputs
@@ -26,6 +27,8 @@ class MergeRequest:
     """How the recipe came about, where it was not given."""
     tasks: str | None = None
     """A task file, or an artifact URI of one; without it nothing is evaluated."""
+    evaluator: evaluator_files.UserEvaluator | None = None
+    """The user's own means of measuring, in place of a task file."""
     split: Split = "test"
     device: str = "auto"
     """Where models run for the evaluation: `auto`, `cpu`, `cuda` or `cuda:N`."""
@@ -71,6 +74,7 @@ def digest(request: MergeRequest, taken: inputs.Inputs, pairs: Sequence[tuple[in
             **({"parts": True} if request.keep_parts else {}),
             "split": request.split,
             "tasks": request.tasks,
+            **({"evaluator": request.evaluator.digest} if request.evaluator else {}),
             "measured": [
                 [task.name, list(task.classes), list(task.templates), task.limit]
                 for _, task in pairs

@@ -7,6 +7,7 @@ from typing import Any
 from mlflow_breadcrumbs.engine import drafts
 from mlflow_breadcrumbs.evaluation import shortfalls
 from mlflow_breadcrumbs.registry import records
+from mlflow_breadcrumbs.support import scales
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,25 +28,42 @@ class MergedVersion:
     """That points at it now, of the one that was asked for."""
 
     def rows(self) -> list[dict[str, Any]]:
-        """The metrics as a table: one row per task, then the averages; empty without tasks."""
-        names = [
-            name.removeprefix("accuracy/") for name in self.metrics if name.startswith("accuracy/")
-        ]
-        kinds = ("zero_shot_accuracy", "finetuned_accuracy", "accuracy", "normalized_accuracy")
-        beside = ("accuracy_low", "accuracy_high", "chance_accuracy")
-        rows: list[dict[str, Any]] = [
-            {"task": name}
-            | {kind: self.metrics.get(f"{kind}/{name}") for kind in (*kinds, *beside)}
-            for name in names
-        ]
+        """The metrics as a table: one row per task, then the averages; empty without tasks.
+
+        A task of another metric than the accuracy has the keys of `scales.VALUES` for it.
+        """
+        rows = [self._row(task, metric) for task, metric in self._measured()]
         if rows:
+            kinds = (*scales.VALUES, "normalized_accuracy")
             averages = {
                 kind: sum(row[kind] for row in rows) / len(rows)
                 for kind in kinds
-                if all(row[kind] is not None for row in rows)
+                if all(row.get(kind) is not None for row in rows)
             }
             rows.append({"task": "average"} | averages)
         return rows
+
+    def _measured(self) -> list[tuple[str, str]]:
+        """The tasks, each with its metric."""
+        split = [(kind, task) for kind, _, task in (name.partition("/") for name in self.metrics)]
+        return [
+            (task, kind)
+            for kind, task in split
+            if kind == scales.ACCURACY.metric or f"zero_shot_{kind}/{task}" in self.metrics
+        ]
+
+    def _row(self, task: str, metric: str) -> dict[str, Any]:
+        known = self.metrics
+        row: dict[str, Any] = {"task": task}
+        if metric != scales.ACCURACY.metric:
+            row["metric"] = metric
+            for kind, other in scales.VALUES.items():
+                row[other] = known.get(f"{kind.replace('accuracy', metric)}/{task}")
+        else:
+            beside = ("accuracy_low", "accuracy_high", "chance_accuracy")
+            row |= {kind: known.get(f"{kind}/{task}") for kind in (*scales.VALUES, *beside)}
+        row["normalized_accuracy"] = known.get(f"normalized_accuracy/{task}")
+        return row
 
     @property
     def warnings(self) -> tuple[str, ...]:

@@ -65,6 +65,7 @@ def lineage(
             "sources": [source.resolved.given for source in taken.sources],
             "registeredModel": request.registered_model,
             "tasks": recorded_tasks.located(request.tasks),
+            **({"evaluator": request.evaluator.description} if request.evaluator else {}),
             **({"method": request.method} if request.method else {}),
             **(request.change.given() if request.change else {}),
         },

@@ -2,8 +2,10 @@
 
 1. `policies` reads what is asked for, from YAML, with the types of `fields`; `facts` are the
    records of what is known.
-2. `gates` holds the one against the other: a verdict (`verdicts`), with a sentence per rule;
-   `thresholds` are the rules about MLflow's metrics, `windows` those about the time.
+2. `gates` holds the one against the other: a verdict (`verdicts`), with a sentence per rule
+   (`holding`);
+   `thresholds` are the rules about metrics, `numbers` what they may name, `windows` are the rules
+   about the time.
 3. `gathering` reads the facts from MLflow and the ledger, `witnesses` says which measurements
    count; `measuring` measures what is lacking.
 4. `promote` is the flow: facts, verdict, decision, and the alias moved by compare-and-set;

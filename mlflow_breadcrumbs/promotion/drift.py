@@ -23,18 +23,21 @@ class Drift:
 
     @property
     def change(self) -> float:
-        """Of the accuracy since then, -1…1."""
-        return self.now.accuracy - self.before.accuracy
+        """Of the accuracy since then, -1…1; of another metric, by how much it is better."""
+        return self.now.scale.gain(self.now.accuracy, self.before.accuracy)
 
-    def interval(self) -> intervals.Interval:
-        """Between which changes the true one is, 95%; the images are independent samples."""
-        return intervals.newcombe(
-            (self.now.correct, self.now.total), (self.before.correct, self.before.total)
-        )
+    def interval(self) -> intervals.Interval | None:
+        """Between which changes the true one is, 95%; the images are independent samples.
+
+        `None` for a metric that is no fraction of counted examples.
+        """
+        if self.now.counts is None or self.before.counts is None:
+            return None
+        return intervals.newcombe(self.now.counts, self.before.counts)
 
     def to_dict(self) -> dict[str, Any]:
         """One row of a table."""
-        low, high = self.interval()
+        low, high = self.interval() or (None, None)
         return {
             "task": self.task,
             "images": self.now.total,
@@ -65,7 +68,11 @@ def drifts(
     """
     for now in fresh:
         earlier = sorted(
-            (entry for entry in measurements if entry.task == now.task and entry not in fresh),
+            (
+                entry
+                for entry in measurements
+                if (entry.task, entry.scale) == (now.task, now.scale) and entry not in fresh
+            ),
             key=lambda entry: entry.measured,
         )
         old = [entry for entry in earlier if promoted and entry.measured <= promoted]
@@ -74,10 +81,13 @@ def drifts(
 
 
 def points(measurements: Sequence[facts.Measurement]) -> list[dict[str, Any]]:
-    """Every measurement as a row for the picture, the oldest first."""
+    """Every measured fraction as a row for the picture, the oldest first."""
     rows = []
     for entry in sorted(measurements, key=lambda entry: entry.measured):
-        low, high = intervals.wilson(entry.correct, entry.total)
+        if not is_drawn(entry):
+            continue
+        known = intervals.wilson(*entry.counts) if entry.counts else None
+        low, high = known or (entry.accuracy, entry.accuracy)
         rows.append(
             {
                 "task": entry.task,
@@ -89,3 +99,9 @@ def points(measurements: Sequence[facts.Measurement]) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def is_drawn(entry: facts.Measurement) -> bool:
+    """Whether a measurement has room in a picture of fractions, 0…1, where more is better."""
+    scale = entry.scale
+    return (scale.greater_is_better, scale.low, scale.high) == (True, 0.0, 1.0)

@@ -6,11 +6,10 @@
 import dataclasses
 import datetime
 import math
-import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
-from mlflow_breadcrumbs.support import people
+from mlflow_breadcrumbs.support import people, scales
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,32 +20,77 @@ class Measurement:
     split: str
     """`train`, `validation` or `test`."""
     dataset_digest: str
-    """Of the image set, `sha256:…`."""
-    correct: int
-    """0 … `total`."""
-    total: int
-    """Images, at least 1."""
+    """Of the image set, or of the data, `sha256:…`."""
+    correct: int | None
+    """0 … `total`; `None` where the metric is no fraction of counted examples."""
+    total: int | None
+    """Images or other examples, at least 1; `None` where nobody says."""
     measured: datetime.datetime
     """When the images were read; with its time zone."""
     origin: str
     """Where it is recorded: `run …` or `lineage.json`."""
     finetuned_accuracy: float | None = None
-    """Of the source that was fine-tuned for the task, on the same images, 0…1."""
+    """Of the source that was fine-tuned for the task, on the same images, 0…1; of another metric,
+    its value."""
+    value: float | None = None
+    """Where there is no count: in the unit of the scale."""
+    scale: scales.Scale = scales.ACCURACY
+    """What the value means."""
+    evaluator: str = ""
+    """Digest of the user's evaluator that measured it; empty for images."""
 
     def __post_init__(self) -> None:
-        """Refuse counts that no measurement gives; `ValueError`."""
-        if not 0 <= self.correct <= self.total or self.total < 1:
+        """Refuse counts and values that no measurement gives; `ValueError`."""
+        if self.total is not None and self.total < 1:
+            raise ValueError(f"{self.total} examples of {self.task} is no count")
+        if self.correct is not None and not 0 <= self.correct <= (self.total or 0):
             raise ValueError(f"{self.correct} of {self.total} images of {self.task} is no count")
+        if self.correct is None and (fault := self.scale.fault(self.accuracy)):
+            raise ValueError(f"{self.scale.metric} of {self.task} is {fault}")
 
     @property
     def accuracy(self) -> float:
-        """Fraction of the images, 0…1."""
+        """Fraction of the images, 0…1; of another metric, its value."""
+        if self.correct is None or self.total is None:
+            return math.nan if self.value is None else self.value
         return self.correct / self.total
 
     @property
+    def counts(self) -> tuple[int, int] | None:
+        """The right ones and all, for an interval; `None` where they were not counted."""
+        if self.correct is None or self.total is None:
+            return None
+        return self.correct, self.total
+
+    @property
     def normalized(self) -> float | None:
-        """The accuracy as a fraction of the source's; may exceed 1."""
-        return self.accuracy / self.finetuned_accuracy if self.finetuned_accuracy else None
+        """What is kept of the source's value, see `Scale.kept`; may exceed 1."""
+        if self.finetuned_accuracy is None:
+            return None
+        return self.scale.kept(self.accuracy, self.finetuned_accuracy)
+
+    @property
+    def basis(self) -> "Basis":
+        """What another measurement must share to be compared with it."""
+        return Basis(self.dataset_digest, self.evaluator, self.scale)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For `verdict.json`; of images without what is about evaluators alone."""
+        found = dataclasses.asdict(self) | {"measured": self.measured.isoformat()}
+        del found["scale"]
+        if not self.evaluator:
+            del found["value"], found["evaluator"]
+            return found
+        return found | self.scale.to_dict()
+
+
+class Basis(NamedTuple):
+    """The same data, measured in the same way."""
+
+    dataset_digest: str
+    evaluator: str = ""
+    """Its digest; empty for images, which this package counts itself."""
+    scale: scales.Scale = scales.ACCURACY
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,11 +100,6 @@ class Metric:
     value: float
     """May be NaN, or infinite."""
     run_id: str
-
-    @property
-    def is_number(self) -> bool:
-        """Whether it is finite: MLflow keeps an infinite value as the largest that there is."""
-        return abs(self.value) < sys.float_info.max  # which NaN isn't either
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +111,6 @@ class Champion:
     """As recorded; `None` where nobody did."""
     tasks: tuple[str, ...]
     measurements: tuple[Measurement, ...] = ()
-    metrics: Mapping[str, Metric] = dataclasses.field(default_factory=dict)
     set_aside: tuple[str, ...] = ()
     """Measurements that were found and can't be relied on, and why."""
 
@@ -135,14 +173,16 @@ class Facts:
     makers: tuple[str, ...] = ()
     """Who made these weights, and so can't approve them."""
     metrics: Mapping[str, Metric] = dataclasses.field(default_factory=dict)
-    """Of the runs that are about these weights."""
+    """Of the runs that are about these weights: anybody may have written them, so none counts."""
 
     def to_dict(self) -> dict[str, Any]:
         """For `verdict.json`."""
         found = dataclasses.asdict(self)
-        for holder in (found, found["champion"] or {}):
-            for entry in holder.get("measurements", ()):
-                entry["measured"] = entry["measured"].isoformat()
+        holders = [(found, self.measurements)]
+        if self.champion is not None:
+            holders.append((found["champion"], self.champion.measurements))
+        for holder, measurements in holders:
+            holder["measurements"] = [entry.to_dict() for entry in measurements]
             for entry in holder.get("metrics", {}).values():
                 if not math.isfinite(entry["value"]):  # which JSON has no number for
                     entry["value"] = str(entry["value"])

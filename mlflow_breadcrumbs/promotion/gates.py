@@ -8,13 +8,11 @@ rules have all passed lets a version through.
 import dataclasses
 import datetime
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from mlflow_breadcrumbs.promotion import facts, fields, policies, thresholds, verdicts
+from mlflow_breadcrumbs.promotion import facts, holding, numbers, policies, thresholds, verdicts
 from mlflow_breadcrumbs.support import intervals, people, wording
-
-CLOCKS = datetime.timedelta(minutes=5)
-"""By how much the clocks of two machines may differ."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +51,8 @@ def judge(
 def choose(rules: policies.Policy, known: facts.Facts) -> dict[str, facts.Measurement | None]:
     """The measurement that counts for each task: the newest on the split and images asked for.
 
+    Of a task that was measured by its accuracy and by other metrics, that is the accuracy.
+
     The tasks are those that the version was made for and those that the policy names; where
     neither names any, those that were measured.
     """
@@ -63,10 +63,22 @@ def choose(rules: policies.Policy, known: facts.Facts) -> dict[str, facts.Measur
     return {task: _newest(rules, known.measurements, task) for task in names or measured}
 
 
+def numbers_of(
+    rules: policies.Policy, measurements: Sequence[facts.Measurement]
+) -> Mapping[str, numbers.Number]:
+    """What a policy's `metrics` may name: of each task and metric the newest measurement."""
+    kinds = dict.fromkeys((entry.task, entry.scale) for entry in measurements)
+    newest = [
+        _newest(rules, [entry for entry in measurements if entry.scale == scale], task)
+        for task, scale in kinds
+    ]
+    return numbers.of([entry for entry in newest if entry is not None])
+
+
 def is_recent(rules: policies.Policy, entry: facts.Measurement, now: datetime.datetime) -> bool:
     """Whether a measurement is as young as the policy asks for, at a time with its time zone."""
     limit = rules.evidence.max_age
-    return limit is None or -CLOCKS <= now - entry.measured <= limit
+    return limit is None or -holding.CLOCKS <= now - entry.measured <= limit
 
 
 def _newest(
@@ -80,7 +92,8 @@ def _newest(
         and entry.split == rules.evidence.split
         and (asked is None or asked.digest in (None, entry.dataset_digest))
     ]
-    return max(fitting, key=lambda entry: entry.measured, default=None)
+    accuracies = [entry for entry in fitting if entry.scale.is_accuracy]
+    return max(accuracies or fitting, key=lambda entry: entry.measured, default=None)
 
 
 def examine_weights(case: Case) -> Iterator[verdicts.Rule]:
@@ -104,7 +117,7 @@ def examine_averages(case: Case) -> Iterator[verdicts.Rule]:
         (
             "average_accuracy",
             case.rules.average_accuracy,
-            [entry.accuracy for entry in found],
+            [entry.accuracy if entry.scale.is_accuracy else None for entry in found],
         ),
         (
             "average_normalized_accuracy",
@@ -119,12 +132,14 @@ def examine_averages(case: Case) -> Iterator[verdicts.Rule]:
         ]
         if lacking or undivided or not values:
             why = f"not measured on {', '.join(lacking)}" if lacking else "no task was measured"
-            if undivided:
+            if undivided and name == "average_accuracy":
+                why = f"another metric than the accuracy was measured on {', '.join(undivided)}"
+            elif undivided:
                 why = f"the sources were not measured on the same images of {', '.join(undivided)}"
             yield verdicts.Rule(name, None, limit, "unknown", f"{why}; {case.how}")
         else:
             mean = math.fsum(value for value in values if value is not None) / len(values)
-            yield _at_least(
+            yield holding.at_least(
                 name, mean, limit, f"the mean of {wording.counted(len(values), 'tasks')}"
             )
 
@@ -140,18 +155,22 @@ def examine_floors(case: Case) -> Iterator[verdicts.Rule]:
             key = f"{name}/{task}"
             if found is None:
                 yield verdicts.Rule(key, None, limit, "unknown", _why_not_measured(case, task))
+            elif name != "normalized_accuracy" and not found.scale.is_accuracy:
+                yield verdicts.Rule(key, None, limit, "unknown", holding.other_metric(found))
             elif name == "accuracy":
-                what = f"{found.correct} of {wording.counted(found.total, 'images')}"
-                yield _at_least(key, found.accuracy, limit, what)
-            elif name == "accuracy_low":
-                low, high = intervals.wilson(found.correct, found.total)
-                yield _at_least(key, low, limit, f"95% interval {low:.3f} to {high:.3f}")
+                yield holding.at_least(key, found.accuracy, limit, holding.counted(found))
+            elif name == "accuracy_low" and found.counts is None:
+                why = holding.NO_INTERVAL.format(found.origin)
+                yield verdicts.Rule(key, None, limit, "unknown", why)
+            elif name == "accuracy_low" and found.counts is not None:
+                low, high = intervals.wilson(*found.counts)
+                yield holding.at_least(key, low, limit, f"95% interval {low:.3f} to {high:.3f}")
             elif found.normalized is None:
                 why = f"the source was not measured on the same images; {case.how}"
                 yield verdicts.Rule(key, None, limit, "unknown", why)
             else:
                 what = f"{found.accuracy:.3f} of the source's {found.finetuned_accuracy:.3f}"
-                yield _at_least(key, found.normalized, limit, what)
+                yield holding.at_least(key, found.normalized, limit, what)
 
 
 def examine_regressions(case: Case) -> Iterator[verdicts.Rule]:
@@ -189,18 +208,17 @@ def _regression(
     if ours is None:
         return verdicts.Rule(name, None, limit, "unknown", _why_not_measured(case, task))
     same = [
-        entry
-        for entry in champion.measurements
-        if entry.task == task and entry.dataset_digest == ours.dataset_digest
+        entry for entry in champion.measurements if entry.task == task and entry.basis == ours.basis
     ]
     if not same:
-        why = f"the champion {champion.uri} was not measured on the same images"
+        things = "data by the same evaluator" if ours.evaluator else "images"
+        why = f"the champion {champion.uri} was not measured on the same {things}"
         why = "; ".join([why, *_about(task, champion.set_aside), case.how])
         return verdicts.Rule(name, None, limit, "unknown", why)
     theirs = max(same, key=lambda entry: entry.measured)
-    low, high = intervals.newcombe(
-        (ours.correct, ours.total), (theirs.correct, theirs.total), asked.confidence
-    )
+    if ours.counts is None or theirs.counts is None:
+        return holding.plain_regression(name, asked, ours, theirs)
+    low, high = intervals.newcombe(ours.counts, theirs.counts, asked.confidence)
     said = (
         f"{ours.accuracy:.3f}, the champion {theirs.accuracy:.3f}: a difference of "
         f"{low:+.3f} to {high:+.3f} ({asked.confidence:.0%} interval)"
@@ -225,10 +243,15 @@ def examine_evidence(case: Case) -> Iterator[verdicts.Rule]:
         if asked.max_age is not None:
             what = f"measured at {wording.moment(found.measured)}, {found.origin}"
             age = case.now - found.measured
-            yield _age(f"evidence/{task}", age, asked.max_age, what, case.how)
+            yield holding.age(f"evidence/{task}", age, asked.max_age, what, case.how)
         if asked.min_images is not None:
-            what = f"measured on {wording.counted(found.total, 'images')}"
-            yield _at_least(f"images/{task}", found.total, asked.min_images, what)
+            if found.total is None:
+                why = f"{found.origin} does not say on how many examples {task} was measured"
+                rule = verdicts.Rule(f"images/{task}", None, asked.min_images, "unknown", why)
+                yield rule
+            else:
+                what = f"measured on {wording.counted(found.total, 'images')}"
+                yield holding.at_least(f"images/{task}", found.total, asked.min_images, what)
         data = asked.data.get(task)
         if data is not None and data.digest is not None:
             what = "these are the images asked for"
@@ -236,7 +259,7 @@ def examine_evidence(case: Case) -> Iterator[verdicts.Rule]:
         if data is not None and data.collected is not None and data.max_age is not None:
             taken = datetime.datetime.combine(data.collected, datetime.time(), datetime.UTC)
             what = f"the images were collected on {data.collected}"
-            yield _age(f"data_age/{task}", case.now - taken, data.max_age, what, case.how)
+            yield holding.age(f"data_age/{task}", case.now - taken, data.max_age, what, case.how)
 
 
 def examine_verification(case: Case) -> Iterator[verdicts.Rule]:
@@ -309,27 +332,49 @@ def examine_freezes(case: Case) -> Iterator[verdicts.Rule]:
 
 
 def examine_metrics(case: Case) -> Iterator[verdicts.Rule]:
-    """Metrics that the runs about these weights carry."""
+    """Metrics that these weights were measured by; what was typed into a run is none."""
     champion = case.known.champion
+    ours = numbers_of(case.rules, case.known.measurements)
+    theirs = numbers_of(case.rules, champion.measurements) if champion else {}
     for name, asked in case.rules.metrics.items():
-        key, limit = f"metric {name}", asked.text()
-        found = case.known.metrics.get(name)
+        key, limit, found = f"metric {name}", asked.text(), ours.get(name)
         if found is None:
-            why = f"no run about these weights has the metric {name}"
-            yield verdicts.Rule(key, None, limit, "unknown", why)
+            yield verdicts.Rule(key, None, limit, "unknown", _no_number(case, name, ours))
             continue
-        if not found.is_number:
-            why = f"the run {found.run_id} has {found.value}, which is no finite number"
-            yield verdicts.Rule(key, str(found.value), limit, "unknown", why)
-            continue
-        theirs = champion.metrics.get(name) if champion else None
-        if champion and asked.compares and (theirs is None or not theirs.is_number):
-            why = f"the champion {champion.uri} has no such metric to be held against"
+        if asked.greater_is_better != found.greater_is_better:
+            why = (
+                f"the policy takes {_MORE[asked.greater_is_better]} for better, and whoever "
+                f"measured it {_MORE[found.greater_is_better]}; one of the two is wrong"
+            )
             yield verdicts.Rule(key, found.value, limit, "unknown", why)
             continue
-        fault = thresholds.fault(name, asked, found.value, theirs.value if theirs else None)
-        said = fault or f"of the run {found.run_id}"
+        other = theirs.get(name)
+        if champion and asked.compares and (other is None or other.bases != found.bases):
+            why = f"the champion {champion.uri} was not measured by {name} on the same data"
+            yield verdicts.Rule(key, found.value, limit, "unknown", f"{why}; {_MEASURE_IT}")
+            continue
+        fault = thresholds.fault(name, asked, found.value, other.value if other else None)
+        said = fault or f"of {found.origin}"
         yield verdicts.Rule(key, found.value, limit, "failed" if fault else "passed", said)
+
+
+_MORE = {True: "more", False: "less"}
+_MEASURE_IT = "run `evaluate` or `promote` with --evaluator"
+
+
+def _no_number(case: Case, name: str, ours: Mapping[str, numbers.Number]) -> str:
+    """Why a metric has no number that counts, and what to do."""
+    longer = sorted(known for known in ours if known.startswith(f"{name}/"))
+    if longer:
+        return f"several tasks have a {name}; name one of {', '.join(longer)} or average_{name}"
+    typed = case.known.metrics.get(name)
+    if typed is not None:
+        return (
+            f"the run {typed.run_id} has {typed.value:g}, which anybody may have typed into it, so "
+            f"that it does not count; {_MEASURE_IT}, which measures {name} and records by what"
+        )
+    aside = "; ".join(text for text in case.known.set_aside if f"{name} " in text)
+    return f"these weights were not measured by {name}; {aside or _MEASURE_IT}"
 
 
 EXAMINERS: tuple[Callable[[Case], Iterator[verdicts.Rule]], ...] = (
@@ -367,35 +412,6 @@ def _why_not_measured(case: Case, task: str) -> str:
 
 def _about(task: str, set_aside: Sequence[str]) -> list[str]:
     """Why measurements were set aside; those about another task's accuracy are that task's."""
-    return [text for text in set_aside if f"accuracy/{task} " in text or "accuracy/" not in text]
-
-
-def _at_least(name: str, value: float, limit: float, what: str) -> verdicts.Rule:
-    if not math.isfinite(value):
-        return verdicts.Rule(name, str(value), limit, "unknown", f"{what}: not a number")
-    if value >= limit:
-        return verdicts.Rule(name, value, limit, "passed", what)
-    return verdicts.Rule(name, value, limit, "failed", f"{what}: below {limit:g}")
-
-
-def _age(
-    name: str, age: datetime.timedelta, limit: datetime.timedelta, what: str, how: str
-) -> verdicts.Rule:
-    asked = fields.duration_text(limit)
-    if age < -CLOCKS:
-        return verdicts.Rule(
-            name, None, asked, "unknown", f"{what}: that is to come; check the clocks"
-        )
-    shown = _duration(max(age, datetime.timedelta()))
-    if age <= limit:
-        return verdicts.Rule(name, shown, asked, "passed", what)
-    return verdicts.Rule(name, shown, asked, "failed", f"{what}: older than {asked}; {how}")
-
-
-def _duration(age: datetime.timedelta) -> str:
-    """An age for people, in the largest unit of which there are two."""
-    seconds = age.total_seconds()
-    for unit in ("day", "hour"):
-        if seconds >= 2 * fields.UNITS[unit]:
-            return f"{seconds / fields.UNITS[unit]:.1f} {unit}s"
-    return f"{seconds / 60:.0f} minutes"
+    named = re.compile(r"(?:^| says that )[\w.-]+/(.+?) is ")
+    found = ((text, named.search(text)) for text in set_aside)
+    return [text for text, about in found if about is None or about[1] == task]

@@ -6,7 +6,7 @@ is for `witnesses`.
 
 import dataclasses
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 
 from mlflow.entities import Run
 
@@ -39,14 +39,13 @@ def gather(
     live = _live(resolved, champion)
     books = _books(resolved, rules, digest, stated, live.weights_digest if live else None)
     measured = witnesses.Measured()
-    if rules.looks_at_accuracy:
+    if rules.looks_at_accuracy or rules.metrics:
         measured = witnesses.measurements(resolved, digest, stated, books)
     if rules.needs_normalized and isinstance(stated, statement.Statement):
         measured = witnesses.with_denominators(measured, stated, books)
     if live is not None:
         live = _compared(live, rules, books)
     name, history = resolved.name or "", books.history
-    runs = witnesses.runs_about(digest) if rules.metrics else []
     return facts.Facts(
         uri=resolved.uri,
         weights_digest=digest,
@@ -59,7 +58,7 @@ def gather(
         licences=tuple(_licences(resolved, stated)) if rules.licences else (),
         approvals=approvals.standing(name, digest, history) if rules.approvals else (),
         makers=approvals.makers(resolved, digest, history) if rules.approvals else (),
-        metrics=_metrics(resolved, runs) if rules.metrics else {},
+        metrics=_metrics(resolved, witnesses.runs_about(digest)) if rules.metrics else {},
     )
 
 
@@ -88,8 +87,8 @@ def measured(
 
 def denominators(
     resolved: versions.ResolvedVersion, rules: policies.Policy, known: facts.Facts
-) -> dict[tuple[str, str], witnesses.Denominator]:
-    """What is recorded of the sources, by task and digest of its images; nothing without any.
+) -> dict[tuple[str, facts.Basis], witnesses.Denominator]:
+    """What is recorded of the sources, by task and basis of the measurement; nothing without any.
 
     Raises:
         RegistryError: the tracking server does not answer.
@@ -141,14 +140,9 @@ def _compared(
         return champion
     live = versions.resolve(champion.uri)
     measured = witnesses.Measured()
-    if rules.no_regression is not None:
+    if rules.needs_champion:
         measured = witnesses.measurements(live, digest, contents.lineage_of(live), books)
-    metrics: Mapping[str, facts.Metric] = {}
-    if any(asked.compares for asked in rules.metrics.values()):
-        metrics = _metrics(live, witnesses.runs_about(digest))
-    return dataclasses.replace(
-        champion, measurements=measured.found, set_aside=measured.set_aside, metrics=metrics
-    )
+    return dataclasses.replace(champion, measurements=measured.found, set_aside=measured.set_aside)
 
 
 def _verification(uri: str) -> facts.Verification:

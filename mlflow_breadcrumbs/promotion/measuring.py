@@ -5,13 +5,20 @@ What is on record of the same weights on the same images is not measured again.
 
 import dataclasses
 import datetime
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 
 from mlflow_breadcrumbs import errors
-from mlflow_breadcrumbs.evaluation import caches, evaluating
+from mlflow_breadcrumbs.evaluation import (
+    caches,
+    evaluating,
+    evaluator_files,
+    graded_versions,
+    grading,
+)
 from mlflow_breadcrumbs.lineage import contents, statement
 from mlflow_breadcrumbs.models import tasks
-from mlflow_breadcrumbs.promotion import facts, gates, gathering, policies
+from mlflow_breadcrumbs.promotion import facts, gates, gathering, policies, witnesses
 from mlflow_breadcrumbs.registry import task_files, versions
 from mlflow_breadcrumbs.support import defaults, progress
 
@@ -26,6 +33,8 @@ class MeasuringSettings:
     """Images at a time."""
     cache: bool = True
     """Take accuracies that were measured before on the same images."""
+    evaluator: evaluator_files.UserEvaluator | None = None
+    """The user's own means, in place of images."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +46,7 @@ class Wanted:
     tasks: tuple[str, ...]
 
     def __str__(self) -> str:
-        return f"{self.uri} on {', '.join(self.tasks)}"
+        return f"{self.uri} on {', '.join(self.tasks) or 'all that the evaluator knows'}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +74,8 @@ class Plan:
 
 
 def plan(
-    task_file: str,
+    how: MeasuringSettings,
+    task_file: str | None,
     resolved: versions.ResolvedVersion,
     rules: policies.Policy,
     known: facts.Facts,
@@ -74,6 +84,7 @@ def plan(
     """What is to be evaluated, as the rules need it, and what is on record already.
 
     Args:
+        how: has the evaluator, in place of a task file; all of its tasks are measured.
         task_file: its path, or an artifact URI; of its tasks those that are judged.
         resolved: the version.
         rules: say whether the champion and the sources count, and how old evidence may be.
@@ -85,8 +96,35 @@ def plan(
         RegistryError: the tracking server does not answer.
         LedgerError: the ledger can't be read, or its chain does not hold.
     """
-    listed = task_files.load(task_file)
-    names = [task.name for task in listed]
+    if how.evaluator is not None:
+        grader = grading.Grader(how.evaluator, rules.evidence.split)
+        asked: list[str] | None = list(how.evaluator.tasks) or None
+        basis: Callable[[str], facts.Basis | None] = functools.partial(_basis_of_data, grader)
+    else:
+        listed = task_files.load(str(task_file))
+        asked = _judged(str(task_file), [task.name for task in listed], rules, known)
+        basis = functools.partial(_basis_of_images, listed, rules)
+    kept = {} if now is None else _kept(resolved, rules, known, now)
+    wanted, recorded = [], []
+    for uri, theirs in _needed(resolved, rules, known, asked):
+        lacking = []
+        for name in theirs:
+            origins = kept.get((uri, name), {})
+            # Its digest takes reading the images, so it is asked for where it could help.
+            found = basis(name) if origins else None
+            if found is not None and found in origins:
+                recorded.append(Recorded(uri, name, origins[found]))
+            else:
+                lacking.append(name)
+        if lacking or asked is None:
+            wanted.append(Wanted(uri, tuple(lacking)))
+    return Plan(tuple(wanted), tuple(recorded))
+
+
+def _judged(
+    task_file: str, names: Sequence[str], rules: policies.Policy, known: facts.Facts
+) -> list[str]:
+    """The tasks of a file that are judged."""
     judged = tuple(gates.choose(rules, known) or known.tasks)
     asked = [name for name in names if not judged or name in judged]
     if not asked:
@@ -94,40 +132,47 @@ def plan(
             f"{task_file} has none of the tasks that are judged ({', '.join(judged)}); it has "
             f"{', '.join(names)}"
         )
-    kept = {} if now is None else _kept(resolved, rules, known, now)
-    wanted, recorded = [], []
-    for uri, theirs in _needed(resolved, rules, known, asked):
-        lacking = []
-        for name in theirs:
-            origins = kept.get((uri, name), {})
-            # Their digest takes reading the images, so it is asked for where it could help.
-            images = tasks.find(listed, name).images(rules.evidence.split) if origins else None
-            if images is not None and images.digest in origins:
-                recorded.append(Recorded(uri, name, origins[images.digest]))
-            else:
-                lacking.append(name)
-        if lacking:
-            wanted.append(Wanted(uri, tuple(lacking)))
-    return Plan(tuple(wanted), tuple(recorded))
+    return asked
+
+
+def _basis_of_images(
+    listed: Sequence[tasks.Task], rules: policies.Policy, name: str
+) -> facts.Basis | None:
+    """What a measurement on a task's images rests on."""
+    return facts.Basis(tasks.find(listed, name).images(rules.evidence.split).digest)
+
+
+def _basis_of_data(grader: grading.Grader, name: str) -> facts.Basis | None:
+    """What a measurement by an evaluator rests on; `None` where it names its metrics itself."""
+    digests, scale = grader.basis(name), grader.scale(name)
+    return None if digests is None or scale is None else facts.Basis(*digests, scale)
 
 
 def _needed(
     resolved: versions.ResolvedVersion,
     rules: policies.Policy,
     known: facts.Facts,
-    asked: Sequence[str],
+    asked: Sequence[str] | None,
 ) -> Iterator[tuple[str, list[str]]]:
-    """The version, then champion and sources where a rule needs them, each with its tasks."""
-    yield resolved.uri, list(asked)
+    """The version, then champion and sources where a rule needs them, each with its tasks.
+
+    None are named where the evaluator names them itself: then it measures all that it knows.
+    """
+    yield resolved.uri, list(asked or ())
     live = known.champion
-    if live is not None and rules.no_regression is not None:
-        theirs = [name for name in asked if name in live.tasks or not live.tasks]
-        if theirs and live.weights_digest not in (None, known.weights_digest):
+    if live is not None and rules.needs_champion:
+        theirs = [name for name in asked or () if name in live.tasks or not live.tasks]
+        if rules.metrics and asked is not None:
+            theirs = list(asked)
+        there = bool(theirs) or asked is None
+        if there and live.weights_digest not in (None, known.weights_digest):
             yield live.uri, theirs
     stated = contents.lineage_of(resolved)
     if rules.needs_normalized and isinstance(stated, statement.Statement):
         for source in stated.sources:
-            if own := [name for name in asked if name in source.tasks]:
+            tasks_of = witnesses.tasks_of(stated, source)
+            own = [name for name in asked or () if name in tasks_of]
+            if own or (asked is None and tasks_of):
                 yield source.uri, own
 
 
@@ -136,32 +181,34 @@ def _kept(
     rules: policies.Policy,
     known: facts.Facts,
     now: datetime.datetime,
-) -> dict[tuple[str, str], dict[str, str]]:
-    """Where measurements are recorded that count: by version and task, by digest of the images.
+) -> dict[tuple[str, str], dict[facts.Basis, str]]:
+    """Where measurements are recorded that count: by version and task, by what they rest on.
 
     Of the version only the one counts that is judged, and only while it is recent.
     """
-    found: dict[tuple[str, str], dict[str, str]] = {}
+    found: dict[tuple[str, str], dict[facts.Basis, str]] = {}
     if rules.needs_normalized:
         stated = contents.lineage_of(resolved)
         sources = stated.sources if isinstance(stated, statement.Statement) else ()
-        for (task, digest), entry in gathering.denominators(resolved, rules, known).items():
+        for (task, basis), entry in gathering.denominators(resolved, rules, known).items():
             for source in sources:
-                if task in source.tasks:
-                    found.setdefault((source.uri, task), {})[digest] = entry.origin
+                if isinstance(stated, statement.Statement) and (
+                    task in witnesses.tasks_of(stated, source)
+                ):
+                    found.setdefault((source.uri, task), {})[basis] = entry.origin
     if known.champion is not None:
         for row in known.champion.measurements:
-            found.setdefault((known.champion.uri, row.task), {})[row.dataset_digest] = row.origin
+            found.setdefault((known.champion.uri, row.task), {})[row.basis] = row.origin
     for task, counted in gates.choose(rules, known).items():
         found[resolved.uri, task] = {}
         if counted is not None and gates.is_recent(rules, counted, now):
-            found[resolved.uri, task] = {counted.dataset_digest: counted.origin}
+            found[resolved.uri, task] = {counted.basis: counted.origin}
     return found
 
 
 def measure(
     how: MeasuringSettings,
-    task_file: str,
+    task_file: str | None,
     wanted: Sequence[Wanted],
     rules: policies.Policy,
     show: progress.Progress,
@@ -169,8 +216,8 @@ def measure(
     """Evaluate what `plan` names.
 
     Args:
-        how: device and batches.
-        task_file: its path, or an artifact URI.
+        how: device and batches, or the evaluator.
+        task_file: its path, or an artifact URI; of no matter where there is an evaluator.
         wanted: which versions, on which of its tasks.
         rules: say which split.
         show: is told about the images.
@@ -184,10 +231,18 @@ def measure(
         IntegrityError: its bytes are not those that were registered.
         DeviceError: the device is absent, or not even one image fits into its memory.
     """
+    if how.evaluator is not None:
+        split = rules.evidence.split
+        return tuple(
+            graded_versions.grade_version(
+                each.uri, how.evaluator, only=each.tasks, split=split, nested=True, show=show
+            ).run_id
+            for each in wanted
+        )
     return tuple(
         evaluating.evaluate_version(
             each.uri,
-            task_file,
+            str(task_file),
             only=each.tasks,
             split=rules.evidence.split,
             device=how.device,

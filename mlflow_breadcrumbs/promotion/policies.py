@@ -97,7 +97,7 @@ class EvidenceRules(fields.Strict):
 
 
 class Threshold(fields.Strict):
-    """What a metric of the version's runs must reach: MLflow's own `MetricThreshold`."""
+    """What a metric that was measured must reach: MLflow's own `MetricThreshold`."""
 
     greater_is_better: Annotated[bool, pydantic.Field(strict=True)]
     threshold: fields.Number | None = None
@@ -204,6 +204,13 @@ class Policy(fields.Strict):
             or self.average_normalized_accuracy is not None
             or bool(self.tasks or asked.data or asked.max_age or asked.min_images)
             or self.no_regression is not None
+        )
+
+    @property
+    def needs_champion(self) -> bool:
+        """Whether any rule compares with the measurements of the version that has the alias."""
+        return self.no_regression is not None or any(
+            asked.compares for asked in self.metrics.values()
         )
 
     @property

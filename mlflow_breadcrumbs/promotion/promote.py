@@ -16,6 +16,7 @@ from mlflow.entities import LoggedModelInput
 from mlflow.exceptions import MlflowException
 
 from mlflow_breadcrumbs import errors, ledger
+from mlflow_breadcrumbs.evaluation import evaluator_files
 from mlflow_breadcrumbs.ledger import alias_moves, journal
 from mlflow_breadcrumbs.promotion import (
     decisions,
@@ -45,6 +46,8 @@ class PromotionRequest:
     rules: policies.Policy
     tasks: str | None = None
     """A task file, to measure what is missing or too old; without it nothing is measured."""
+    evaluator: evaluator_files.UserEvaluator | None = None
+    """The user's own means of measuring that, in place of a task file."""
     expected: str | alias_moves.Anywhere | None = alias_moves.ANYWHERE
     """The version that must have the alias now; `None`: none must. Left out: the one that has it
     when the decision begins."""
@@ -166,19 +169,21 @@ def _judge(
 
     The third is what was measured, or would be, were this no dry run.
     """
-    rules, file = request.rules, request.tasks
+    rules, file, own = request.rules, request.tasks, request.evaluator
+    by = own.description if own else file
     known = gathering.gather(resolved, rules, champion)
-    verdict = gates.judge(rules, known, now or _now(), tasks=file)
+    verdict = gates.judge(rules, known, now or _now(), tasks=by)
     whole = known.recorded_digest in (None, known.weights_digest)
-    if file is None or not whole or not verdict.wants_measurements:
+    wanted = verdict.wants_measurements or (own is not None and verdict.wants_metrics)
+    if by is None or not whole or not wanted:
         return known, verdict, measuring.Plan()
     since = (now or _now()) if request.cache else None
-    plan = measuring.plan(file, resolved, rules, known, since)
+    how = measuring.MeasuringSettings(request.device, request.batch_size, request.cache, own)
+    plan = measuring.plan(how, file, resolved, rules, known, since)
     if plan.wanted and not request.dry_run:
-        how = measuring.MeasuringSettings(request.device, request.batch_size, request.cache)
         measuring.measure(how, file, plan.wanted, rules, show)
         known = gathering.gather(resolved, rules, champion)
-        verdict = gates.judge(rules, known, now or _now(), tasks=file)
+        verdict = gates.judge(rules, known, now or _now(), tasks=by)
     return known, verdict, plan
 
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mlflow_breadcrumbs import errors, ledger
+from mlflow_breadcrumbs.evaluation import evaluator_files
 from mlflow_breadcrumbs.figures import studies
 from mlflow_breadcrumbs.promotion import (
     decisions,
@@ -36,7 +37,7 @@ class RecheckRequest:
 
     name: str
     alias: str
-    tasks: str
+    tasks: str | None = None
     """A task file with the images to measure on."""
     rules: policies.Policy | None = None
     """The policy that the version was promoted by when left out."""
@@ -45,6 +46,13 @@ class RecheckRequest:
     experiment: str = decisions.EXPERIMENT
     device: str = "auto"
     batch_size: int = defaults.BATCH_SIZE
+    evaluator: evaluator_files.UserEvaluator | None = None
+    """The user's own means of measuring, in place of a task file."""
+
+    @property
+    def measured_by(self) -> str | None:
+        """The task file, or the evaluator's name."""
+        return self.evaluator.description if self.evaluator else self.tasks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +120,7 @@ def recheck(request: RecheckRequest, *, show: progress.Progress = progress.silen
     ):
         known, fresh = _measure(request, resolved, rules, number, show)
         now = datetime.datetime.now(datetime.UTC)
-        verdict = gates.judge(rules, fresh, now, tasks=request.tasks)
+        verdict = gates.judge(rules, fresh, now, tasks=request.measured_by)
         same = [e for e in known.measurements if e.split == rules.evidence.split]
         since = promoted.time if promoted else None
         found = tuple(drift.drifts(same, fresh.measurements, since))
@@ -124,7 +132,7 @@ def recheck(request: RecheckRequest, *, show: progress.Progress = progress.silen
             **said,
             weights_digest=known.weights_digest,
             verdict=HELD if verdict.passed else BROKEN,
-            metrics={f"accuracy/{e.task}": e.accuracy for e in fresh.measurements},
+            metrics={f"{e.scale.metric}/{e.task}": e.accuracy for e in fresh.measurements},
         )
     back = None
     if request.roll_back and any(rule.verdict == "failed" for rule in verdict.rules):
@@ -166,9 +174,11 @@ def _measure(
     show: progress.Progress,
 ) -> tuple[facts.Facts, facts.Facts]:
     """All facts, and the facts with the fresh measurements alone."""
-    how = measuring.MeasuringSettings(request.device, request.batch_size, cache=False)
+    how = measuring.MeasuringSettings(
+        request.device, request.batch_size, cache=False, evaluator=request.evaluator
+    )
     known = gathering.gather(resolved, rules.on_accuracy(), number)
-    plan = measuring.plan(request.tasks, resolved, rules, known, None)
+    plan = measuring.plan(how, request.tasks, resolved, rules, known, None)
     own, *_ = measuring.measure(how, request.tasks, plan.wanted, rules, show)
     known = gathering.gather(resolved, rules, number)
     if not rules.looks_at_accuracy:  # the drift is shown all the same
@@ -203,8 +213,9 @@ def _log(
 ) -> None:
     """Metrics per task, the rules, the drift as a table, and all measurements as a picture."""
     rows = [entry.to_dict() for entry in found]
-    limits = {entry.task: _limit(rules, entry) for entry in fresh.measurements}
-    metrics = {f"accuracy/{entry.task}": entry.accuracy for entry in fresh.measurements}
+    measured = fresh.measurements
+    limits = {entry.task: _limit(rules, entry) for entry in measured if drift.is_drawn(entry)}
+    metrics = {f"{entry.scale.metric}/{entry.task}": entry.accuracy for entry in measured}
     metrics |= {f"drift/{entry.task}": entry.change for entry in found}
     files = {"drift.csv": tables.to_csv(rows).encode()}
     if picture := studies.over_time(drift.points(everything), limits, promotions):
@@ -228,7 +239,7 @@ def _limit(rules: policies.Policy, measured: facts.Measurement) -> float | None:
     floor = rules.floor(measured.task)
     if floor is None:
         return None
-    limits = [floor.accuracy, floor.accuracy_low]
+    limits = [floor.accuracy, floor.accuracy_low] if measured.scale.is_accuracy else []
     if floor.normalized_accuracy is not None and measured.finetuned_accuracy is not None:
         limits.append(floor.normalized_accuracy * measured.finetuned_accuracy)
     return max((limit for limit in limits if limit is not None), default=None)

@@ -70,6 +70,14 @@ class Verdict:
             for rule in self.objections
         )
 
+    @property
+    def wants_metrics(self) -> bool:
+        """Whether measuring by an evaluator could bring a metric that is unknown."""
+        return any(
+            rule.name.startswith("metric ") and rule.verdict == "unknown"
+            for rule in self.objections
+        )
+
     def rows(self) -> list[dict[str, Any]]:
         """The table, one row per rule."""
         return [rule.to_dict() for rule in self.rules]

@@ -23,7 +23,7 @@ from mlflow_breadcrumbs.ledger import events
 from mlflow_breadcrumbs.lineage import statement
 from mlflow_breadcrumbs.promotion import facts
 from mlflow_breadcrumbs.registry import failures, run_files, tag_keys, versions
-from mlflow_breadcrumbs.support import canonical
+from mlflow_breadcrumbs.support import canonical, scales
 
 RUNS = 100
 """How many runs about the same weights are looked at, the newest first."""
@@ -133,14 +133,14 @@ class Denominator:
     """What a source got right of its own task, which the accuracy of a merge is divided by."""
 
     accuracy: float
-    """Fraction of the images, 0…1."""
+    """Fraction of the images, 0…1; of another metric, its value."""
     origin: str
     """Where it is recorded: `run …` or `lineage.json`."""
 
 
 def denominators(
     measured: Measured, stated: statement.Statement, books: Books
-) -> tuple[dict[tuple[str, str], Denominator], tuple[str, ...]]:
+) -> tuple[dict[tuple[str, facts.Basis], Denominator], tuple[str, ...]]:
     """The accuracies of the sources on their tasks, and what was set aside.
 
     They were measured by runs of `evaluate`, or by the merge beside its own result.
@@ -151,10 +151,10 @@ def denominators(
         books: what the ledger has.
 
     Returns:
-        By the task and the digest of its images; and the reasons.
+        By the task and the basis of its measurement; and the reasons.
     """
     theirs = {
-        (row.task, row.dataset_digest): Denominator(row.finetuned_accuracy, row.origin)
+        (row.task, row.basis): Denominator(row.finetuned_accuracy, row.origin)
         for row in measured.found
         if row.finetuned_accuracy is not None
     }
@@ -163,9 +163,15 @@ def denominators(
         own = measured_by_runs(source.weights_digest, books)
         aside += own.set_aside
         for row in reversed(own.found):  # the newest last, to win
-            if row.task in source.tasks:
-                theirs[row.task, row.dataset_digest] = Denominator(row.accuracy, row.origin)
+            if row.task in tasks_of(stated, source):
+                theirs[row.task, row.basis] = Denominator(row.accuracy, row.origin)
     return theirs, tuple(aside)
+
+
+def tasks_of(stated: statement.Statement, source: statement.Input) -> tuple[str, ...]:
+    """The tasks that a source is for: by its tag, or because it was the best of all at them."""
+    best = [str(row["task"]) for row in stated.evaluation if row.get("source") == source.uri]
+    return tuple(dict.fromkeys((*source.tasks, *best)))
 
 
 def with_denominators(measured: Measured, stated: statement.Statement, books: Books) -> Measured:
@@ -175,7 +181,7 @@ def with_denominators(measured: Measured, stated: statement.Statement, books: Bo
     theirs, aside = denominators(measured, stated, books)
     found = []
     for entry in measured.found:
-        known = theirs.get((entry.task, entry.dataset_digest))
+        known = theirs.get((entry.task, entry.basis))
         if entry.finetuned_accuracy is None and known is not None:
             entry = dataclasses.replace(entry, finetuned_accuracy=known.accuracy)
         found.append(entry)
@@ -217,7 +223,7 @@ def _add(
         if isinstance(row, str):
             aside.append(row)
             continue
-        key = f"accuracy/{row.task}"
+        key = f"{row.scale.metric}/{row.task}"
         number = f"event {event.sequence}" if event else ""
         others = [(f"{row.origin}'s metric", metrics, bool(metrics)), (number, said, bool(said))]
         for what, values, there in others:
@@ -239,15 +245,11 @@ def _rows_of_lineage(stated: statement.Statement) -> Iterator[facts.Measurement 
     """What the merge measured of its own result."""
     try:
         for row in stated.evaluation:
-            yield facts.Measurement(
-                task=str(row["task"]),
+            yield _measurement(
+                row,
                 split=str(row.get("split", "test")),
-                dataset_digest=str(row["dataset_digest"]),
-                correct=round(row["accuracy"] * row["images"]),
-                total=int(row["images"]),
                 measured=datetime.datetime.fromisoformat(stated.finished),
                 origin="lineage.json",
-                finetuned_accuracy=row.get("finetuned_accuracy"),
             )
     except (KeyError, TypeError, ValueError, ArithmeticError) as error:
         yield f"lineage.json: its measurements can't be read: {error!r}"
@@ -267,12 +269,9 @@ def _rows_of_run(
             yield f"{origin} measured other weights, {kept['weights_digest']}"
             return
         rows = [
-            facts.Measurement(
-                task=str(row["task"]),
+            _measurement(
+                row,
                 split=str(kept["split"]),
-                dataset_digest=str(row["dataset_digest"]),
-                correct=int(row["correct"]),
-                total=int(row["total"]),
                 measured=_moment(run.info.start_time),
                 origin=origin,
             )
@@ -287,6 +286,38 @@ def _rows_of_run(
         yield f"{origin}: its {file} can't be read: {error}"
     except RecursionError:
         yield f"{origin}: its {file} can't be read: it is nested too deep"
+
+
+def _measurement(
+    row: Mapping[str, Any], *, split: str, measured: datetime.datetime, origin: str
+) -> facts.Measurement:
+    """What one row of a record says; `LookupError`, `TypeError` or `ValueError` where it can't be.
+
+    A merge's row has `images` or `examples`, a run's has `total` and `correct`.
+    """
+    scale = scales.of_row(row)
+    key, source = ("accuracy", "finetuned_accuracy")
+    if not scale.is_accuracy:
+        key, source = scales.VALUES[key], scales.VALUES[source]
+    value, total = row[key], row.get("total", row.get("images", row.get("examples")))
+    correct = row.get("correct")
+    if correct is None and total is not None and (f"{key}_low" in row or "evaluator" not in row):
+        correct = round(value * total)
+    if correct is None and "evaluator" not in row:
+        raise LookupError(f"{row['task']} has no count of images")
+    return facts.Measurement(
+        task=str(row["task"]),
+        split=split,
+        dataset_digest=str(row["dataset_digest"]),
+        correct=None if correct is None else int(correct),
+        total=None if total is None else int(total),
+        measured=measured,
+        origin=origin,
+        finetuned_accuracy=row.get(source),
+        value=float(value) if correct is None else None,
+        scale=scale,
+        evaluator=str(row.get("evaluator_digest", "")),
+    )
 
 
 def _moment(milliseconds: int) -> datetime.datetime:

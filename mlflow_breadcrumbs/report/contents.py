@@ -10,7 +10,7 @@ from mlflow_breadcrumbs.evaluation import shortfalls
 from mlflow_breadcrumbs.lineage import contents, relatives
 from mlflow_breadcrumbs.registry import run_files, tag_keys, versions
 from mlflow_breadcrumbs.search import compare, study_records
-from mlflow_breadcrumbs.support import progress
+from mlflow_breadcrumbs.support import progress, scales
 
 STUDIES = ("sweep", "scaling", "blame")
 """Folders of a merge's run whose pictures belong on the page."""
@@ -83,9 +83,21 @@ class MergeReport:
     """When, by whom, on what: the statement's `metadata` and `environment`."""
 
     @property
-    def average_accuracy(self) -> float:
-        """Of the merged version over its tasks."""
+    def average_accuracy(self) -> float | None:
+        """Of the merged version over its tasks; `None` where one has another metric."""
+        if any("accuracy" not in row for row in self.evaluation):
+            return None
         return _mean(self.evaluation, "accuracy")
+
+    @property
+    def table(self) -> tuple[Mapping[str, Any], ...]:
+        """The evaluation as it is shown."""
+        return tuple(scales.shown(row) for row in self.evaluation)
+
+    @property
+    def things(self) -> str:
+        """What the models were measured on, in a word."""
+        return "data" if any("evaluator" in row for row in self.evaluation) else "images"
 
     @property
     def average_normalized_accuracy(self) -> float:

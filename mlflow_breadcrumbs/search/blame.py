@@ -13,13 +13,13 @@ import torch
 
 from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.engine import checkpoints, layer_groups, recipe, tolerance
-from mlflow_breadcrumbs.evaluation import scoring
+from mlflow_breadcrumbs.evaluation import evaluator_files, scores
 from mlflow_breadcrumbs.figures import studies
 from mlflow_breadcrumbs.lineage import contents, statement
 from mlflow_breadcrumbs.models.tasks import Split
 from mlflow_breadcrumbs.registry import projects, run_files, versions
 from mlflow_breadcrumbs.search import workbench
-from mlflow_breadcrumbs.support import defaults, intervals, progress, tables
+from mlflow_breadcrumbs.support import defaults, progress, tables
 
 FOLDER = "blame"
 
@@ -31,8 +31,10 @@ class BlameRequest:
     uri: str
     """Of the merged version."""
     task: str
-    tasks: str
+    tasks: str | None = None
     """A task file, or an artifact URI of one."""
+    evaluator: evaluator_files.UserEvaluator | None = None
+    """The user's own means of measuring, in place of a task file."""
     split: Split = "test"
     images: int | None = defaults.BLAME_IMAGES
     """Of the first look; `None` looks at all images at once."""
@@ -50,26 +52,34 @@ class Suspect:
     kind: str
     """`source` or `layers` (a layer group)."""
     name: str
-    correct: int
-    total: int
-    """Images that it was measured on."""
-    merged_correct: int
-    """Of the same images, what the merged version gets right."""
+    without: scores.Score
+    """The task's, when it is left out."""
+    merged: scores.Score
+    """The merged version's, on the same images."""
+
+    @property
+    def total(self) -> int | None:
+        """Images that it was measured on; `None` where nobody says."""
+        return self.without.total
 
     @property
     def accuracy(self) -> float:
-        """Without the suspect, 0…1."""
-        return self.correct / self.total
+        """Without the suspect, in the unit of the task's metric."""
+        return self.without.value
 
     @property
     def gain(self) -> float:
-        """What the task's accuracy gains when the suspect is left out; negative: it would lose."""
-        return (self.correct - self.merged_correct) / self.total
+        """By how much the task is better when the suspect is left out; negative: it is worse."""
+        return self.without.scale.gain(self.without.value, self.merged.value)
 
     @property
     def clear(self) -> bool:
-        """The accuracy without it is above the 95 % interval of the merged version's."""
-        return self.accuracy > intervals.wilson(self.merged_correct, self.total)[1]
+        """The accuracy without it is above the 95 % interval of the merged version's.
+
+        Never, where the metric has no interval.
+        """
+        known = self.merged.interval()
+        return known is not None and self.accuracy > known.high
 
     def to_dict(self) -> dict[str, Any]:
         """One row of the table."""
@@ -91,10 +101,10 @@ class Blame:
     task: str
     run_id: str
     """The merged version's run, which has the table and the picture."""
-    base: scoring.Accuracy
-    source: scoring.Accuracy
+    base: scores.Score
+    source: scores.Score
     """Of the task's own source."""
-    merged: scoring.Accuracy
+    merged: scores.Score
     suspects: tuple[Suspect, ...]
     """Sources, then layer groups; the largest gain first, and the most images before fewer."""
     own: str
@@ -103,9 +113,10 @@ class Blame:
     @property
     def sentence(self) -> str:
         """What was found, for people."""
-        low, high = intervals.wilson(self.merged.correct, self.merged.total)
+        known = self.merged.interval()
+        sure = f"95 % interval {known.low:.3f} to {known.high:.3f}" if known else self._metric
         start = (
-            f"{self.task}: {self.merged.value:.3f} merged (95 % interval {low:.3f} to {high:.3f}), "
+            f"{self.task}: {self.merged.value:.3f} merged ({sure}), "
             f"{self.source.value:.3f} by its own source, {self.base.value:.3f} by the base. "
         )
         return start + " ".join(self._verdict(kind) for kind in ("source", "layers"))
@@ -121,6 +132,7 @@ class Blame:
             "task": self.task,
             "run_id": self.run_id,
             "sentence": self.sentence,
+            **({} if self.merged.scale.is_accuracy else self.merged.scale.to_dict()),
             "accuracy": self.merged.value,
             "finetuned_accuracy": self.source.value,
             "zero_shot_accuracy": self.base.value,
@@ -128,6 +140,10 @@ class Blame:
             "own_source": self.own,
             "suspects": self.rows(),
         }
+
+    @property
+    def _metric(self) -> str:
+        return f"{self.merged.scale.metric}, without an interval"
 
     def _verdict(self, kind: str) -> str:
         first = next(suspect for suspect in self.suspects if suspect.kind == kind)
@@ -139,6 +155,8 @@ class Blame:
                 f"{first.gain:+.3f}: clearly more."
             )
         what = "source" if kind == "source" else "layer group"
+        if self.merged.interval() is None:
+            return f"Of the {what}s, {name} costs most: without it {first.gain:+.3f}."
         return f"No single {what} is to blame: the largest gain is {first.gain:+.3f}, by {name}."
 
 
@@ -161,6 +179,7 @@ def blame(request: BlameRequest, show: progress.Progress = progress.silent) -> B
         stated.base.uri,
         tuple(source.uri for source in stated.sources),
         request.tasks,
+        evaluator=request.evaluator,
         device=request.device,
         batch_size=request.batch_size,
         threads=request.threads,
@@ -191,7 +210,7 @@ def _investigate(
     bench.prepare([stated.settings])
     merged = bench.merge(stated.settings)
     _check_repeated(resolved, stated, merged)
-    own = next(number for number, task in bench.pairs if task.name == request.task)
+    own = bench.owner(request.task, request.split)
     (score,) = (
         score
         for score in bench.score(merged, (own,), split=request.split).scores
@@ -252,7 +271,7 @@ class _Trial:
         request: BlameRequest,
         settings: recipe.MergeRecipe,
         merged: workbench.InMemory,
-        whole: scoring.Accuracy,
+        whole: scores.Score,
     ) -> None:
         self._bench, self._request, self._recipe = bench, request, settings
         self._base = bench.base_tensors()
@@ -264,8 +283,10 @@ class _Trial:
             if not torch.equal(tensor, self._base[name])
         ]
         self.groups = tuple(dict.fromkeys(self._group_of[name] for name in changed))
-        self.images = None if request.images is None else min(request.images, whole.total)
-        self.before = {None: whole, self.images: self._measure(self._merged, self.images)}
+        self.images = bench.first_look(request.images, whole.total)
+        self.before: dict[int | None, scores.Score] = {None: whole}
+        if self.images is not None:
+            self.before[self.images] = self._measure(self._merged, self.images)
 
     def source(self, label: str, images: int | None) -> Suspect:
         """Without one source; the other weights and alpha stay as they were."""
@@ -285,11 +306,11 @@ class _Trial:
         self, kind: str, name: str, tensors: Mapping[str, torch.Tensor], images: int | None
     ) -> Suspect:
         found = self._measure(tensors, images)
-        return Suspect(kind, name, found.correct, found.total, self.before[images].correct)
+        return Suspect(kind, name, found, self.before[images])
 
-    def _measure(self, tensors: Mapping[str, torch.Tensor], images: int | None) -> scoring.Accuracy:
-        bench = self._bench.bench(self._request.split)
-        return bench.accuracies(tensors, [self._request.task], images)[self._request.task]
+    def _measure(self, tensors: Mapping[str, torch.Tensor], images: int | None) -> scores.Score:
+        task = self._request.task
+        return self._bench.examine(tensors, [task], self._request.split, images)[task]
 
 
 def _rank(

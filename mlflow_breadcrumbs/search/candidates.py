@@ -68,8 +68,9 @@ def choose(
             "out, or these"
         )
     tried = recipes(len(materials.sources), draft.recipe)
+    first = FIRST if materials.evaluator is None else None  # which measures on all of its data
     request = sweep.SweepRequest(
-        materials, tuple(tried.values()), halving=FIRST, robustness=False, test=False
+        materials, tuple(tried.values()), halving=first, robustness=False, test=False
     )
     with projects.spared():  # the run of `mlflow run` is the merge's
         found = sweep.sweep(request, show)

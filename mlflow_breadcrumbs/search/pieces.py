@@ -19,6 +19,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.engine import adapters, recipe
 from mlflow_breadcrumbs.models import tasks
 from mlflow_breadcrumbs.pipeline import inputs
@@ -97,9 +98,17 @@ class Hands:
     Args:
         study: open here.
         executor: does the pieces.
+
+    Raises:
+        EvaluatorError: a user's evaluator measures, which workers elsewhere can't have.
     """
 
     def __init__(self, study: workbench.Study, executor: executors.Executor) -> None:
+        if study.grades is not None and executor is not executors.LOCAL:
+            raise errors.EvaluatorError(
+                "an evaluator of your own measures in this process, one model after the other; "
+                "leave --executor out"
+            )
         self._study, self._executor = study, executor
         self._work: StudyWork | None = None
         self._found = 0

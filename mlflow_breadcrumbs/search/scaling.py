@@ -87,12 +87,19 @@ def scaling(
     """
     chosen = subsets(len(request.materials.sources), request)
     recipes = _recipes(request)
+    if request.materials.evaluator is not None and request.images is not None:
+        raise errors.EvaluatorError(
+            "a number of images is given, and an evaluator measures on all of its data; leave the "
+            "number out"
+        )
     name = f"scaling to {wording.counted(len(request.materials.sources), 'sources')}"
     permissions.check()
     with (
         workbench.opened(request.materials, show) as bench,
         runs.run(name, "scaling", nested=True) as run_id,
     ):
+        if bench.grades is not None:
+            bench.grades.check_splits()
         settings = {
             f"scaling.{field.name}": getattr(request, field.name)
             for field in dataclasses.fields(request)

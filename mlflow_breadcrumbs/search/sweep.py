@@ -125,7 +125,14 @@ def sweep(
     if request.registered_model is not None:
         flow.check_target(request.registered_model, request.alias)
     permissions.check(request.registered_model)
+    if request.materials.evaluator is not None and request.halving is not None:
+        raise errors.EvaluatorError(
+            "halving begins with a few images, and an evaluator measures on all of its data; leave "
+            "it out"
+        )
     with workbench.opened(request.materials, show) as bench:
+        if bench.grades is not None:
+            bench.grades.check_splits()
         digest = _digest(bench, request)
         with sweep_runs.parent(
             f"sweep of {wording.counted(len(request.recipes), 'recipes')}", digest
@@ -228,7 +235,7 @@ def _try_all(
     show: progress.Progress,
 ) -> None:
     """Measure every recipe, round by round; `found` has what is known and takes what is new."""
-    largest = max(len(images) for images in bench.images("validation").values())
+    largest = bench.largest("validation")
     survivors = list(request.recipes)
     for limit in rounds(request.halving, len(survivors), largest):
         key = METRIC if limit is None else f"halving/{limit}"
@@ -377,6 +384,7 @@ def _register(
             registered_model=str(request.registered_model),
             recipe=chosen,
             tasks=materials.tasks,
+            evaluator=materials.evaluator,
             device=materials.device,
             batch_size=materials.batch_size,
             threads=materials.threads,

@@ -124,8 +124,8 @@ def log_outcome(
     test: Mapping[str, float],
 ) -> None:
     """The chosen recipe: the metrics of the contract are those on the test images."""
-    averages = ("average_accuracy", "average_normalized_accuracy")
-    values = {f"validation/{name}": validation[name] for name in averages} | dict(test)
+    averages = {name: value for name, value in validation.items() if name.startswith("average_")}
+    values = {f"validation/{name}": value for name, value in averages.items()} | dict(test)
     mlflow.MlflowClient().log_batch(
         parent.run_id,
         run_files.as_metrics(values),

@@ -30,10 +30,11 @@ from mlflow_breadcrumbs.engine import (
 )
 from mlflow_breadcrumbs.engine.backends.cpu import cpu_backend, decomposing, grid
 from mlflow_breadcrumbs.engine.backends.cpu.masking import Masks
-from mlflow_breadcrumbs.evaluation import bench, scorecard, scoring
+from mlflow_breadcrumbs.evaluation import bench, evaluator_files, scorecard, scores, scoring
 from mlflow_breadcrumbs.models import image_sets, task_heads, tasks
 from mlflow_breadcrumbs.pipeline import inputs
 from mlflow_breadcrumbs.registry import versions
+from mlflow_breadcrumbs.search import graded
 from mlflow_breadcrumbs.support import canonical, defaults, devices, processes, progress
 
 _logger = logging.getLogger(__name__)
@@ -50,8 +51,10 @@ class Materials:
     """Registry URI of the version that every source was fine-tuned from."""
     sources: tuple[str, ...]
     """Registry URIs, in the order of the sum."""
-    tasks: str
+    tasks: str | None = None
     """A task file, or an artifact URI of one."""
+    evaluator: evaluator_files.UserEvaluator | None = None
+    """The user's own means of measuring, in place of a task file."""
     device: str = "auto"
     """Where models run: `auto`, `cpu`, `cuda` or `cuda:N`."""
     batch_size: int = defaults.BATCH_SIZE
@@ -84,13 +87,16 @@ def opened(materials: Materials, show: progress.Progress = progress.silent) -> I
         taken = inputs.open_all(resolved, folder)
         for note in taken.notes:
             _logger.warning("%s", note)
-        pairs = inputs.plan_evaluation(taken, materials.tasks)
+        pairs = () if materials.tasks is None else inputs.plan_evaluation(taken, materials.tasks)
         files = adapters.open_all(stack, (version.weights for version in taken.everything))
         with show("check digests", total=len(files), unit="versions") as advance:
             for version, file in zip(taken.everything, files, strict=True):
                 versions.check_digest(version.resolved, checkpoints.weights_digest(file))
                 advance(1)
-        yield Study(materials, device, taken, pairs, files, show)
+        study = Study(materials, device, taken, pairs, files, show)
+        if materials.evaluator is not None:
+            study.grades = graded.Grades(materials.evaluator, taken, folder / "graded")
+        yield study
 
 
 class Study:
@@ -118,6 +124,8 @@ class Study:
     ) -> None:
         self.taken = taken
         self.pairs = tuple(pairs)
+        self.grades: graded.Grades | None = None
+        """Who measures in place of images, where the user has an evaluator of their own."""
         self.materials, self.device, self._show = materials, device, show
         self.known = Findings() if known is None else known
         self._base, *self._sources = files
@@ -135,6 +143,40 @@ class Study:
         """The head of each task."""
         return {task.name: self.taken.heads[number][task.name] for number, task in self.pairs}
 
+    def owner(self, task: str, split: tasks.Split) -> int:
+        """The position of the source that is a task's own.
+
+        Raises:
+            TaskError: the evaluator has no such task.
+        """
+        if self.grades is not None:
+            return self.grades.owner(task, split)
+        return next(number for number, each in self.pairs if each.name == task)
+
+    def largest(self, split: tasks.Split) -> int:
+        """The images of the task that has most; 0 where an evaluator measures on all or none."""
+        if self.grades is not None:
+            return 0
+        return max(len(images) for images in self.images(split).values())
+
+    def first_look(self, images: int | None, total: int | None) -> int | None:
+        """On how many images of a task there can be a first look; `None`: on all at once."""
+        if images is None or total is None or self.grades is not None:
+            return None
+        return min(images, total)
+
+    def examine(
+        self,
+        tensors: Mapping[str, torch.Tensor],
+        names: Sequence[str],
+        split: tasks.Split,
+        limit: int | None = None,
+    ) -> Mapping[str, scores.Score]:
+        """Measure the tensors of a model on some tasks, on `limit` images of each at most."""
+        if self.grades is not None:
+            return self.grades.examine(tensors, names, split)
+        return self.bench(split).accuracies(tensors, names, limit)
+
     def images(self, split: tasks.Split) -> dict[str, image_sets.ImageSet]:
         """The images of a split by task, not decoded."""
         if split not in self.known.images:
@@ -143,6 +185,8 @@ class Study:
 
     def digest(self, split: tasks.Split) -> str:
         """What the numbers of this study depend on, besides recipes: weights, heads and images."""
+        if self.grades is not None:
+            return self.grades.digest(split)
         return canonical.digest(
             {
                 "weights": list(self.taken.digests),
@@ -253,6 +297,8 @@ class Study:
         limit: int | None = None,
     ) -> scorecard.Scorecard:
         """Measure a merge on the tasks of some of the sources; see `measure`."""
+        if self.grades is not None:
+            return self.grades.score(merged.tensors, members, split)
         names = self.tasks_of(members)
         before = self.before(names, split)
         after = self.bench(split).accuracies(merged.tensors, names, limit)

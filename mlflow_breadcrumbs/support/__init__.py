@@ -8,7 +8,7 @@ is how long work is reported; `scratch` makes temporary folders; `copies` copies
 a folder; `outputs` checks and writes the files that a user asked for; `tables` writes CSV and
 Markdown; `documents` reads YAML, `json_documents` JSON, both within limits; `validation` says what
 is wrong with their fields; `intake` takes small files in; `defaults` are taken where nobody says
-otherwise; `intervals` says how sure a share is; `extras` asks for optional packages; `credentials`
-masks passwords, `escaping` makes foreign text fit to be shown, and `wording` says numbers, times,
-yes and no.
+otherwise; `intervals` says how sure a share is, `scales` what a metric's numbers mean; `programs`
+runs one of the user's; `extras` asks for optional packages; `credentials` masks passwords,
+`escaping` makes foreign text fit to be shown, and `wording` says numbers, times, yes and no.
 """

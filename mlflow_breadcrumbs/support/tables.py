@@ -7,10 +7,11 @@ from typing import Any
 
 
 def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows as comma-separated values with a header."""
+    """Rows as comma-separated values with a header; a cell is empty where a row has no such key."""
     content = io.StringIO()
     if rows:
-        writer = csv.DictWriter(content, fieldnames=list(rows[0]), lineterminator="\n")
+        names = list(dict.fromkeys(key for row in rows for key in row))
+        writer = csv.DictWriter(content, fieldnames=names, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
     return content.getvalue()

@@ -9,7 +9,7 @@ import tiny
 import torch
 
 from mlflow_breadcrumbs import errors
-from mlflow_breadcrumbs.evaluation import scoring
+from mlflow_breadcrumbs.evaluation import scores, scoring
 from mlflow_breadcrumbs.models import architecture, features, image_sets, task_heads
 from mlflow_breadcrumbs.support import intervals
 
@@ -202,7 +202,7 @@ def test_outcomes_add_up(config):
     assert all(other and other != name for name, other in wrong.items())
     low, high = found.interval()
     assert found.to_dict()["accuracy_low"] == low <= found.value <= high
-    assert scoring.metrics([found]) == {
+    assert scores.metrics([found]) == {
         "accuracy/colours": found.value,
         "accuracy_low/colours": low,
         "accuracy_high/colours": high,

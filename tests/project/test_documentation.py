@@ -29,6 +29,7 @@ from safetensors.torch import save_file
 
 from mlflow_breadcrumbs import cli
 from mlflow_breadcrumbs.engine import recipe
+from mlflow_breadcrumbs.evaluation import evaluator_files
 from mlflow_breadcrumbs.models import tasks
 from mlflow_breadcrumbs.pipeline import flow
 from mlflow_breadcrumbs.promotion import policies, promote
@@ -246,7 +247,9 @@ def run_yaml(block: Block, folder: Path) -> None:
     path = folder / (named[1] if named else "block.yaml")
     path.write_text(block.code)
     content = yaml.safe_load(block.code)
-    if isinstance(content.get("tasks"), list):
+    if path.name == "evaluators.yaml":
+        evaluator_files.read(str(path))
+    elif isinstance(content.get("tasks"), list):
         tasks.load_tasks(path)
     elif set(content) <= {field.name for field in dataclasses.fields(recipe.MergeRecipe)}:
         grids.load(path)
@@ -260,6 +263,8 @@ def test_the_blocks_of_a_page_run(page, reader, monkeypatch):
     for block in to_run(page):
         try:
             if block.language == "python":
+                if named := re.match(r"# (\S+\.py)\n", block.code):
+                    (reader / named[1]).write_text(block.code)
                 exec(compile(block.code, f"{page}, line {block.line}", "exec"), names)
             elif block.language == "yaml":
                 run_yaml(block, reader)

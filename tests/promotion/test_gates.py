@@ -2,12 +2,13 @@
 
 import dataclasses
 import datetime
+import math
 from pathlib import Path
 
 import pytest
 
 from mlflow_breadcrumbs.promotion import facts, gates, policies
-from mlflow_breadcrumbs.support import intervals
+from mlflow_breadcrumbs.support import intervals, scales
 
 NOW = datetime.datetime(2026, 3, 3, 14, tzinfo=datetime.UTC)  # a Tuesday
 DIGEST, OTHER = f"sha256:{'1' * 64}", f"sha256:{'2' * 64}"
@@ -274,8 +275,11 @@ def test_freezes():
     assert (found.verdict, found.limit) == ("passed", "tue, 2026-12-20 to 2026-12-31")
 
 
-def metrics(**values):
-    return {name: facts.Metric(value, "r") for name, value in values.items()}
+def graded(value, *, greater=False, task="cars", metric="latency", **changes):
+    """What an evaluator said, that this package recorded."""
+    scale = scales.Scale(metric, greater, 0.0, math.inf)
+    fields = {"value": value, "scale": scale, "evaluator": OTHER, "finetuned_accuracy": None}
+    return measured(task, None, None, **(fields | changes))
 
 
 @pytest.mark.parametrize(
@@ -284,29 +288,140 @@ def metrics(**values):
         ("{threshold: 30, greater_is_better: false}", 30.0, None, "passed"),
         ("{threshold: 30, greater_is_better: false}", 31.0, None, "failed"),
         ("{threshold: 30, greater_is_better: true}", 31.0, None, "passed"),
-        ("{threshold: 30, greater_is_better: false}", float("nan"), None, "unknown"),
-        ("{threshold: 30, greater_is_better: false}", float("inf"), None, "unknown"),
         ("{threshold: 30, greater_is_better: false}", None, None, "unknown"),
         ("{min_absolute_change: 1, greater_is_better: false}", 20.0, 21.0, "passed"),
         ("{min_absolute_change: 1, greater_is_better: false}", 20.5, 21.0, "failed"),
         ("{min_relative_change: 0.1, greater_is_better: true}", 22.0, 20.0, "passed"),
         ("{min_relative_change: 0.1, greater_is_better: true}", 21.0, 20.0, "failed"),
-        ("{min_relative_change: 0.1, greater_is_better: true}", 21.0, float("nan"), "unknown"),
+        ("{min_relative_change: 0.1, greater_is_better: true}", 21.0, None, "passed"),
     ],
 )
 def test_metrics_by_mlflows_own_thresholds(asked, ours, theirs, verdict):
-    before = champion(metrics=metrics(latency=theirs)) if theirs is not None else None
-    found = known(metrics=metrics(**({} if ours is None else {"latency": ours})), champion=before)
-    assert rule(f"metrics: {{latency: {asked}}}", found, "metric latency").verdict == verdict
+    greater = "true" in asked
+    before = champion(graded(theirs, greater=greater)) if theirs is not None else None
+    found = known(*([] if ours is None else [graded(ours, greater=greater)]), champion=before)
+    for name in ("latency", "latency/cars", "average_latency"):
+        verdict_of = rule(f"metrics: {{{name}: {asked}}}", found, f"metric {name}")
+        assert verdict_of.verdict == verdict, verdict_of
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -1.0])
+def test_no_measurement_has_a_value_outside_its_range(value):
+    with pytest.raises(ValueError, match="latency of cars is "):
+        graded(value)
 
 
 def test_a_change_asked_for_passes_without_a_champion_and_is_unknown_without_its_metric():
     text = "metrics: {latency: {min_absolute_change: 1, greater_is_better: false}}"
-    mine = known(metrics=metrics(latency=20.0))
+    mine = known(graded(20.0))
     assert rule(text, mine, "metric latency").verdict == "passed"
-    found = rule(text, dataclasses.replace(mine, champion=champion()), "metric latency")
+    for theirs in ((), (graded(30.0, evaluator=DIGEST),), (graded(30.0, dataset_digest=ELSE),)):
+        before = champion(*theirs)
+        found = rule(text, dataclasses.replace(mine, champion=before), "metric latency")
+        assert found.verdict == "unknown"
+        assert "was not measured by latency on the same data; run `evaluate`" in found.sentence
+        assert found.limit == "1 below the champion"
+
+
+def test_a_number_that_was_typed_into_a_run_does_not_count():
+    text = "metrics: {latency: {threshold: 30, greater_is_better: false}}"
+    typed = known(metrics={"latency": facts.Metric(1.0, "r")})
+    found = rule(text, typed, "metric latency")
+    assert (found.verdict, found.value) == ("unknown", None)
+    assert found.sentence == (
+        "the run r has 1, which anybody may have typed into it, so that it does not count; run "
+        "`evaluate` or `promote` with --evaluator, which measures latency and records by what"
+    )
+    both = dataclasses.replace(typed, measurements=(graded(31.0),))
+    assert rule(text, both, "metric latency").verdict == "failed"
+
+
+def test_a_metric_of_several_tasks_has_their_names():
+    text = "metrics: {latency: {threshold: 30, greater_is_better: false}}"
+    two = known(graded(20.0), graded(40.0, task="signs"))
+    found = rule(text, two, "metric latency")
+    assert (found.verdict, found.sentence) == (
+        "unknown",
+        "several tasks have a latency; name one of latency/cars, latency/signs or average_latency",
+    )
+    text = text.replace("latency", "average_latency")
+    assert rule(text, two, "metric average_latency").value == 30
+
+
+def test_a_policy_and_an_evaluator_that_differ_on_what_is_better():
+    text = "metrics: {latency: {threshold: 30, greater_is_better: true}}"
+    found = rule(text, known(graded(20.0)), "metric latency")
     assert found.verdict == "unknown"
-    assert found.limit == "1 below the champion"
+    assert "the policy takes more for better, and whoever measured it less" in found.sentence
+
+
+def test_accuracies_that_images_gave_are_metrics_too():
+    text = "metrics: {accuracy_low/cars: {threshold: 0.9, greater_is_better: true}}"
+    found = rule(text, known(measured()), "metric accuracy_low/cars")
+    assert (found.verdict, found.value) == ("failed", pytest.approx(0.8256, abs=1e-4))
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "words"),
+    [
+        ("tasks: {cars: {accuracy: 0.1}}", "accuracy/cars", "was measured by latency, 20; ask for"),
+        ("average_accuracy: 0.1", "average_accuracy", "another metric than the accuracy"),
+        (
+            "no_regression: {test: non_inferiority}",
+            "no_regression/cars",
+            "does not say how many examples were right, so that there is no interval",
+        ),
+        ("evidence: {min_images: 3}", "images/cars", "does not say on how many examples"),
+    ],
+)
+def test_rules_that_a_metric_without_counts_can_not_be_held_against(text, name, words):
+    found = known(graded(20.0), champion=champion(graded(20.0)))
+    said = rule(text, found, name)
+    assert said.verdict == "unknown"
+    assert words in said.sentence
+
+
+def test_an_accuracy_without_counts_has_no_interval():
+    plain = known(measured(correct=None, total=None, value=0.9, evaluator=OTHER))
+    assert rule("tasks: {cars: {accuracy: 0.9}}", plain, "accuracy/cars").verdict == "passed"
+    found = rule("tasks: {cars: {accuracy_low: 0.1}}", plain, "accuracy_low/cars")
+    assert found.verdict == "unknown"
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "greater", "verdict"),
+    [
+        (20.0, 19.5, False, "passed"),
+        (20.0, 18.9, False, "failed"),
+        (18.9, 20.0, True, "failed"),
+        (19.5, 20.0, True, "passed"),
+        (25.0, 20.0, True, "passed"),
+    ],
+)
+def test_no_regression_by_the_numbers_where_there_is_no_interval(ours, theirs, greater, verdict):
+    """The margin is in the metric's own unit."""
+    before = champion(graded(theirs, greater=greater))
+    found = known(graded(ours, greater=greater), champion=before)
+    said = rule("no_regression: {margin: 1}", found, "no_regression/cars")
+    assert said.verdict == verdict
+    assert said.value == pytest.approx(ours - theirs if greater else theirs - ours)
+
+
+def test_what_is_kept_of_a_loss_is_the_source_by_the_value():
+    found = rule(
+        "tasks: {cars: {normalized_accuracy: 0.8}}",
+        known(graded(2.0, finetuned_accuracy=1.8)),
+        "normalized_accuracy/cars",
+    )
+    assert (found.verdict, found.value) == ("passed", pytest.approx(0.9))
+
+
+def test_the_accuracy_counts_where_a_task_was_measured_by_several_metrics():
+    later = graded(20.0, measured=NOW)
+    found = known(measured(), later)
+    assert rule("tasks: {cars: {accuracy: 0.9}}", found, "accuracy/cars").verdict == "passed"
+    text = "metrics: {latency: {threshold: 30, greater_is_better: false}}"
+    assert rule(text, found, "metric latency").verdict == "passed"
 
 
 def test_a_verdict_as_a_table():

@@ -2,6 +2,8 @@
 
 import datetime
 import json
+import math
+import sys
 from pathlib import Path
 
 import mlflow
@@ -13,7 +15,7 @@ from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
 from mlflow_breadcrumbs import cli, errors, ledger
-from mlflow_breadcrumbs.evaluation import evaluating
+from mlflow_breadcrumbs.evaluation import evaluating, evaluator_files
 from mlflow_breadcrumbs.promotion import approvals, gathering, policies, promote
 from mlflow_breadcrumbs.registry import aliases, tag_keys, versions
 
@@ -399,19 +401,39 @@ def test_only_registered_versions_are_approved_and_promoted(family):
         approvals.approve(uri)
 
 
-def test_metrics_of_the_runs_about_the_weights(family):
+def test_a_metric_counts_where_it_was_measured_and_not_where_it_was_typed(family, tmp_path):
     text = "metrics: {latency_ms: {threshold: 30, greater_is_better: false}}"
     found = rule(decide(family.merged, text), "metric latency_ms")
-    assert (found.verdict, found.sentence) == (
-        "unknown",
-        "no run about these weights has the metric latency_ms",
-    )
+    assert found.verdict == "unknown"
+    assert found.sentence.startswith("these weights were not measured by latency_ms; run")
     digest = versions.resolve(family.merged).recorded_digest
     with mlflow.start_run(tags={"breadcrumbs.weights_digest": digest}) as run:
         mlflow.log_metric("latency_ms", 12.5)
     found = rule(decide(family.merged, text), "metric latency_ms")
-    assert (found.verdict, found.value) == ("passed", 12.5)
-    assert run.info.run_id in found.sentence
+    assert (found.verdict, found.value) == ("unknown", None)
+    assert f"the run {run.info.run_id} has 12.5, which anybody may have typed" in found.sentence
+    words = (sys.executable, "-c", "import sys; print(len(sys.argv[1:]) + 12.5)", "{model}")
+    (tmp_path / "latency.yaml").write_text(
+        yaml.safe_dump(
+            {
+                "tasks": [
+                    {
+                        "name": "latency",
+                        "command": list(words),
+                        "metric": "latency_ms",
+                        "greater_is_better": False,
+                        "range": [0, math.inf],
+                    }
+                ]
+            }
+        )
+    )
+    own = evaluator_files.read(str(tmp_path / "latency.yaml"))
+    decision = decide(family.merged, f"{text}\nevidence: {{in_ledger: true}}", evaluator=own)
+    found = rule(decision, "metric latency_ms")
+    assert (found.verdict, found.value) == ("passed", 13.5)
+    assert decision.result == "promoted"
+    assert rule(decide(family.merged, text), "metric latency_ms").verdict == "passed"
 
 
 def test_licences_of_base_and_sources_as_they_are_now(family):

@@ -258,7 +258,9 @@ def test_the_policies_of_the_package_demand_it_and_old_ones_keep_their_digest():
 
 
 @pytest.mark.parametrize("value", [float("inf"), float("nan"), 1.7976931348623157e308])
-def test_a_metric_that_is_not_finite_has_not_passed(family, value):
+def test_a_metric_that_was_typed_has_not_passed_and_one_that_is_not_finite_breaks_nothing(
+    family, value
+):
     """MLflow's store keeps infinity as the largest number that there is."""
     digest = versions.resolve(family.merged).recorded_digest
     with mlflow.start_run(tags={"breadcrumbs.weights_digest": digest}):
@@ -272,7 +274,7 @@ def test_a_metric_that_is_not_finite_has_not_passed(family, value):
     assert decision.result == "refused"
     for name in ("metric f1", "metric latency_ms"):
         assert rule(decision, name).verdict == "unknown"
-        assert rule(decision, name).sentence.endswith("which is no finite number")
+        assert "anybody may have typed into it" in rule(decision, name).sentence
 
 
 def damage(family):

@@ -110,7 +110,7 @@ def test_a_few_images_first_and_all_for_the_finalists(damaged):
     for kind in ("source", "layers"):
         own = [suspect for suspect in found.suspects if suspect.kind == kind]
         assert [suspect.total for suspect in own] == [found.merged.total] + [6] * (len(own) - 1)
-        assert own[0].merged_correct == found.merged.correct
+        assert own[0].merged.correct == found.merged.correct
 
 
 def test_where_nothing_is_wrong_nobody_is_blamed(zoo):

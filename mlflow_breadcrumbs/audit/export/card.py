@@ -8,7 +8,7 @@ import yaml
 from mlflow_breadcrumbs import flavor
 from mlflow_breadcrumbs.audit.export import subjects
 from mlflow_breadcrumbs.lineage import relatives, statement, stories
-from mlflow_breadcrumbs.support import escaping, tables
+from mlflow_breadcrumbs.support import escaping, scales, tables
 
 COLUMNS = {
     "task": "task",
@@ -65,11 +65,12 @@ def _front_matter(known: subjects.Subject) -> dict[str, Any]:
 
 
 def _result(row: Mapping[str, Any]) -> dict[str, Any]:
-    metrics = [{"type": "accuracy", "value": row["accuracy"]}]
+    metric, value = row.get("metric", "accuracy"), row.get("value", row.get("accuracy"))
+    metrics = [{"type": metric, "value": value}]
     if "normalized_accuracy" in row:
         metrics.append({"type": "normalized_accuracy", "value": row["normalized_accuracy"]})
     return {
-        "task": {"type": "image-classification"},
+        **({} if "evaluator" in row else {"task": {"type": "image-classification"}}),
         "dataset": {
             "name": row.get("dataset", row["task"]),
             "type": row["task"],
@@ -138,12 +139,15 @@ def _accuracy(stated: statement.Statement) -> Iterable[str]:
     if not stated.evaluation:
         yield "Not evaluated when it was merged."
         return
-    kinds = [key for key in COLUMNS if any(key in row for row in stated.evaluation)]
-    rows = [tuple(_cell(key, row.get(key)) for key in kinds) for row in stated.evaluation]
+    graded = any("evaluator" in row for row in stated.evaluation)
+    things, sets = ("data", "data sets") if graded else ("images", "image sets")
+    shown = [scales.shown(row) for row in stated.evaluation]
+    kinds = [key for key in COLUMNS if any(key in row for row in shown)]
+    rows = [tuple(_cell(key, row.get(key)) for key in kinds) for row in shown]
     yield tables.to_markdown(tuple(COLUMNS[key] for key in kinds), rows)
     yield (
         "Base: zero-shot. Source: the version that was fine-tuned for the task. All three were "
-        "measured in one run, on the same images with the same settings. The image sets:"
+        f"measured in one run, on the same {things} with the same settings. The {sets}:"
     )
     yield "\n".join(
         f"- {escaping.markdown(row['task'])}: "
@@ -158,13 +162,14 @@ def _limits(stated: statement.Statement) -> Iterable[str]:
     limits = ["It inherits the training data, biases and licences of the base and of every source."]
     scored = [row for row in stated.evaluation if "normalized_accuracy" in row]
     if scored:
+        things = "data" if any("evaluator" in row for row in scored) else "images"
         worst = min(scored, key=lambda row: row["normalized_accuracy"])
         limits.append(
             f"It keeps least on {escaping.markdown(worst['task'])}: "
             f"{worst['normalized_accuracy']:.1%} of its source's accuracy."
         )
         limits.append(
-            "Accuracy says nothing about images unlike those above. Other tasks than these, and "
+            f"Accuracy says nothing about {things} unlike those above. Other tasks than these, and "
             "zero-shot use, were not measured."
         )
     else:

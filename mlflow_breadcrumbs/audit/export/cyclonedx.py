@@ -7,6 +7,7 @@ merged source are that source's ancestors, as deep as the registry knows them.
 import datetime
 import json
 import uuid
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import mlflow_breadcrumbs
@@ -165,22 +166,45 @@ def _model_card(stated: statement.Statement) -> dict[str, Any]:
     """The CycloneDX model card: accuracy per task, and the images that it was measured on."""
     return {
         "modelParameters": {
-            "task": "image-classification",
+            **({} if any("evaluator" in row for row in stated.evaluation) else IMAGES),
             "datasets": [
                 {
                     "type": "dataset",
                     "name": row.get("dataset", row["task"]),
-                    "description": f"{row.get('images', '?')} images, {row['dataset_digest']}",
+                    "description": f"{_counted(row)}, {row['dataset_digest']}",
                 }
                 for row in stated.evaluation
             ],
         },
         "quantitativeAnalysis": {
             "performanceMetrics": [
-                {"type": kind, "value": f"{row[kind]:.6g}", "slice": row["task"]}
+                {"type": kind, "value": f"{value:.6g}", "slice": row["task"]}
                 for row in stated.evaluation
-                for kind in ("accuracy", "normalized_accuracy", "finetuned_accuracy")
-                if kind in row
+                for kind, value in _performance(row)
             ]
         },
     }
+
+
+IMAGES = {"task": "image-classification"}
+"""What models of open_clip are for, which this package measures itself."""
+
+
+def _counted(row: Mapping[str, Any]) -> str:
+    """On how much it was measured."""
+    if "evaluator" in row:
+        return f"{row.get('images', row.get('examples', '?'))} examples"
+    return f"{row.get('images', '?')} images"
+
+
+def _performance(row: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """What a task's row says of the merged model, by the name of the metric."""
+    metric = str(row.get("metric", "accuracy"))
+    kinds = {
+        metric: row.get("value", row.get("accuracy")),
+        "normalized_accuracy": row.get("normalized_accuracy"),
+        f"finetuned_{metric}": row.get("finetuned_value", row.get("finetuned_accuracy")),
+    }
+    for kind, value in kinds.items():
+        if value is not None:
+            yield kind, value

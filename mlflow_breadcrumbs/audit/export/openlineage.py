@@ -109,7 +109,9 @@ def _output(known: subjects.Subject) -> "OutputDataset":
     from openlineage.client.event_v2 import OutputDataset
 
     accuracies = ", ".join(
-        f"accuracy {row['accuracy']:.4g} on {row['task']}" for row in known.stated.evaluation
+        f"{row.get('metric', 'accuracy')} {row.get('value', row.get('accuracy')):.4g} "
+        f"on {row['task']}"
+        for row in known.stated.evaluation
     )
     return OutputDataset(
         NAMESPACE,

@@ -89,6 +89,13 @@ def _add_merge(document: "ProvDocument", known: subjects.Subject) -> None:
         document.wasAssociatedWith(run, user)
 
 
+KINDS = (
+    *("accuracy", "finetuned_accuracy", "metric", "value", "finetuned_value", "evaluator"),
+    "normalized_accuracy",
+)
+"""What of a measurement is exported, where it is there."""
+
+
 def _add_evaluation(document: "ProvDocument", known: subjects.Subject) -> None:
     """The images, and the accuracies that were measured on them."""
     run = _name("runs", known.stated.run_id)
@@ -99,11 +106,7 @@ def _add_evaluation(document: "ProvDocument", known: subjects.Subject) -> None:
         result = _name("breadcrumbs", f"evaluation/{known.stated.run_id}/{row['task']}")
         document.entity(
             result,
-            {
-                f"breadcrumbs:{kind}": row[kind]
-                for kind in ("accuracy", "finetuned_accuracy", "normalized_accuracy")
-                if kind in row
-            },
+            {f"breadcrumbs:{kind}": row[kind] for kind in KINDS if kind in row},
         )
         document.wasGeneratedBy(result, run)
         document.wasDerivedFrom(result, images)

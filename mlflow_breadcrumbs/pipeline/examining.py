@@ -1,0 +1,84 @@
+"""The base, the sources and the merged weights, as a user's evaluator is given them."""
+
+import contextlib
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from mlflow_breadcrumbs.evaluation import evaluator_files, examiners, grading, scorecard
+from mlflow_breadcrumbs.flavor import unregistered
+from mlflow_breadcrumbs.pipeline import inputs
+from mlflow_breadcrumbs.registry import versions
+from mlflow_breadcrumbs.support import progress
+
+
+def measure(
+    evaluator: evaluator_files.UserEvaluator,
+    taken: inputs.Inputs,
+    merged: Path,
+    split: str,
+    show: progress.Progress = progress.silent,
+) -> scorecard.Scorecard:
+    """The base, each task's own source, and the merged weights.
+
+    Args:
+        evaluator: what the user named.
+        taken: the base and the sources.
+        merged: the merged checkpoint.
+        split: of the data.
+        show: is told about the models.
+
+    Raises:
+        EvaluatorError: the evaluator fails, or what it says is no result.
+        TaskError: no fraction of a source's value can be told.
+    """
+    grader = grading.Grader(evaluator, split, show)
+    before = measure_before(grader, taken)
+    with laid_out(taken, merged) as subject:
+        return grading.card(before, grader.examine(subject, list(before)))
+
+
+def measure_before(
+    grader: grading.Grader, taken: inputs.Inputs, known: Mapping[str, int] | None = None
+) -> dict[str, scorecard.TaskScore]:
+    """The base and each task's own source: the one that has the task's name in its tag.
+
+    Where none has it, or several, the best of them is the task's own.
+
+    Args:
+        grader: who measures.
+        taken: the base and the sources.
+        known: the positions of sources that were found to be a task's own before.
+    """
+    owners: dict[str, list[int]] = {}
+    for number, source in enumerate(taken.sources):
+        for task in source.resolved.tasks:
+            owners.setdefault(task, []).append(number)
+    alone = {task: numbers[0] for task, numbers in owners.items() if len(numbers) == 1}
+    base, *sources = (
+        subject_of(version, digest)
+        for version, digest in zip(taken.everything, taken.digests, strict=True)
+    )
+    return grading.measure_before(grader, base, sources, alone | dict(known or {}))
+
+
+def subject_of(version: versions.OpenedVersion, digest: str | None) -> examiners.Examined:
+    """A registered version as it is measured: in the folder where it lies."""
+    return examiners.Examined(
+        version.resolved.uri,
+        version.weights,
+        digest,
+        folder=version.folder,
+        uri=version.resolved.uri,
+    )
+
+
+@contextlib.contextmanager
+def laid_out(taken: inputs.Inputs, merged: Path) -> Iterator[examiners.Examined]:
+    """Merged weights in a folder of their own, beside their checkpoint; removed at the end."""
+    folder = merged.parent / "examined"
+    try:
+        unregistered.lay_out(taken.base, merged, taken.all_heads.values(), folder)
+        yield examiners.Examined("the merged model", merged, folder=folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

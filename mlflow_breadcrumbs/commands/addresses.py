@@ -105,15 +105,17 @@ def sources_options(command: Callable[..., None], *, required: bool = True) -> C
     )
 
 
-def files_options(command: Callable[..., None]) -> Callable[..., None]:
+def files_options(command: Callable[..., None], *, required: bool = True) -> Callable[..., None]:
     """The base and the sources as files."""
     return options.with_options(
         command,
-        click.option("--base", required=True, type=click.Path(), help="Checkpoint of the base."),
+        click.option(
+            "--base", required=required, type=click.Path(), help="Checkpoint of the base."
+        ),
         click.option(
             "--source",
             "sources",
-            required=True,
+            required=required,
             multiple=True,
             type=SourceType(click.STRING),
             help="Repeatable.",

@@ -73,10 +73,7 @@ def read(origin: str | None, given: Mapping[str, Any]) -> "changing.MergeChange 
     if origin is None:
         _check_without(given)
         return None
-    named = sorted(
-        _option(name) for name, value in given.items() if _is_given(value) and _decides(name)
-    )
-    if named:
+    if named := decided(given):
         raise click.UsageError(
             f"--from takes base, sources and recipe from {origin}; leave out {', '.join(named)}, "
             "or give --base and --source in place of --from"
@@ -110,9 +107,16 @@ RECIPE = (
 )
 
 
+def decided(given: Mapping[str, Any]) -> list[str]:
+    """The options, as they are typed, that decide base, sources or recipe and have a value."""
+    return sorted(
+        _option(name) for name, value in given.items() if _is_given(value) and _decides(name)
+    )
+
+
 def _decides(name: str) -> bool:
     """Whether an option decides what a version's lineage decides with `--from`."""
-    return name in ("base", "sources", "source_list", *RECIPE)
+    return name in ("base", "sources", "source_list", "origin", *RECIPE)
 
 
 def _is_given(value: Any) -> bool:
@@ -121,7 +125,12 @@ def _is_given(value: Any) -> bool:
 
 
 def _option(name: str) -> str:
-    special = {"sources": "--source", "source_list": "--sources", "recipe_file": "--recipe"}
+    special = {
+        "origin": "--from",
+        "sources": "--source",
+        "source_list": "--sources",
+        "recipe_file": "--recipe",
+    }
     return special.get(name, f"--{name}")
 
 

@@ -13,12 +13,14 @@ from mlflow_breadcrumbs.commands import (
     changes,
     evaluator_choice,
     experiments,
+    mergekit_choice,
     options,
     printing,
     spreading,
     task_choice,
 )
 from mlflow_breadcrumbs.engine import drafts
+from mlflow_breadcrumbs.registry import uris
 from mlflow_breadcrumbs.support import scales, wording
 
 if TYPE_CHECKING:
@@ -36,7 +38,8 @@ DRY_RUN = click.option(
 
 
 @click.command("merge-files")
-@addresses.files_options
+@functools.partial(addresses.files_options, required=False)
+@mergekit_choice.option
 @click.option("--output", required=True, type=click.Path(), help="Merged .safetensors file.")
 @options.draft_options
 @options.engine_options
@@ -63,8 +66,9 @@ DRY_RUN = click.option(
 )
 @options.json_option
 def merge_files(
-    base: str,
+    base: str | None,
     sources: tuple[addresses.Weighted, ...],
+    mergekit: str | None,
     output: str,
     backend: str | None,
     threads: int | None,
@@ -89,11 +93,18 @@ def merge_files(
     mlflow-breadcrumbs merge-files --base base.safetensors \\
         --source cars.safetensors --source signs.safetensors=0.5 --output merged.safetensors
     """
-    draft = options.make_draft(sources, given)
+    theirs = mergekit_choice.chosen(mergekit, given | {"base": base, "sources": sources})
+    if theirs is not None:
+        draft = drafts.RecipeDraft(theirs.recipe)
+        base, sources = theirs.base, tuple((name, None) for name in theirs.sources)
+    else:
+        mergekit_choice.needed(base, sources)
+        draft = options.make_draft(sources, given)
     from mlflow_breadcrumbs.commands import terminal
     from mlflow_breadcrumbs.engine import files
     from mlflow_breadcrumbs.engine.backends import choosing
 
+    base = str(base)
     if dry_run:
         chosen = choosing.choose(device, backend or "auto", threads=threads)
         paths = [path for path, _ in sources]
@@ -164,6 +175,7 @@ def print_merge(result: "merging.MergeResult", inputs: Sequence[str]) -> None:
 
 @click.command("merge")
 @functools.partial(addresses.sources_options, required=False)
+@mergekit_choice.option
 @changes.change_options
 @click.option(
     "--registered-model",
@@ -209,6 +221,7 @@ def print_merge(result: "merging.MergeResult", inputs: Sequence[str]) -> None:
 @options.ledger_option
 @options.json_option
 def merge_command(
+    mergekit: str | None,
     origin: str | None,
     registered_model: str | None,
     tasks: str | None,
@@ -246,13 +259,22 @@ def merge_command(
     \b
     mlflow-breadcrumbs merge --from models:/clip-merged/1 --add models:/clip-birds/1
     """
+    theirs = mergekit_choice.chosen(mergekit, given | {"choose": choose, "origin": origin})
+    if theirs is not None:
+        given["base"] = uris.full(theirs.base)
+        given["sources"] = tuple((uris.full(name), None) for name in theirs.sources)
     change = changes.read(origin, given | {"choose": choose})
     target = changes.target(registered_model, change)
     if change is None:
         if choose and given["method"] is None:
             given["method"] = drafts.AUTO
         everything = addresses.all_sources(given["sources"], given["source_list"])
-        base, draft = given["base"], options.make_draft(everything, given)
+        base = given["base"]
+        draft = (
+            options.make_draft(everything, given)
+            if theirs is None
+            else drafts.RecipeDraft(theirs.recipe)
+        )
         method, sources = given["method"], tuple(uri for uri, _ in everything)
     else:
         base, draft = change.base, drafts.RecipeDraft(change.recipe)

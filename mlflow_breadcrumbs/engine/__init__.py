@@ -9,7 +9,8 @@
    paths, for `merge-files`; `tolerance` says when two results of one merge are the same;
    `running` names what is never summed, `rounding` how much of a change is none.
 5. `shards` is a room of its own: a merge in pieces, by several workers, that survives being killed.
-6. `drafts` are recipes with something left open, which `settling` finds from the weights.
+6. `drafts` are recipes with something left open, which `settling` finds from the weights;
+   `mergekit_files` are recipes that somebody wrote for mergekit.
 7. `parts` keep what each source contributes, `extracting` makes them, `joining` merges them: so a
    source is added to a merge, or taken out, without the others being read.
 """

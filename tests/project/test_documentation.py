@@ -28,7 +28,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from mlflow_breadcrumbs import cli
-from mlflow_breadcrumbs.engine import recipe
+from mlflow_breadcrumbs.engine import mergekit_files, recipe
 from mlflow_breadcrumbs.evaluation import evaluator_files
 from mlflow_breadcrumbs.models import tasks
 from mlflow_breadcrumbs.pipeline import flow
@@ -247,7 +247,9 @@ def run_yaml(block: Block, folder: Path) -> None:
     path = folder / (named[1] if named else "block.yaml")
     path.write_text(block.code)
     content = yaml.safe_load(block.code)
-    if path.name == "evaluators.yaml":
+    if "merge_method" in content:
+        mergekit_files.read(path)
+    elif path.name == "evaluators.yaml":
         evaluator_files.read(str(path))
     elif isinstance(content.get("tasks"), list):
         tasks.load_tasks(path)

@@ -78,6 +78,8 @@ class Function:
 
     description: str
     call: Callable[..., Any]
+    place: Path
+    """Where its modules are looked for first, also those that it imports when it is called."""
 
     @property
     def takes(self) -> frozenset[str]:
@@ -99,7 +101,7 @@ class Function:
         """What it returns; what it prints goes to stderr, where progress goes."""
         given = {name: getattr(asked, name) for name in self.takes - {"model"}}
         try:
-            with contextlib.redirect_stdout(sys.stderr):
+            with _importing_from(self.place), contextlib.redirect_stdout(sys.stderr):
                 return self.call(str(asked.model), **given)
         except errors.BreadcrumbsError:
             raise
@@ -131,7 +133,7 @@ def imported(reference: str, place: Path) -> Function:
             f"the evaluator {reference} can't be imported from {place}: "
             f"{type(error).__name__}: {_line(error)}; give MODULE:FUNCTION"
         ) from error
-    return Function(reference, found)
+    return Function(reference, found, place)
 
 
 def function(reference: str, place: Path) -> Function:

@@ -27,8 +27,9 @@ def of(measurements: Sequence[facts.Measurement]) -> Mapping[str, Number]:
     """Every number by its name.
 
     `METRIC/TASK`; `METRIC_low/TASK` and `METRIC_high/TASK`, the ends of its 95% interval, where it
-    has one; `normalized_accuracy/TASK`, where the source is known; `average_METRIC`; and `METRIC`
-    alone, where one task has it.
+    has one; `normalized_accuracy/TASK`, where the source is known, and
+    `average_normalized_accuracy`, where all are; `average_METRIC`; and `METRIC` alone, where one
+    task has it.
 
     Args:
         measurements: that count: of each task and metric the newest.
@@ -46,6 +47,11 @@ def of(measurements: Sequence[facts.Measurement]) -> Mapping[str, Number]:
         if entry.normalized is not None:
             kept = dataclasses.replace(_number(entry, entry.normalized), greater_is_better=True)
             found[f"normalized_accuracy/{task}"] = kept
+    shares = [entry.normalized for entry in measurements if entry.normalized is not None]
+    if shares and len(shares) == len(measurements):
+        found["average_normalized_accuracy"] = dataclasses.replace(
+            _mean(measurements), value=sum(shares) / len(shares), greater_is_better=True
+        )
     for metric, entries in by_metric.items():
         if len({entry.scale for entry in entries}) > 1:
             continue  # of two meanings there is no mean

@@ -22,6 +22,11 @@ def echo(folder, **given):
 def strange(folder, colour):
     return 1
 
+def late(folder):
+    import own_helper
+
+    return own_helper.VALUE
+
 constant = 3
 """
 
@@ -120,6 +125,16 @@ def test_a_declared_task_with_its_data(here):
         grade(own, here, "validation")
     with pytest.raises(errors.EvaluatorError, match="has no data for the validation split"):
         own.exams[0].check_splits()
+
+
+def test_a_function_that_imports_what_lies_beside_it_when_it_is_called(here, monkeypatch):
+    (here / "own_helper.py").write_text("VALUE = 0.75")
+    own = file(here, {"name": "a", "python": "own_module:late"})
+    elsewhere = here / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    assert grade(own, here)["a"].value == 0.75
+    assert str(here) not in sys.path
 
 
 def test_a_function_that_names_its_tasks(here):

@@ -355,6 +355,15 @@ def test_a_policy_and_an_evaluator_that_differ_on_what_is_better():
     assert "the policy takes more for better, and whoever measured it less" in found.sentence
 
 
+def test_what_is_kept_on_average_is_a_metric_where_all_sources_are_known():
+    text = "metrics: {average_normalized_accuracy: {threshold: 0.9, greater_is_better: true}}"
+    key = "metric average_normalized_accuracy"
+    two = (measured(), graded(2.0, task="signs", finetuned_accuracy=1.8))
+    found = rule(text, known(*two), key)
+    assert found.value == pytest.approx((0.9 / 0.95 + 0.9) / 2)
+    assert rule(text, known(measured(), graded(2.0, task="signs")), key).verdict == "unknown"
+
+
 def test_accuracies_that_images_gave_are_metrics_too():
     text = "metrics: {accuracy_low/cars: {threshold: 0.9, greater_is_better: true}}"
     found = rule(text, known(measured()), "metric accuracy_low/cars")

@@ -415,7 +415,7 @@ def _choose(
     from mlflow_breadcrumbs.commands import terminal
     from mlflow_breadcrumbs.search import candidates, workbench
 
-    printing.remark(f"Choosing: {candidates.cost(len(sources))}.")
+    printing.remark(f"Choosing: {candidates.cost(len(sources), whole=evaluator is not None)}.")
     materials = workbench.Materials(
         base=base,
         sources=sources,

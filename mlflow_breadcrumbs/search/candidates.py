@@ -36,9 +36,16 @@ def recipes(sources: int, neutral: recipe.MergeRecipe) -> dict[str, recipe.Merge
     }
 
 
-def cost(sources: int) -> str:
-    """What a choice costs, in words."""
+def cost(sources: int, *, whole: bool = False) -> str:
+    """What a choice costs, in words.
+
+    Args:
+        sources: how many there are.
+        whole: every recipe is measured on all of the data, as by a user's evaluator.
+    """
     count = len(recipes(sources, recipe.MergeRecipe(density=1.0)))
+    if whole:
+        return f"trying {count} recipes on the validation data: as many merges"
     rounds = math.ceil(math.log2(count)) + 1
     return (
         f"trying {count} recipes on validation images: at most {2 * count} merges in {rounds} "

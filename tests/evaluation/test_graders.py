@@ -218,6 +218,12 @@ def test_sweep_scaling_blame_and_the_choice(bert):
     suspects = json.loads(blamed.stdout)["suspects"]
     gains = {row["left_out"]: row["gain"] for row in suspects if row["kind"] == "source"}
     assert gains[bert[2]] < 0  # without its own source the loss is larger
+    chosen = run(
+        *("merge", *sources, *own, "--choose", "--registered-model", "chosen", "--json"),
+    )
+    tried = json.loads(chosen.stdout)["choice"]["measured"]["tried"]
+    assert {row["images"] for row in tried} == {None}
+    assert "recipes on the validation data: as many merges" in chosen.stderr
     leaky = run("sweep", *sources, "--evaluator", "scores:accuracy", "--alpha", 0.3, code=1)
     assert "does not tell validation from test" in leaky.output
     few = run("scaling", *sources, *own, "--smallest", "1", "--images", 3, code=1)

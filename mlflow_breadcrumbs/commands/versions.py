@@ -196,6 +196,8 @@ def evaluate_command(
     own = evaluator_choice.chosen(evaluator, tasks)
     names = [name for name in only if name]
     if own is not None:
+        if executor_name == "ray":
+            raise click.UsageError("an --evaluator measures in this process; leave --executor out")
         _evaluate_by(own, uri, names, split, as_json)
         return
     from mlflow_breadcrumbs.commands import terminal

@@ -3,7 +3,7 @@
 1. `recipe` says what to compute; `masks` has its one rounding rule, `layer_groups` names layers.
 2. `checkpoints` reads tensors lazily and hashes them, with `tensor_files`, which knows no torch:
    `headers` finds them, `stored_bytes` reads them from a disk, the room `remote` from an object
-   store. `writing` writes the one output.
+   store; `adapters` makes them of LoRA adapters. `writing` writes the one output.
 3. `backends` compute: the reference, the CPU's, the GPU's, with the same bits.
 4. `merging` streams base and sources through a backend into the output; `files` is the same from
    paths, for `merge-files`; `tolerance` says when two results of one merge are the same;

@@ -83,9 +83,8 @@ def merge(
         held = keeping.find(request.change, folder)
         known = request.change.digests if request.change else {}
         taken = inputs.open_all(resolved, folder, known=known, lazily=True)
-        if (
-            request.tasks or request.evaluator
-        ):  # what is measured has to be here; other weights are read where they are
+        # What is measured has to be here; other weights are read where they are.
+        if request.tasks or request.evaluator:
             taken.bring()
         draft = drafts.RecipeDraft(request.recipe, request.left_open)
         request = _settled(request, taken, draft, backend, show)

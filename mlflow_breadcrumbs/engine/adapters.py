@@ -80,7 +80,7 @@ def is_adapter(location: object) -> bool:
 
 
 def open_source(
-    base: checkpoints.Checkpoint, location: "str | Path | stores.Place"
+    base: checkpoints.Checkpoint, location: "str | Path | stores.Target"
 ) -> checkpoints.Checkpoint:
     """Open a source: a checkpoint, or the folder of an adapter on the base; raises as both do."""
     if is_adapter(location):
@@ -90,7 +90,7 @@ def open_source(
 
 
 def open_all(
-    stack: contextlib.ExitStack, locations: "Iterable[str | Path | stores.Place]"
+    stack: contextlib.ExitStack, locations: "Iterable[str | Path | stores.Target]"
 ) -> list[checkpoints.Checkpoint]:
     """Open a base, and then its sources, until the stack ends; raises as `open_source` does."""
     found: list[checkpoints.Checkpoint] = []
@@ -130,7 +130,7 @@ def open_on(base: checkpoints.Checkpoint, location: str | Path) -> Adapted:
         places[name] = headers.Position(shift + place.file, place.offset)
     entries |= content.entries
     places |= content.places
-    found = headers.Headers(folder / WEIGHTS, (folder / WEIGHTS,), entries, places)
+    found = headers.CheckpointHeaders(folder / WEIGHTS, (folder / WEIGHTS,), entries, places)
     return Adapted(str(folder), found, content)
 
 
@@ -271,7 +271,7 @@ def _matrix(shape: tuple[int, ...]) -> tuple[int, int]:
     return (shape[0], math.prod(shape[1:])) if len(shape) > 1 else (0, 0)
 
 
-class _Held:
+class _MadeTensor:
     """A tensor that was computed: a file without a name, gone once nobody holds this."""
 
     def __init__(self) -> None:
@@ -308,7 +308,7 @@ class _Composed:
             end += entry.nbytes
         self._starts = np.array(sorted(self._names), np.int64)
         self._lock = threading.Lock()
-        self._held: dict[str, concurrent.futures.Future[_Held]] = {}
+        self._held: dict[str, concurrent.futures.Future[_MadeTensor]] = {}
 
     @property
     def states(self) -> tuple[stored_bytes.FileState, ...]:
@@ -362,7 +362,7 @@ class _Composed:
             self._held.clear()
         self._own.close()
 
-    def _tensor(self, name: str) -> _Held:
+    def _tensor(self, name: str) -> _MadeTensor:
         """The tensor, computed by the first who asks while others wait."""
         with self._lock:
             coming = self._held.get(name)
@@ -378,9 +378,9 @@ class _Composed:
                     self._held.pop(name, None)
         return coming.result()
 
-    def _compute(self, name: str) -> _Held:
+    def _compute(self, name: str) -> _MadeTensor:
         """W + scale · B · A, some rows at a time, into a file."""
-        change, held = self._changes[name], _Held()
+        change, held = self._changes[name], _MadeTensor()
         a, b = (self._factor(key) for key in (change.a, change.b))
         rows, columns = _matrix(self.entries[name].shape)
         info, buffers = self._base.info(name), reading.Buffers()

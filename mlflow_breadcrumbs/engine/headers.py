@@ -79,7 +79,7 @@ class Position(NamedTuple):
     offset: int
 
 
-class Headers(NamedTuple):
+class CheckpointHeaders(NamedTuple):
     """What the headers of a checkpoint say, all files together."""
 
     path: Path
@@ -89,7 +89,7 @@ class Headers(NamedTuple):
     places: dict[str, Position]
 
 
-def read(path: str | Path) -> Headers:
+def read(path: str | Path) -> CheckpointHeaders:
     """The headers of a `.safetensors` file, of an index's shards, or of a folder that holds one.
 
     Raises:
@@ -112,7 +112,7 @@ def read(path: str | Path) -> Headers:
     if not entries:
         raise errors.CheckpointError(f"{path} holds no tensors; nothing can be merged")
     _check_count(path, len(entries))
-    return Headers(path, tuple(files), entries, places)
+    return CheckpointHeaders(path, tuple(files), entries, places)
 
 
 def _locate(path: Path) -> Path:

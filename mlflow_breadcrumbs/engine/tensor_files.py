@@ -42,7 +42,7 @@ class TensorFiles:
     """
 
     def __init__(
-        self, location: str, found: headers.Headers, content: stored_bytes.StoredBytes
+        self, location: str, found: headers.CheckpointHeaders, content: stored_bytes.StoredBytes
     ) -> None:
         self.location = location
         self._content = content
@@ -50,7 +50,7 @@ class TensorFiles:
         self._places = found.places
 
     @classmethod
-    def open(cls, location: "str | Path | stores.Place") -> Self:
+    def open(cls, location: "str | Path | stores.Target") -> Self:
         """Open a `.safetensors` file, a `*.safetensors.index.json`, or a folder that holds one.
 
         Args:
@@ -61,7 +61,7 @@ class TensorFiles:
             CheckpointError: the file is missing, damaged, unsafe or not safetensors.
         """
         place = stores.of(location) if stores.is_address(location) else location
-        if isinstance(place, stores.Place):
+        if isinstance(place, stores.Target):
             return cls(*opening.find(place))
         location = place
         found = headers.read(location)
@@ -180,7 +180,7 @@ class TensorFiles:
 
 
 def weights_digest(
-    files: TensorFiles | str | Path | stores.Place, *, threads: int | None = None
+    files: TensorFiles | str | Path | stores.Target, *, threads: int | None = None
 ) -> str:
     """The weights digest `sha256:…`: independent of file layout, order and sharding.
 
@@ -210,7 +210,7 @@ def file_digest(path: str | Path) -> str:
         return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
-def float_dtypes(path: str | Path | stores.Place) -> tuple[str, ...]:
+def float_dtypes(path: str | Path | stores.Target) -> tuple[str, ...]:
     """The safetensors names of a checkpoint's floating-point dtypes, sorted."""
     with TensorFiles.open(path) as files:
         entries = [files.entry(name) for name in files.names]

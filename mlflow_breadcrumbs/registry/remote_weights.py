@@ -26,7 +26,7 @@ ATTEMPTS = 5
 """At a stream at most, each from where the one before it broke off."""
 
 
-def place(location: str, path: str, sizes: Mapping[str, int]) -> stores.Place | None:
+def place(location: str, path: str, sizes: Mapping[str, int]) -> stores.Target | None:
     """Where a checkpoint of a version is read; `None` if it has to be downloaded for that.
 
     Args:
@@ -36,14 +36,14 @@ def place(location: str, path: str, sizes: Mapping[str, int]) -> stores.Place | 
     """
     folder, name = posixpath.split(path)
     if location.startswith(PROXIED):
-        return stores.Place(ServedFolder(location, folder, sizes), name)
+        return stores.Target(ServedFolder(location, folder, sizes), name)
     if location.partition("://")[0].lower() not in stores.EXTRAS:
         return None
     try:
         found = stores.ObjectFolder(posixpath.join(location.rstrip("/"), folder).rstrip("/"))
     except errors.ExtraError:
         return None
-    return stores.Place(found, name)
+    return stores.Target(found, name)
 
 
 class ServedFolder:

@@ -92,7 +92,7 @@ class OpenedVersion:
     """Holds the version's small files (configuration, heads, MLmodel)."""
     declared: Mapping[str, Any]
     """What MLmodel says under the flavor's name."""
-    elsewhere: stores.Place | None = None
+    elsewhere: stores.Target | None = None
     """Where the checkpoint is read if it is not on this machine."""
     bring: Callable[[], None] = _nothing
     """Downloads the checkpoint, if that has not been done."""
@@ -110,14 +110,14 @@ class OpenedVersion:
         return self.path
 
     @property
-    def stored(self) -> Path | stores.Place:
+    def stored(self) -> Path | stores.Target:
         """The checkpoint where it is, to be read from there."""
         if self.elsewhere is None or self.path.exists() or self.is_adapter:
             return self.weights
         return self.elsewhere
 
     @property
-    def lasting(self) -> Path | stores.Place:
+    def lasting(self) -> Path | stores.Target:
         """Where the checkpoint is even after what was downloaded is gone."""
         here = self.elsewhere is None or self.is_adapter
         return self.weights if here or self.elsewhere is None else self.elsewhere

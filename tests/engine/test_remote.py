@@ -104,7 +104,7 @@ def test_each_byte_is_fetched_once(opened, addresses, tmp_path, name):
     places = [stores.of(address) for address in addresses]
     counting = [Counting(place.folder) for place in places]
     inputs = [
-        checkpoints.Checkpoint.open(stores.Place(folder, place.file))
+        checkpoints.Checkpoint.open(stores.Target(folder, place.file))
         for folder, place in zip(counting, places, strict=True)
     ]
     headers = sum(folder.nbytes for folder in counting)
@@ -116,7 +116,7 @@ def test_each_byte_is_fetched_once(opened, addresses, tmp_path, name):
 def test_little_is_held_at_once(opened, addresses, tmp_path, monkeypatch):
     """Every segment that comes is counted until nobody has it any more."""
     held, most, lock = set(), [0], threading.Lock()
-    made = fetching._Held.__init__
+    made = fetching._SegmentBytes.__init__
 
     def counted(self, nbytes):
         made(self, nbytes)
@@ -125,7 +125,7 @@ def test_little_is_held_at_once(opened, addresses, tmp_path, monkeypatch):
             most[0] = max(most[0], sum(size for _, size in held))
         fetching.weakref.finalize(self, held.discard, (id(self), nbytes))
 
-    monkeypatch.setattr(fetching._Held, "__init__", counted)
+    monkeypatch.setattr(fetching._SegmentBytes, "__init__", counted)
     monkeypatch.setattr(fetching, "PIECE", 4000)
     monkeypatch.setattr(ahead, "LIMIT", 20_000)
     inputs = [checkpoints.Checkpoint.open(address) for address in addresses]

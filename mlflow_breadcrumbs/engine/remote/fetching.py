@@ -29,7 +29,7 @@ AT_ONCE = 16
 _pool = concurrent.futures.ThreadPoolExecutor(AT_ONCE, "breadcrumbs-fetch")
 
 
-class _Held:
+class _SegmentBytes:
     """The bytes of a segment, here: a file that is gone once nobody holds this."""
 
     def __init__(self, nbytes: int) -> None:
@@ -61,10 +61,10 @@ class _Segment:
         self._folder = folder
         self._file = file
         self._lock = threading.Lock()
-        self._coming: concurrent.futures.Future[_Held] | None = None
+        self._coming: concurrent.futures.Future[_SegmentBytes] | None = None
         self._wanted: set[int] = set()
 
-    def begin(self) -> "concurrent.futures.Future[_Held]":
+    def begin(self) -> "concurrent.futures.Future[_SegmentBytes]":
         """Have it come, unless it is coming or here."""
         with self._lock:
             if self._coming is None:
@@ -79,11 +79,11 @@ class _Segment:
             if not self._wanted:
                 self._coming = None
 
-    def _fetch(self) -> "concurrent.futures.Future[_Held]":
+    def _fetch(self) -> "concurrent.futures.Future[_SegmentBytes]":
         """Queue the requests."""
-        done: concurrent.futures.Future[_Held] = concurrent.futures.Future()
+        done: concurrent.futures.Future[_SegmentBytes] = concurrent.futures.Future()
         try:
-            held = _Held(self.nbytes)
+            held = _SegmentBytes(self.nbytes)
         except OSError as error:
             done.set_exception(_explain(error, self.nbytes))
             return done
@@ -113,14 +113,14 @@ class _Segment:
             piece.add_done_callback(settle)
         return done
 
-    def _piece(self, held: _Held, start: int, stop: int) -> None:
+    def _piece(self, held: _SegmentBytes, start: int, stop: int) -> None:
         content = self._folder.read(self._file, start, stop)
         try:
             held.write(content, start - self.start)
         except OSError as error:
             raise _explain(error, held.nbytes) from error
 
-    def _stream(self, held: _Held) -> None:
+    def _stream(self, held: _SegmentBytes) -> None:
         offset = 0
         for chunk in self._folder.stream(self._file):
             try:
@@ -145,7 +145,7 @@ class Fetched:
     """
 
     def __init__(
-        self, folder: stores.Folder, states: Sequence[FileState], found: headers.Headers
+        self, folder: stores.Folder, states: Sequence[FileState], found: headers.CheckpointHeaders
     ) -> None:
         self._folder = folder
         self._states = tuple(states)
@@ -212,7 +212,7 @@ class Fetched:
 
 
 def _segments(
-    folder: stores.Folder, states: Sequence[FileState], found: headers.Headers
+    folder: stores.Folder, states: Sequence[FileState], found: headers.CheckpointHeaders
 ) -> list[list[_Segment]]:
     """Per file, its segments by their first byte."""
     spans: list[list[tuple[int, int]]] = [[] for _ in states]

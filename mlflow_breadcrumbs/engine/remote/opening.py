@@ -21,7 +21,7 @@ AT_ONCE = 16
 """Headers that are fetched at the same time."""
 
 
-def find(place: stores.Place) -> tuple[str, headers.Headers, fetching.Fetched]:
+def find(place: stores.Target) -> tuple[str, headers.CheckpointHeaders, fetching.Fetched]:
     """The headers of a checkpoint, and its bytes.
 
     Args:

@@ -64,7 +64,7 @@ class Folder(Protocol):
         ...
 
 
-class Place(NamedTuple):
+class Target(NamedTuple):
     """What an address means: a folder, and a file in it where one is named."""
 
     folder: Folder
@@ -76,7 +76,7 @@ def is_address(location: object) -> TypeGuard[str]:
     return isinstance(location, str) and _ADDRESS.match(location) is not None
 
 
-def of(location: str) -> Place:
+def of(location: str) -> Target:
     """The folder and the file that an address means; nothing is asked yet.
 
     Raises:
@@ -85,8 +85,8 @@ def of(location: str) -> Place:
     """
     if location.endswith((".safetensors", ".json")):
         folder, file = posixpath.split(location)
-        return Place(ObjectFolder(folder), file)
-    return Place(ObjectFolder(location.rstrip("/")), None)
+        return Target(ObjectFolder(folder), file)
+    return Target(ObjectFolder(location.rstrip("/")), None)
 
 
 class ObjectFolder:

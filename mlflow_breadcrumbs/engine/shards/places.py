@@ -18,7 +18,7 @@ from mlflow_breadcrumbs.engine.remote import stores
 from mlflow_breadcrumbs.support import intake, json_documents, scratch
 
 
-class Place(Protocol):
+class ShardPlace(Protocol):
     """The folder of a plan's shards and notes, and the way from there to the output."""
 
     def __str__(self) -> str:
@@ -70,7 +70,7 @@ class Place(Protocol):
         ...
 
 
-def of(output: str, folder: str) -> Place:
+def of(output: str, folder: str) -> ShardPlace:
     """The place for a plan's parts.
 
     Args:
@@ -99,14 +99,14 @@ class OnDisk:
         return str(self.path)
 
     def read(self, name: str) -> bytes | None:
-        """See `Place.read`."""
+        """See `ShardPlace.read`."""
         file = self.path / name
         if not file.exists():
             return None
         return intake.content(file, str(file), errors.MergeError, json_documents.BYTES)
 
     def write(self, name: str, content: bytes) -> None:
-        """See `Place.write`."""
+        """See `ShardPlace.write`."""
         temporary = self.path / f".{name}.{secrets.token_hex(4)}.tmp"
         try:
             temporary.write_bytes(content)
@@ -115,25 +115,25 @@ class OnDisk:
             raise writing.explain(error, self._output, len(content)) from error
 
     def size(self, name: str) -> int | None:
-        """See `Place.size`."""
+        """See `ShardPlace.size`."""
         file = self.path / name
         return file.stat().st_size if file.is_file() else None
 
     def file(self, name: str) -> str:
-        """See `Place.file`."""
+        """See `ShardPlace.file`."""
         return str(self.path / name)
 
     def final(self, name: str) -> str:
-        """See `Place.final`."""
+        """See `ShardPlace.final`."""
         return str(self._output.with_name(name))
 
     @contextlib.contextmanager
     def computing(self) -> Iterator[Path]:
-        """See `Place.computing`: this folder itself."""
+        """See `ShardPlace.computing`: this folder itself."""
         yield self.path
 
     def publish(self, files: Mapping[writing.OutputShard, str]) -> Path | str:
-        """See `Place.publish`."""
+        """See `ShardPlace.publish`."""
         try:
             moved = {shard: self.path / name for shard, name in files.items()}
             return writing.publish(moved, self._output)
@@ -142,15 +142,15 @@ class OnDisk:
             raise writing.explain(error, self._output, nbytes) from error
 
     def check_output(self, *, overwrite: bool) -> None:
-        """See `Place.check_output`."""
+        """See `ShardPlace.check_output`."""
         writing.check_output(self._output, overwrite=overwrite)
 
     def has_output(self, *, sharded: bool) -> bool:
-        """See `Place.has_output`."""
+        """See `ShardPlace.has_output`."""
         return writing.output_file(self._output, sharded=sharded).exists()
 
     def clear(self) -> None:
-        """See `Place.clear`."""
+        """See `ShardPlace.clear`."""
         shutil.rmtree(self.path, ignore_errors=True)
 
 

@@ -90,7 +90,7 @@ class ShardPlan:
         return canonical.digest(self.to_dict())
 
     @functools.cached_property
-    def staging(self) -> places.Place:
+    def staging(self) -> places.ShardPlace:
         """The folder for shards and notes, beside the output."""
         name = posixpath.basename(self.output)
         return places.of(self.output, f".{name}.{self.digest.removeprefix('sha256:')[:8]}.shards")

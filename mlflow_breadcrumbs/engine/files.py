@@ -174,17 +174,19 @@ def _opened(
     base: str | Path, sources: Sequence[str | Path]
 ) -> Iterator[tuple[checkpoints.Checkpoint, list[checkpoints.Checkpoint]]]:
     """The base and the sources, which must be different files."""
-    _check_different([base, *sources])
+    paths = [base, *sources]
     with contextlib.ExitStack() as stack:
-        first = stack.enter_context(checkpoints.Checkpoint.open(base))
-        others = [stack.enter_context(adapters.open_source(first, path)) for path in sources]
+        first, *others = adapters.open_all(stack, paths)
+        _check_different(paths, [first, *others])
         yield first, others
 
 
-def _check_different(paths: Sequence[str | Path]) -> None:
-    seen: dict[str | Path, str | Path] = {}
-    for path in paths:
-        real = path if stores.is_address(path) else Path(path).resolve()
+def _check_different(paths: Sequence[str | Path], opened: Sequence[checkpoints.Checkpoint]) -> None:
+    """Raise `MergeError` for a checkpoint that is there twice, however it was written."""
+    seen: dict[object, str | Path] = {}
+    for path, checkpoint in zip(paths, opened, strict=True):
+        files = tuple(file.resolve() for file in checkpoint.files)
+        real = stores.normal(checkpoint.location) if checkpoint.is_remote else files
         if real in seen:
             raise errors.MergeError(
                 f"{path} is given twice (first as {seen[real]}); name a source once, with a "

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -294,6 +295,72 @@ def test_an_output_beside_an_input_is_refused(addresses):
         )
 
 
+def test_an_output_is_beside_an_input_however_the_two_are_spelled(opened, object_store):
+    inputs = [object_store.put(checkpoint.files[0], "spelled") for checkpoint in opened]
+    before = object_store.client.get_object(Bucket=object_stores.BUCKET, Key=inputs[1][12:])["ETag"]
+    for output in ("s3a:" + inputs[1][3:], "S3:" + inputs[1][3:]):
+        with pytest.raises(errors.CheckpointError, match="whose files it may replace"):
+            files.merge_files(inputs[0], inputs[1:], RECIPES["tensor"], output, overwrite=True)
+    after = object_store.client.get_object(Bucket=object_stores.BUCKET, Key=inputs[1][12:])["ETag"]
+    assert before == after
+
+
+def test_a_plan_replaces_nothing_in_a_store_but_a_plan(opened, object_store):
+    inputs = [object_store.put(checkpoint.files[0], "planned") for checkpoint in opened]
+    words = ["plan", "--base", inputs[0], "--source", inputs[1], "--density", "0.2"]
+    words += ["--output", "s3://models/planned-out/out.safetensors", "--plan"]
+    refused = CliRunner().invoke(cli.main, [*words, inputs[2]])
+    assert f"{inputs[2]} exists and is no plan, so it is not replaced" in refused.output
+    assert checkpoints.Checkpoint.open(inputs[2]).names == opened[2].names
+    for _ in range(2):
+        made = CliRunner().invoke(cli.main, [*words, "s3://models/planned-out/plan.json"])
+        assert made.exit_code == 0, made.output
+
+
+def test_a_source_twice_is_refused_however_it_is_spelled(opened, object_store, tmp_path):
+    base, one = (
+        object_store.put(checkpoint.files[0], f"twice-{i}")
+        for i, checkpoint in enumerate(opened[:2])
+    )
+    folder = one.rpartition("/")[0]
+    (tmp_path / "alone").mkdir()
+    alone = opened[1].files[0].rename(tmp_path / "alone" / "model.safetensors")
+    for sources in (
+        (one, "s3a:" + one[3:]),
+        (one, "S3:" + one[3:]),
+        (folder, one),
+        (base.rpartition("/")[0], one),
+        (alone, alone.parent),
+    ):
+        with pytest.raises(errors.MergeError, match="is given twice"):
+            files.merge_files(base, sources, RECIPES["tensor"], tmp_path / "out.safetensors")
+
+
+def test_a_scheme_in_capitals(opened, object_store):
+    address = object_store.put(opened[0].files[0], "capitals")
+    found = checkpoints.Checkpoint.open("S3" + address[2:])
+    assert found.location == address
+    assert checkpoints.weights_digest(found) == checkpoints.weights_digest(opened[0])
+
+
+@pytest.mark.parametrize("scheme", ["gs", "gcs", "abfs", "abfss"])
+def test_a_library_that_is_missing_is_named_for_each_scheme(scheme, monkeypatch):
+    for library in ("gcsfs", "adlfs"):
+        monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(errors.ExtraError, match=r"pip install 'mlflow-breadcrumbs\[(gs|abfss)\]'"):
+        checkpoints.Checkpoint.open(f"{scheme}://bucket/model.safetensors")
+
+
+def test_a_file_that_may_not_be_removed_is_said(object_store, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError("Access Denied")
+
+    folder = stores.ObjectFolder("s3://models/kept")
+    monkeypatch.setattr(folder._system, "rm_file", refuse)
+    with pytest.raises(errors.CheckpointError, match="cannot reach s3://models/kept/x: Access Den"):
+        folder.remove("x")
+
+
 @contextlib.contextmanager
 def web(folder, **options):
     with object_stores.WebServer(folder, **options).serving() as server:
@@ -319,7 +386,14 @@ def test_a_web_server_without_ranges(opened, tmp_path, monkeypatch):
         checkpoints.Checkpoint.open(urls[0])
 
 
-def test_a_library_that_is_missing_is_named(monkeypatch):
-    monkeypatch.setitem(sys.modules, "gcsfs", None)
-    with pytest.raises(errors.ExtraError, match=r"pip install 'mlflow-breadcrumbs\[gs\]'"):
-        checkpoints.Checkpoint.open("gs://bucket/model.safetensors")
+def test_a_page_that_is_replaced_by_one_of_the_same_size_stops_the_merge(opened, tmp_path):
+    """The server says no ETag, but when it was changed."""
+    with web(tmp_path, tagged=False) as urls:
+        inputs = [checkpoints.Checkpoint.open(url) for url in urls]
+        file = opened[1].files[0]
+        content = bytearray(file.read_bytes())
+        content[-1] ^= 1
+        file.write_bytes(content)
+        os.utime(file, (1e9, 1e9))
+        with pytest.raises(errors.IntegrityError, match="was written to while it was read"):
+            merged(inputs, RECIPES["tensor"], tmp_path / "out.safetensors")

@@ -1,6 +1,7 @@
 """A real object store over HTTP for tests: moto's S3, and a web server with and without ranges."""
 
 import contextlib
+import email.utils
 import http.server
 import logging
 import re
@@ -81,7 +82,11 @@ class _Files(http.server.BaseHTTPRequestHandler):
             return self._send(503, b"", {})
         if not file.is_file():
             return self._send(404, b"", {})
-        content, status, headers = file.read_bytes(), 200, {"ETag": f'"{file.stat().st_mtime_ns}"'}
+        changed = file.stat().st_mtime
+        content, status = file.read_bytes(), 200
+        headers = {"Last-Modified": email.utils.formatdate(changed, usegmt=True)}
+        if server.tagged:
+            headers["ETag"] = f'"{file.stat().st_mtime_ns}"'
         asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
         if server.ranges:
             headers["Accept-Ranges"] = "bytes"
@@ -108,9 +113,12 @@ class WebServer(http.server.ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, folder: Path, *, ranges: bool = True, flaky: bool = False) -> None:
+    def __init__(
+        self, folder: Path, *, ranges: bool = True, flaky: bool = False, tagged: bool = True
+    ) -> None:
         super().__init__(("127.0.0.1", 0), _Files)
         self.folder, self.ranges, self.flaky, self.asked = folder, ranges, flaky, 0
+        self.tagged = tagged
 
     @property
     def address(self) -> str:

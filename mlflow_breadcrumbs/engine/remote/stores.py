@@ -29,9 +29,14 @@ EXTRAS: Mapping[str, str] = MappingProxyType(
     }
 )
 """By scheme, which extra of this package brings the library that speaks it."""
+SPELLINGS: Mapping[str, str] = MappingProxyType({"s3a": "s3", "gcs": "gs", "abfss": "abfs"})
+"""Schemes that mean the same as another one."""
 ATTEMPTS = 5
 """At a request at most; the first pause is half a second, each after it twice as long."""
-CHANGES = ("ETag", "etag", "generation", "md5Hash", "LastModified", "last_modified", "mtime")
+CHANGES = (
+    *("ETag", "etag", "generation", "md5Hash", "Content-MD5", "Digest"),
+    *("LastModified", "last_modified", "Last-Modified", "mtime"),
+)
 """Where the file systems say which version of a file there is, best first."""
 
 _logger = logging.getLogger(__name__)
@@ -76,6 +81,13 @@ def is_address(location: object) -> TypeGuard[str]:
     return isinstance(location, str) and _ADDRESS.match(location) is not None
 
 
+def normal(address: str) -> str:
+    """The one spelling of an address, by which two are held against each other."""
+    scheme, mark, rest = address.partition("://")
+    lower = scheme.lower()
+    return f"{SPELLINGS.get(lower, lower)}{mark}{rest}"
+
+
 def of(location: str) -> Target:
     """The folder and the file that an address means; nothing is asked yet.
 
@@ -106,9 +118,9 @@ class ObjectFolder:
     ranged = True
 
     def __init__(self, address: str) -> None:
-        self.address = address
         found = _ADDRESS.match(address)
         scheme = found[1].lower() if found else ""
+        self.address = address if found is None else scheme + address[len(scheme) :]
         if scheme not in EXTRAS:
             raise errors.CheckpointError(
                 f"{address} is no address that can be read: its scheme {scheme!r} is none of "
@@ -117,9 +129,12 @@ class ObjectFolder:
         with extras.needed(EXTRAS[scheme], f"{scheme}://"):
             import fsspec
 
-            self._system = fsspec.filesystem(
-                scheme, use_listings_cache=False, **_options(EXTRAS[scheme])
-            )
+            kind = fsspec.get_filesystem_class(SPELLINGS.get(scheme, scheme))
+        options = {"use_listings_cache": False, **_options(EXTRAS[scheme], address, kind)}
+        try:
+            self._system = kind(**options)
+        except Exception as error:  # every library has errors of its own
+            raise _refused(address, error) from error
 
     def names(self, folder: str = "") -> list[str]:
         """See `Folder.names`; of a folder in this one if it is named, which may be missing."""
@@ -205,8 +220,12 @@ class ObjectFolder:
     def remove(self, name: str) -> None:
         """Remove a file, if it is there."""
         place = self._place(name)
-        with contextlib.suppress(FileNotFoundError):
-            self._system.rm_file(place)
+
+        def ask() -> None:
+            with contextlib.suppress(FileNotFoundError):
+                self._system.rm_file(place)
+
+        self._asked(ask, place)
 
     def _place(self, name: str) -> str:
         return f"{self.address}/{name}"
@@ -239,8 +258,10 @@ def small(folder: Folder, name: str) -> bytes:
     return folder.read(name, 0, size)
 
 
-def _options(extra: str) -> dict[str, Any]:
+def _options(extra: str, address: str, kind: Any) -> dict[str, Any]:
     """What a file system is told beside what it finds in the environment."""
+    if extra == "abfss":  # the account may be in the address, and nowhere else
+        return dict(kind._get_kwargs_from_urls(address))
     if extra != "s3":
         return {}
     options: dict[str, Any] = {"config_kwargs": {"max_pool_connections": 64}}

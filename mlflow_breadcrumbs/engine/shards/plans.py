@@ -118,16 +118,16 @@ class ShardPlan:
         Raises:
             CheckpointError: the file can't be written, or there is one that is no plan.
         """
+        if _is_taken(path):
+            raise errors.CheckpointError(
+                f"{path} exists and is no plan, so it is not replaced; name another file (--plan)"
+            )
         if stores.is_address(path):
             folder, name = posixpath.split(str(path))
             stores.ObjectFolder(folder).write(name, self._text())
             return
         target = Path(path)
         temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
-        if target.exists() and not _is_plan(target):
-            raise errors.CheckpointError(
-                f"{path} exists and is no plan, so it is not replaced; name another file (--plan)"
-            )
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             temporary.write_bytes(self._text())
@@ -331,12 +331,7 @@ def read(path: str | Path) -> ShardPlan:
     Raises:
         MergeError: it can't be read, or is no plan.
     """
-    origin = f"the plan {path}"
-    if stores.is_address(path):
-        folder, name = posixpath.split(str(path))
-        content = stores.small(stores.ObjectFolder(folder), name)
-        return parse(json_documents.parse(content, origin, errors.MergeError), str(path))
-    return parse(json_documents.read(path, origin, errors.MergeError), str(path))
+    return parse(_content(path), str(path))
 
 
 def parse(content: Any, origin: str) -> ShardPlan:
@@ -377,13 +372,29 @@ def first_fault(error: pydantic.ValidationError) -> str:
     return f"{where}: {fault['msg']}"
 
 
-def _is_plan(path: Path) -> bool:
-    """Whether a file is a plan, of whatever release."""
-    try:
-        content = json_documents.read(path, str(path), errors.MergeError)
-    except errors.MergeError:
+def _content(path: str | Path) -> Any:
+    """What is in a JSON file, on a disk or in a store."""
+    origin = f"the plan {path}"
+    if stores.is_address(path):
+        folder, name = posixpath.split(str(path))
+        content = stores.small(stores.ObjectFolder(folder), name)
+        return json_documents.parse(content, origin, errors.MergeError)
+    return json_documents.read(path, origin, errors.MergeError)
+
+
+def _is_taken(path: str | Path) -> bool:
+    """Whether there is a file that is no plan, of whatever release."""
+    if stores.is_address(path):
+        folder, name = posixpath.split(str(path))
+        if stores.ObjectFolder(folder).size(name) is None:
+            return False
+    elif not Path(path).exists():
         return False
-    return isinstance(content, dict) and str(content.get("format")).startswith(FORMAT[:-1])
+    try:
+        content = _content(path)
+    except (errors.MergeError, errors.CheckpointError):
+        return True
+    return not (isinstance(content, dict) and str(content.get("format")).startswith(FORMAT[:-1]))
 
 
 def _check_apart(
@@ -393,9 +404,10 @@ def _check_apart(
     if not stores.is_address(output):
         writing.check_apart(job.inputs, Path(output), shards)
         return
-    folder = posixpath.dirname(str(output))
+    folder = posixpath.dirname(stores.normal(output))
     for checkpoint in job.inputs:
-        if checkpoint.is_remote and posixpath.dirname(checkpoint.location) == folder:
+        place = posixpath.dirname(stores.normal(checkpoint.location))
+        if checkpoint.is_remote and place == folder:
             raise errors.CheckpointError(
                 f"the output {output} would lie beside the input {checkpoint.location}, whose "
                 "files it may replace; write to another folder"

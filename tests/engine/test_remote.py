@@ -18,6 +18,7 @@ from click.testing import CliRunner
 from mlflow_breadcrumbs import cli, errors
 from mlflow_breadcrumbs.engine import checkpoints, files, merging, recipe, writing
 from mlflow_breadcrumbs.engine.remote import ahead, fetching, opening, stores
+from mlflow_breadcrumbs.engine.shards import places
 
 SHARD = 6000
 RECIPES = {
@@ -285,6 +286,20 @@ def test_no_room_is_said_before_the_start(addresses, tmp_path, monkeypatch):
             addresses[0], addresses[1:], RECIPES["tensor"], tmp_path / "out.safetensors"
         )
     assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_no_room_for_a_shard_that_goes_up_is_said(opened, object_store, monkeypatch):
+    paths, output = (
+        [checkpoint.files[0] for checkpoint in opened],
+        "s3://models/full/out.safetensors",
+    )
+    full = places.shutil.disk_usage(paths[0].parent)._replace(free=10)
+    with monkeypatch.context() as patch:
+        patch.setattr(places.shutil, "disk_usage", lambda path: full)
+        with pytest.raises(errors.CheckpointError, match="a shard of s3://models/full/out") as said:
+            files.merge_files(paths[0], paths[1:], RECIPES["tensor"], output)
+    assert "10 bytes are free; set TMPDIR to a folder with more room" in str(said.value)
+    assert object_store.names("full/") == []
 
 
 def test_an_output_beside_an_input_is_refused(addresses):

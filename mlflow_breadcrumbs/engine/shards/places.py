@@ -15,7 +15,7 @@ from typing import Protocol
 from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.engine import writing
 from mlflow_breadcrumbs.engine.remote import stores
-from mlflow_breadcrumbs.support import intake, json_documents, scratch
+from mlflow_breadcrumbs.support import intake, json_documents, scratch, wording
 
 
 class ShardPlace(Protocol):
@@ -49,8 +49,15 @@ class ShardPlace(Protocol):
         """Where a file of the output is."""
         ...
 
-    def computing(self) -> contextlib.AbstractContextManager[Path]:
-        """A folder on this machine; the checkpoints that are in it at the end are in this one."""
+    def computing(self, nbytes: int) -> contextlib.AbstractContextManager[Path]:
+        """A folder on this machine; the checkpoints that are in it at the end are in this one.
+
+        Args:
+            nbytes: that are going to be written there.
+
+        Raises:
+            CheckpointError: there is no room for them, or they can't be put where they belong.
+        """
         ...
 
     def publish(self, files: Mapping[writing.OutputShard, str]) -> Path | str:
@@ -128,7 +135,7 @@ class OnDisk:
         return str(self._output.with_name(name))
 
     @contextlib.contextmanager
-    def computing(self) -> Iterator[Path]:
+    def computing(self, nbytes: int) -> Iterator[Path]:
         """See `ShardPlace.computing`: this folder itself."""
         yield self.path
 
@@ -189,8 +196,15 @@ class _Stored:
         return f"{self._parent.address}/{name}"
 
     @contextlib.contextmanager
-    def computing(self) -> Iterator[Path]:
+    def computing(self, nbytes: int) -> Iterator[Path]:
         with scratch.folder() as folder:
+            if nbytes > (free := shutil.disk_usage(folder).free):
+                raise errors.CheckpointError(
+                    f"a shard of {self._parent.address}/{self._output} has {wording.size(nbytes)}, "
+                    f"and is written to {folder.parent} before it goes there, where "
+                    f"{wording.size(free)} are free; set TMPDIR to a folder with more room, or "
+                    "make the shards smaller (--max-shard-size)"
+                )
             yield folder
             for file in folder.glob("*.safetensors"):
                 self._parent.put(file, f"{self._folder}/{file.name}")

@@ -1,5 +1,6 @@
 """One shard of a planned merge, computed into the folder beside the output."""
 
+import contextlib
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -8,6 +9,7 @@ from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.engine import backends, merging, writing
 from mlflow_breadcrumbs.engine.backends import choosing
 from mlflow_breadcrumbs.engine.backends.cpu import cpu_backend, masking
+from mlflow_breadcrumbs.engine.remote import stores
 from mlflow_breadcrumbs.engine.shards import notes
 from mlflow_breadcrumbs.engine.shards.plans import ShardPlan
 from mlflow_breadcrumbs.support import processes, progress
@@ -89,11 +91,10 @@ def work_on(
     backend = backend or choosing.choose(threads=threads)
     shard = plan.layout(job)[number - 1]
     infos = merging.output_infos(part)
-    output = Path(plan.output)
-    with (
-        plan.staging.computing() as folder,
-        _NamedByContent(folder, [shard], infos, output) as writer,
-    ):
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(plan.staging.computing(shard.size))
+        output = folder / shard.name if stores.is_address(plan.output) else Path(plan.output)
+        writer = stack.enter_context(_NamedByContent(folder, [shard], infos, output))
         outcome = merging.compute(part, writer, backend, advance)
         for checkpoint in job.inputs:
             checkpoint.check_unchanged()

@@ -259,6 +259,11 @@ def merge_command(
     \b
     mlflow-breadcrumbs merge --from models:/clip-merged/1 --add models:/clip-birds/1
     """
+    if dry_run and (plan_only or choose):
+        raise click.UsageError(
+            "--dry-run goes with neither --plan-only, which writes a plan, nor --choose, which "
+            "merges and measures"
+        )
     theirs = mergekit_choice.chosen(mergekit, given | {"choose": choose, "origin": origin})
     if theirs is not None:
         given["base"] = uris.full(theirs.base)

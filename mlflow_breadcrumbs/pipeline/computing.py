@@ -20,6 +20,7 @@ from mlflow_breadcrumbs.engine import (
     recipe,
     settling,
 )
+from mlflow_breadcrumbs.engine.remote import stores
 from mlflow_breadcrumbs.engine.shards import budgets, local, plans
 from mlflow_breadcrumbs.flavor import foreign
 from mlflow_breadcrumbs.pipeline import inputs, keeping, merge_request
@@ -186,6 +187,15 @@ def plan(
     return file, made
 
 
+def check_executor(executor: executors.Executor, held: keeping.HeldParts, *, keep: bool) -> None:
+    """Raise `MergeError` for a merge with parts that workers are to do."""
+    if executor is not executors.LOCAL and (keep or held.known):
+        raise errors.MergeError(
+            "a merge that keeps parts, or is made from some, is done in one process; leave "
+            "--executor out, or --keep-parts"
+        )
+
+
 def check_reachable(taken: inputs.Inputs) -> None:
     """Raise `MergeError` for an input that workers who know no MLflow can't read."""
     for version in taken.everything:
@@ -231,6 +241,15 @@ def shard_size(taken: inputs.Inputs, given: int | None) -> int | None:
             "whose library reads one file; leave it out"
         )
     return given if given is not None or taken.is_ours else foreign.shard_size(taken.base)
+
+
+def check_work_folder(given: str | None) -> None:
+    """Raise `OutputError` for a work folder that is not on a disk."""
+    if stores.is_address(given):
+        raise errors.OutputError(
+            f"the work folder {given} is an address, and shards are kept on a disk until they are "
+            "registered; name a folder that all workers mount (--work-folder)"
+        )
 
 
 def work_folder(given: str | None, asked: str, *, otherwise: Path) -> Path:

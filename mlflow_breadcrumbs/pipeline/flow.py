@@ -81,6 +81,7 @@ def merge(
         return found
     with versions.workspace() as folder:
         held = keeping.find(request.change, folder)
+        computing.check_executor(executor, held, keep=request.keep_parts)
         known = request.change.digests if request.change else {}
         taken = inputs.open_all(resolved, folder, known=known, lazily=True)
         # What is measured has to be here; other weights are read where they are.
@@ -229,6 +230,7 @@ def _settled(
 def _check(request: MergeRequest) -> tuple[str, backends.Backend]:
     """Hold the request against all that is known without the registry; device and backend."""
     check_target(request.registered_model, request.alias)
+    computing.check_work_folder(request.work_folder)
     request.recipe.weight_of(len(request.sources))
     if request.tasks is not None and request.evaluator is not None:
         raise errors.TaskError(

@@ -141,12 +141,33 @@ def test_a_stopped_merge_goes_on_in_its_work_folder(zoo, tmp_path, monkeypatch):
     assert list((tmp_path / "work").iterdir()) == []
 
 
+def test_a_shard_that_was_damaged_is_done_again(zoo, tmp_path):
+    """It has the size that its worker says; what is registered is what the digest says."""
+    more = ["--tasks", "none", "--work-folder", tmp_path / "work"]
+    plan = merge(zoo, "damaged", *more, "--plan-only")["plan"]
+    run("work", plan, "--missing")
+    (shard,) = (tmp_path / "work").rglob("open_clip_model-*.safetensors")
+    content = bytearray(shard.read_bytes())
+    content[-3] ^= 1
+    shard.write_bytes(content)
+    made = merge(zoo, "damaged", *more)
+    assert made["weights_digest"] == expected(zoo, tmp_path)
+    run("verify", made["uri"])
+
+
 def test_options_that_do_not_go_together(zoo, tmp_path):
     words = ["merge", "--base", zoo.base, "--source", zoo.sources[0], "--registered-model", "x"]
     refused = run(*words, *RECIPE, "--tasks", "none", "--plan-only", code=2)
     assert "--plan-only needs a --work-folder" in refused.output
     refused = run(*words, *RECIPE, "--tasks", "none", "--max-shard-size", "5GB", code=1)
     assert "--max-shard-size is of no use here: models:/tiny/1 is an open" in refused.output
+    for other in (["--plan-only", "--work-folder", tmp_path / "work"], ["--choose"]):
+        refused = run(*words, "--tasks", "none", "--dry-run", *other, code=2)
+        assert "--dry-run goes with neither --plan-only" in refused.output
+    assert not (tmp_path / "work").exists()
+    address = ["--tasks", "none", "--work-folder", "s3://models/work"]
+    refused = run(*words, *RECIPE, *address, code=1)
+    assert "the work folder s3://models/work is an address" in refused.output
     (tmp_path / "file").touch()
     refused = run(*words, *RECIPE, "--tasks", "none", "--work-folder", tmp_path / "file", code=1)
     assert "cannot make the folder" in refused.output
@@ -175,6 +196,9 @@ def test_workers_of_ray_do_the_shards_of_a_registered_merge(zoo, ray_address, tm
     words = ["merge", "--base", zoo.base, *sources, "--registered-model", "by-ray", *RECIPE]
     refused = run(*words, "--tasks", "none", *ray, code=2)
     assert "--executor ray needs a --work-folder" in refused.output
-    made = merge(zoo, "by-ray", "--tasks", "none", *ray, "--work-folder", tmp_path / "work")
+    work = ["--work-folder", tmp_path / "work"]
+    refused = run(*words, "--tasks", "none", *ray, *work, "--keep-parts", code=1)
+    assert "is done in one process; leave --executor out, or --keep-parts" in refused.output
+    made = merge(zoo, "by-ray", "--tasks", "none", *ray, *work)
     assert made["weights_digest"] == expected(zoo, tmp_path)
     assert list((tmp_path / "work").iterdir()) == []

@@ -99,9 +99,8 @@ def check_output(
 def _verify(plan: ShardPlan, done: Sequence[notes.ShardNote]) -> None:
     """Read every shard that is to be moved."""
     for note in done:
-        file = plan.staging.file(note.file)
-        if plan.staging.size(note.file) is not None and not notes.is_sound(file, note):
+        if not notes.is_whole(plan, note):
             raise errors.IntegrityError(
-                f"{file} is not what was written: shard {note.shard} has to be done again "
-                f"(mlflow-breadcrumbs work PLAN --shard {note.shard})"
+                f"{plan.staging.file(note.file)} is not what was written: shard {note.shard} has "
+                f"to be done again (mlflow-breadcrumbs work PLAN --shard {note.shard})"
             )

@@ -101,9 +101,11 @@ class ShardWork:
 
 
 def _work(work: ShardWork, executor: executors.Executor, show: progress.Progress) -> None:
-    """Do the shards that are missing."""
+    """Do the shards that are missing, and those that are not what was written any more."""
     plan = work.plan
-    done = notes.find(plan)
+    found = notes.find(plan)
+    # Another call or a worker wrote these, so they are read before they are built upon.
+    done = [number for number, note in found.items() if notes.is_whole(plan, note)]
     missing = notes.missing(plan, done)
     with show("merge", total=plan.bytes_read, unit="bytes") as advance:
         advance(sum(plan.shards[number - 1].bytes_read for number in done))

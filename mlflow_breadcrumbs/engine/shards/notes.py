@@ -102,6 +102,13 @@ def is_in_place(plan: ShardPlan, note: ShardNote) -> bool:
     return is_sound(plan.staging.final(plan.shards[note.shard - 1].file), note)
 
 
+def is_whole(plan: ShardPlan, note: ShardNote) -> bool:
+    """Whether a shard that `find` found is what was written, bit by bit: the file is read."""
+    if plan.staging.size(note.file) is None:  # it is in place, and `find` has read it
+        return True
+    return is_sound(plan.staging.file(note.file), note)
+
+
 def is_sound(file: str, note: ShardNote) -> bool:
     """Whether a file has the tensors that a note says; it is read."""
     try:

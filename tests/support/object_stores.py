@@ -61,7 +61,7 @@ def running() -> Iterator[Store]:
 
 
 class _Files(http.server.BaseHTTPRequestHandler):
-    """Files of a folder, in ranges if the server knows them; each third answer may be a 503."""
+    """Files of a folder, in ranges if the server knows them; some answers may be a 503."""
 
     protocol_version = "HTTP/1.1"
 
@@ -78,7 +78,7 @@ class _Files(http.server.BaseHTTPRequestHandler):
         server: WebServer = self.server  # type: ignore[assignment]
         server.asked += 1
         file = server.folder / urllib.parse.unquote(self.path).lstrip("/")
-        if server.flaky and server.asked % 3 == 0:
+        if server.asked <= server.failures or (server.flaky and server.asked % 3 == 0):
             return self._send(503, b"", {})
         if not file.is_file():
             return self._send(404, b"", {})
@@ -114,11 +114,17 @@ class WebServer(http.server.ThreadingHTTPServer):
     daemon_threads = True
 
     def __init__(
-        self, folder: Path, *, ranges: bool = True, flaky: bool = False, tagged: bool = True
+        self,
+        folder: Path,
+        *,
+        ranges: bool = True,
+        flaky: bool = False,
+        tagged: bool = True,
+        failures: int = 0,
     ) -> None:
         super().__init__(("127.0.0.1", 0), _Files)
         self.folder, self.ranges, self.flaky, self.asked = folder, ranges, flaky, 0
-        self.tagged = tagged
+        self.tagged, self.failures = tagged, failures
 
     @property
     def address(self) -> str:

@@ -235,11 +235,10 @@ class ObjectFolder:
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 return ask()
-            except (FileNotFoundError, PermissionError, NotImplementedError) as error:
-                raise _refused(place, error) from error
-            except Exception as error:
+            except Exception as raised:
+                error = _true(raised)
                 if attempt == ATTEMPTS or not _may_pass(error):
-                    raise _refused(place, error) from error
+                    raise _refused(place, error) from raised
                 time.sleep(2.0 ** (attempt - 2))
         raise AssertionError
 
@@ -274,10 +273,23 @@ def _options(extra: str, address: str, kind: Any) -> dict[str, Any]:
 
 def _may_pass(error: Exception) -> bool:
     """Whether another attempt may succeed: nobody answered, or asked for patience."""
+    if isinstance(error, FileNotFoundError | PermissionError | NotImplementedError):
+        return False
     status = getattr(error, "status", None) or getattr(error, "code", None)
     if isinstance(status, int):
         return status >= 500 or status in (408, 429)
     return not isinstance(error, ValueError | TypeError)
+
+
+def _true(error: Exception) -> Exception:
+    """What happened; of a web server that can't be asked fsspec says that there is no file."""
+    cause = error.__cause__
+    if not isinstance(error, FileNotFoundError) or not isinstance(cause, Exception):
+        return error
+    status = getattr(cause, "status", None)
+    unanswered = isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError)
+    refused = isinstance(status, int) and status not in (404, 410)
+    return cause if unanswered or refused else error
 
 
 def _refused(place: str, error: Exception) -> errors.CheckpointError:

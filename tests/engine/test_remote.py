@@ -402,6 +402,12 @@ def test_a_web_server_that_begins_with_failures(opened, tmp_path, monkeypatch):
             checkpoints.Checkpoint.open(urls[0].replace("input0", "none"))
 
 
+def test_nothing_is_written_to_the_web(opened, tmp_path):
+    paths = [checkpoint.files[0] for checkpoint in opened]
+    with web(tmp_path) as urls, pytest.raises(errors.CheckpointError, match="can only be read"):
+        files.merge_files(paths[0], paths[1:], RECIPES["tensor"], urls[0], overwrite=True)
+
+
 def test_a_web_server_without_ranges(opened, tmp_path, monkeypatch):
     monkeypatch.setattr(opening, "FIRST", 100)
     with (

@@ -83,8 +83,16 @@ def of(output: str, folder: str) -> ShardPlace:
     Args:
         output: `….safetensors`, a path or an address.
         folder: the name of the folder beside it.
+
+    Raises:
+        CheckpointError: nothing can be written to such an address.
     """
     if stores.is_address(output):
+        if stores.normal(output).startswith(("http://", "https://")):
+            raise errors.CheckpointError(
+                f"the output {output} is a page of the web, which can only be read; write to a "
+                "disk or to an object store"
+            )
         parent, name = output.rsplit("/", 1)
         return _Stored(stores.ObjectFolder(parent), name, folder)
     return OnDisk(Path(output), Path(output).with_name(folder))

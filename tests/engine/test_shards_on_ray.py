@@ -67,7 +67,7 @@ def test_a_worker_that_is_killed_is_replaced(opened, tmp_path, on_ray):
     on_ray.workers = 2
     made, output = shard_cases.RECIPES["model"], tmp_path / "out.safetensors"
     plan = plans.make(opened[0], opened[1:], made, output, max_shard_size=shard_cases.SHARD)
-    plan.staging.mkdir()
+    plan.staging.path.mkdir()
     killer = threading.Thread(target=lambda: os.kill(held.pid(tmp_path), signal.SIGKILL))
     killer.start()
     told, numbers = [], range(1, len(plan.shards) + 1)

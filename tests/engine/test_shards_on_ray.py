@@ -107,7 +107,7 @@ def test_an_error_of_a_worker_is_the_one_that_a_merge_here_has(tmp_path, on_ray)
     for executor in ({}, {"executor": on_ray}):
         with pytest.raises(errors.MergeError) as caught:
             files.merge_files(
-                *(opened[0].path, [checkpoint.path for checkpoint in opened[1:]]),
+                *(opened[0].location, [checkpoint.location for checkpoint in opened[1:]]),
                 *(shard_cases.RECIPES["tensor"], tmp_path / "out.safetensors"),
                 max_shard_size=shard_cases.SHARD,
                 **executor,
@@ -136,9 +136,9 @@ def test_a_piece_that_kills_its_workers_is_given_up(on_ray):
 
 
 def command(opened, tmp_path, *more):
-    sources = [word for each in opened[1:] for word in ("--source", str(each.path))]
+    sources = [word for each in opened[1:] for word in ("--source", each.location)]
     output = ["--output", str(tmp_path / "out.safetensors"), "--density", "0.5", "--json"]
-    return ["merge-files", "--base", str(opened[0].path), *sources, *output, *more]
+    return ["merge-files", "--base", opened[0].location, *sources, *output, *more]
 
 
 def test_the_command_starts_a_cluster_of_its_own(opened, tmp_path):

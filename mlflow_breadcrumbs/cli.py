@@ -26,6 +26,7 @@ from mlflow_breadcrumbs.commands import (
     merging,
     printing,
     promoting,
+    pulling,
     searching,
     sharding,
     versions,
@@ -66,7 +67,11 @@ COMMANDS = {
         history.watch_command,
         lineage.ledger_group,
     ),
-    "Serve & set up": (webhooks.hooks_group, demonstration.quickstart_command),
+    "Serve & set up": (
+        pulling.pull_command,
+        webhooks.hooks_group,
+        demonstration.quickstart_command,
+    ),
 }
 """All commands, under the headings of the help."""
 READERS = frozenset({"list", "lineage", "impact", "history", "ledger", "approve", "rollback"})

@@ -40,7 +40,10 @@ def lay_out(
         return folder
     unwanted = shutil.ignore_patterns("*.safetensors", "*.safetensors.index.json")
     shutil.copytree(base.folder, folder, ignore=unwanted)
-    copies.copy(weights, folder / foreign.weights_file(base))
+    place = folder / foreign.weights_file(base)
+    several = foreign.files_of(weights)
+    for file in several:
+        copies.copy(file, place if len(several) == 1 else place.with_name(file.name))
     record = Model.load(str(folder / MLMODEL_FILE_NAME))
     # What MLflow measures of this folder is not the base's.
     record.model_id = record.run_id = record.model_uuid = None

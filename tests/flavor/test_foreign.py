@@ -17,6 +17,7 @@ from mlflow_breadcrumbs.pipeline import flow
 from mlflow_breadcrumbs.registry import versions
 
 transformers = pytest.importorskip("transformers")
+berts = pytest.importorskip("berts")
 
 pytestmark = pytest.mark.slow
 
@@ -125,20 +126,6 @@ def files_in(uri):
     return list(folder.rglob("*.safetensors*"))
 
 
-def register_text(name, model, folder):
-    """A small BERT, or an adapter on one, with its tokenizer."""
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{i}" for i in range(20))]
-    (folder / "vocab.txt").write_text("\n".join(words))
-    with mlflow.start_run():
-        mlflow.transformers.log_model(
-            {"model": model, "tokenizer": transformers.BertTokenizer(str(folder / "vocab.txt"))},
-            name="model",
-            task="text-classification",
-            registered_model_name=name,
-            pip_requirements=["torch", "transformers", "peft"],
-        )
-
-
 def adapted(base, seed, folder, **settings):
     """The model with a LoRA adapter that was trained a little, and what both make."""
     peft = pytest.importorskip("peft")
@@ -157,25 +144,17 @@ def adapted(base, seed, folder, **settings):
 def test_registered_adapters_are_merged_into_their_base(store, tmp_path):
     """Of two ranks, beside a full fine-tune: verified, done again, loaded by transformers."""
     torch.manual_seed(0)
-    config = transformers.BertConfig(
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=24,
-        vocab_size=25,
-        num_labels=3,
-    )
-    base = transformers.BertForSequenceClassification(config)
+    base = transformers.BertForSequenceClassification(berts.config())
     full = copy.deepcopy(base)
     with torch.no_grad():
         for parameter in full.parameters():
             parameter += 0.01 * torch.randn_like(parameter)
-    register_text("bert", base, tmp_path)
-    register_text("bert-full", full, tmp_path)
+    berts.register("bert", base, tmp_path)
+    berts.register("bert-full", full, tmp_path)
     made = []
     for number, settings in enumerate(({}, {"r": 5, "target_modules": ["key", "dense"]}), start=1):
         tuned, whole = adapted(base, number, tmp_path, **settings)
-        register_text(f"lora-{number}", tuned, tmp_path)
+        berts.register(f"lora-{number}", tuned, tmp_path)
         made.append(whole)
     assert versions.resolve("models:/lora-1/1").recorded_digest is None
     request = flow.MergeRequest(

@@ -65,6 +65,7 @@ def calls(zoo: zoos.Zoo, policy: Path, url: str, name: str) -> Mapping[str, tupl
         "reproduce": (made,),
         "export": (made, "--format", "slsa"),
         "report": (made,),
+        "pull": (made, "pulled"),
         "ledger sync": (),
         "ledger head": (),
         "ledger verify": (),

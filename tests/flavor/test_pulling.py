@@ -1,0 +1,77 @@
+"""`pull`: a version as the folder that its own library loads."""
+
+import json
+from pathlib import Path
+
+import open_clip
+import pytest
+import torch
+from click.testing import CliRunner
+
+from mlflow_breadcrumbs import cli
+from mlflow_breadcrumbs.registry import versions
+
+
+def pull(*arguments, code=0):
+    result = CliRunner().invoke(cli.main, ["pull", *map(str, arguments)])
+    assert result.exit_code == code, (result.output, result.exception)
+    return result
+
+
+def test_open_clip_loads_what_was_pulled(family, tmp_path):
+    folder = tmp_path / "new" / "clip"
+    said = json.loads(pull(family.merged, folder, "--json").stdout)
+    assert said["loaded"] == "open_clip"
+    assert said["recorded"]
+    assert said["weights_digest"] == versions.resolve(family.merged).recorded_digest
+    assert {"open_clip_config.json", "open_clip_model.safetensors", "lineage.json"} <= set(
+        said["files"]
+    )
+    assert not {"MLmodel", "conda.yaml"} & set(said["files"])
+    model, _, _ = open_clip.create_model_and_transforms(f"local-dir:{folder}")
+    assert sum(parameter.numel() for parameter in model.parameters())
+    assert [path.name for path in folder.parent.iterdir()] == ["clip"]
+    refused = pull(family.merged, folder, code=1)
+    assert "exists and is no empty folder; name another" in refused.output
+    text = pull(family.merged, tmp_path / "unloaded", "--no-load").stdout
+    assert "loaded by" not in text
+
+
+def test_bytes_that_were_changed_are_not_taken(family, tmp_path):
+    file = family.file(family.merged)
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    refused = pull(family.merged, tmp_path / "clip", code=1)
+    assert "were changed after they were registered" in refused.output
+    assert not list(tmp_path.glob("*clip*"))
+
+
+@pytest.mark.slow
+def test_transformers_loads_what_was_pulled(store, tmp_path, monkeypatch):
+    """Weights and tokenizer side by side; several files stay several."""
+    transformers = pytest.importorskip("transformers")
+    import berts
+
+    monkeypatch.setenv("MLFLOW_HUGGINGFACE_MODEL_MAX_SHARD_SIZE", "6KB")
+    torch.manual_seed(0)
+    model = transformers.BertForSequenceClassification(berts.config())
+    berts.register("bert", model, tmp_path)
+    folder = tmp_path / "pulled"
+    folder.mkdir()
+    said = json.loads(pull("bert/1", folder, "--json").stdout)
+    assert said["loaded"] == "transformers"
+    assert not said["recorded"]
+    names = set(said["files"])
+    assert {"config.json", "model.safetensors.index.json", "tokenizer_config.json"} <= names
+    loaded = transformers.AutoModelForSequenceClassification.from_pretrained(folder)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    assert tokenizer("w1 w2")["input_ids"]
+    root = Path(versions.resolve("models:/bert/1").location.removeprefix("file://"))
+    config = json.loads((folder / "config.json").read_text()) | {"num_hidden_layers": 2}
+    (root / "model" / "config.json").write_text(json.dumps(config))
+    refused = pull("bert/1", tmp_path / "damaged", code=1)
+    assert "of the tensors of models:/bert/1 missing or of another shape" in refused.output
+    assert not (tmp_path / "damaged").exists()

@@ -1,0 +1,31 @@
+"""Small BERTs with a tokenizer, as versions that `mlflow.transformers` logs."""
+
+import mlflow
+import transformers
+
+
+def config(**settings):
+    """The configuration of one."""
+    known = {
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 24,
+        "vocab_size": 25,
+        "num_labels": 3,
+    }
+    return transformers.BertConfig(**known | settings)
+
+
+def register(name, model, folder):
+    """A small BERT, or an adapter on one, with its tokenizer."""
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{i}" for i in range(20))]
+    (folder / "vocab.txt").write_text("\n".join(words))
+    with mlflow.start_run():
+        mlflow.transformers.log_model(
+            {"model": model, "tokenizer": transformers.BertTokenizer(str(folder / "vocab.txt"))},
+            name="model",
+            task="text-classification",
+            registered_model_name=name,
+            pip_requirements=["torch", "transformers", "peft"],
+        )

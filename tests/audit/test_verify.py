@@ -315,9 +315,9 @@ def test_weights_that_versions_share_are_read_once(family, monkeypatch):
     read = []
     original = evidence._read
 
-    def counted(resolved, fault):
+    def counted(resolved, *more):
         read.append(resolved.location)
-        return original(resolved, fault)
+        return original(resolved, *more)
 
     monkeypatch.setattr(evidence, "_read", counted)
     verify.verify_all()

@@ -10,6 +10,7 @@ from click.testing import CliRunner
 
 from mlflow_breadcrumbs import cli, ledger
 from mlflow_breadcrumbs.audit import export
+from mlflow_breadcrumbs.engine import recipe
 from mlflow_breadcrumbs.ledger import stores
 from mlflow_breadcrumbs.lineage import contents
 from mlflow_breadcrumbs.pipeline import flow
@@ -85,7 +86,7 @@ def test_lineage_and_events_have_no_password(zoo, monkeypatch):
         base=zoo.base,
         sources=zoo.sources[:2],
         registered_model="merged",
-        recipe=flow.recipe.MergeRecipe.from_method("breadcrumbs", sources=2),
+        recipe=recipe.MergeRecipe.from_method("breadcrumbs", sources=2),
         tasks=tasks,
         device="cpu",
     )

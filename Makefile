@@ -58,11 +58,6 @@ study: setup  ## the study of docs/study.md: fetch, fine-tune, measure, write it
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable '.[dev,study]'
 	$(BIN)/python -m study $(ARGUMENTS)
 
-.PHONY: axe
-axe:  ## fetch axe-core, by which the tests look at the server app's pages; wants npm
-	cd tests/server && npm pack --silent axe-core@4.14.1 > .axe && \
-	    tar -xOzf "$$(cat .axe)" package/axe.min.js > axe.min.js && rm "$$(cat .axe)" .axe
-
 .PHONY: screenshots
 screenshots: setup  ## pictures of MLflow's pages of the demo into docs/images; wants chromium
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable '.[dev,screenshots]'

@@ -41,6 +41,7 @@ OF_FILES = ("merge-files", "plan", "work", "finish")
 NO_VERSION = {
     ("import", "checkpoint"): "a file",
     ("list", "name"): "a registered model",
+    ("pull", "folder"): "a folder",
     ("rollback", "name"): "a registered model",
     ("history", "name"): "a registered model",
     ("watch", "names"): "registered models",

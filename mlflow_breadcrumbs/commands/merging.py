@@ -367,10 +367,7 @@ def _plan(request: "merge_request.MergeRequest", *, as_json: bool) -> None:
     if as_json:
         printing.print_json({"plan": str(path), **sharding.summary(made)})
         return
-    printing.echo(
-        f"{path}: {wording.counted(len(made.shards), 'shards')}, "
-        f"{wording.size(made.bytes_read)} to read, {wording.size(made.bytes_written)} to write"
-    )
+    sharding.print_plan(path, made)
     printing.echo(f"Next: {shlex.join(['mlflow-breadcrumbs', 'work', str(path), '--missing'])}")
     printing.echo("Then: this command again, without --plan-only")
 

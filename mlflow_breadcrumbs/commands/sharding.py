@@ -84,10 +84,7 @@ def plan_command(
         return
     if choice:
         printing.echo(f"Chosen: {choice.why}.")
-    printing.echo(
-        f"{path}: {wording.counted(len(made.shards), 'shards')}, "
-        f"{wording.size(made.bytes_read)} to read, {wording.size(made.bytes_written)} to write"
-    )
+    print_plan(path, made)
     if made.staging.has_output(sharded=len(made.shards) > 1):
         printing.print_notes([f"{output} exists; finish replaces it only with --overwrite"])
 
@@ -186,6 +183,14 @@ def finish_command(plan: str, overwrite: bool, verify: bool, as_json: bool) -> N
         printing.print_json(result.to_dict())
     else:
         merging.print_merge(result, [read.base.path, *(source.label for source in read.sources)])
+
+
+def print_plan(path: str | Path, plan: "plans.ShardPlan") -> None:
+    """Say where a plan is, and what there is to do."""
+    printing.echo(
+        f"{path}: {wording.counted(len(plan.shards), 'shards')}, "
+        f"{wording.size(plan.bytes_read)} to read, {wording.size(plan.bytes_written)} to write"
+    )
 
 
 def summary(plan: "plans.ShardPlan") -> dict[str, Any]:

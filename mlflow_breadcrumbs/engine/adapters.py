@@ -18,12 +18,10 @@ import contextlib
 import dataclasses
 import math
 import re
-import tempfile
 import threading
-import weakref
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,7 +30,7 @@ from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.engine import checkpoints, headers, stored_bytes
 from mlflow_breadcrumbs.engine.backends.cpu import kernels, reading
 from mlflow_breadcrumbs.engine.remote import stores
-from mlflow_breadcrumbs.support import descriptors, json_documents
+from mlflow_breadcrumbs.support import json_documents
 
 CONFIG, WEIGHTS = headers.ADAPTER_CONFIG, headers.ADAPTER_WEIGHTS
 ROWS = 1 << 20
@@ -271,14 +269,6 @@ def _matrix(shape: tuple[int, ...]) -> tuple[int, int]:
     return (shape[0], math.prod(shape[1:])) if len(shape) > 1 else (0, 0)
 
 
-class _MadeTensor:
-    """A tensor that was computed: a file without a name, gone once nobody holds this."""
-
-    def __init__(self) -> None:
-        self.file: IO[bytes] = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
-        weakref.finalize(self, self.file.close)
-
-
 class _Composed:
     """The bytes of the base, of the adapter, and of what both make; see `StoredBytes`.
 
@@ -308,7 +298,7 @@ class _Composed:
             end += entry.nbytes
         self._starts = np.array(sorted(self._names), np.int64)
         self._lock = threading.Lock()
-        self._held: dict[str, concurrent.futures.Future[_MadeTensor]] = {}
+        self._held: dict[str, concurrent.futures.Future[stored_bytes.NamelessFile]] = {}
 
     @property
     def states(self) -> tuple[stored_bytes.FileState, ...]:
@@ -328,7 +318,7 @@ class _Composed:
             content, number = self._elsewhere(file)
             return content.raw(number, offset, nbytes)
         name = self._names[offset]
-        return stored_bytes.mapped(self._tensor(name).file, nbytes)
+        return self._tensor(name).map()
 
     def read_into(self, file: int, offset: int, out: memoryview) -> int:
         if file:
@@ -336,7 +326,7 @@ class _Composed:
             return content.read_into(number, offset, out)
         start = int(self._starts[np.searchsorted(self._starts, offset, side="right") - 1])
         held = self._tensor(self._names[start])
-        return descriptors.read_into(held.file.fileno(), out, offset - start)
+        return held.read_into(out, offset - start)
 
     def held(self, file: int, offset: int, nbytes: int) -> int:
         if file:
@@ -362,7 +352,7 @@ class _Composed:
             self._held.clear()
         self._own.close()
 
-    def _tensor(self, name: str) -> _MadeTensor:
+    def _tensor(self, name: str) -> stored_bytes.NamelessFile:
         """The tensor, computed by the first who asks while others wait."""
         with self._lock:
             coming = self._held.get(name)
@@ -378,12 +368,16 @@ class _Composed:
                     self._held.pop(name, None)
         return coming.result()
 
-    def _compute(self, name: str) -> _MadeTensor:
+    def _compute(self, name: str) -> stored_bytes.NamelessFile:
         """W + scale · B · A, some rows at a time, into a file."""
-        change, held = self._changes[name], _MadeTensor()
+        change, nbytes = self._changes[name], self.entries[name].nbytes
+        try:
+            held = stored_bytes.NamelessFile(nbytes)
+        except OSError as error:
+            raise stored_bytes.no_room(error, f"the tensor {name!r}", nbytes) from error
         a, b = (self._factor(key) for key in (change.a, change.b))
         rows, columns = _matrix(self.entries[name].shape)
-        info, buffers = self._base.info(name), reading.Buffers()
+        buffers = reading.Buffers()
         scale = np.float32(change.scale)
         step = max(1, ROWS // max(columns, 1))
         for first in range(0, rows, step):
@@ -397,23 +391,12 @@ class _Composed:
                 left, right = b[first:last], a
             kernels.add_low_rank(left, right, scale, out)
             try:
-                _write(held.file, out, first * columns * 4)
+                held.write(out.reshape(-1).view(np.uint8).data, first * columns * 4)
             except OSError as error:
-                raise errors.CheckpointError(
-                    f"cannot hold the tensor {name!r}, {rows * columns * 4 / 1e6:.1f} MB, in "
-                    f"{tempfile.gettempdir()}: {error.strerror}; set TMPDIR to a folder with room"
-                ) from error
-        assert info.shape == self.entries[name].shape
+                raise stored_bytes.no_room(error, f"the tensor {name!r}", nbytes) from error
         return held
 
     def _factor(self, key: str) -> kernels.Floats:
         """A factor as a float32 matrix."""
         tensor = self._own.tensor(key).to(torch.float32)
         return np.ascontiguousarray(tensor.reshape(tensor.shape[0], -1).numpy())
-
-
-def _write(file: IO[bytes], content: kernels.Floats, offset: int) -> None:
-    view = content.reshape(-1).view(np.uint8).data
-    while view:
-        written = descriptors.write(file.fileno(), view, offset)
-        view, offset = view[written:], offset + written

@@ -2,11 +2,13 @@
 
 import mmap
 import os
+import tempfile
 import weakref
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import IO, NamedTuple, Protocol
 
+from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.support import descriptors
 
 
@@ -118,9 +120,50 @@ class Mapped:
         self._close()
 
 
-def mapped(file: IO[bytes], nbytes: int) -> memoryview:
-    """All bytes of a temporary file; they stay for as long as the view."""
-    return memoryview(mmap.mmap(file.fileno(), nbytes, access=mmap.ACCESS_COPY))
+class NamelessFile:
+    """Bytes in the temporary folder, in a file without a name: gone once nobody holds this.
+
+    Args:
+        nbytes: its size.
+
+    Raises:
+        OSError: it can't be made.
+    """
+
+    def __init__(self, nbytes: int) -> None:
+        self._file: IO[bytes] = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
+        weakref.finalize(self, self._file.close)
+        os.truncate(self._file.fileno(), nbytes)
+        self.nbytes = nbytes
+
+    def write(self, content: bytes | memoryview, offset: int) -> None:
+        """Write at an offset; raises `OSError`."""
+        view = memoryview(content)
+        while view:
+            written = descriptors.write(self._file.fileno(), view, offset)
+            view, offset = view[written:], offset + written
+
+    def read_into(self, out: memoryview, offset: int) -> int:
+        """Copy bytes from an offset on; how many there were."""
+        return descriptors.read_into(self._file.fileno(), out, offset)
+
+    def map(self) -> memoryview:
+        """All bytes; they stay for as long as the view."""
+        return memoryview(mmap.mmap(self._file.fileno(), self.nbytes, access=mmap.ACCESS_COPY))
+
+
+def no_room(error: OSError, what: str, nbytes: int) -> errors.CheckpointError:
+    """The error for what the temporary folder can't hold.
+
+    Args:
+        error: the system's.
+        what: was to be held.
+        nbytes: of it.
+    """
+    return errors.CheckpointError(
+        f"cannot hold {nbytes / 1e6:.1f} MB of {what} in {tempfile.gettempdir()}: "
+        f"{error.strerror or error}; set TMPDIR to a folder with more room"
+    )
 
 
 def _open_all(files: Iterable[Path]) -> tuple[list[mmap.mmap], list[int]]:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import weakref
 
 import object_stores
 import pytest
@@ -16,7 +17,7 @@ import zoos
 from click.testing import CliRunner
 
 from mlflow_breadcrumbs import cli, errors
-from mlflow_breadcrumbs.engine import checkpoints, files, merging, recipe, writing
+from mlflow_breadcrumbs.engine import checkpoints, files, merging, recipe, stored_bytes, writing
 from mlflow_breadcrumbs.engine.remote import ahead, fetching, opening, stores
 from mlflow_breadcrumbs.engine.shards import places
 
@@ -118,16 +119,16 @@ def test_each_byte_is_fetched_once(opened, addresses, tmp_path, name):
 def test_little_is_held_at_once(opened, addresses, tmp_path, monkeypatch):
     """Every segment that comes is counted until nobody has it any more."""
     held, most, lock = set(), [0], threading.Lock()
-    made = fetching._SegmentBytes.__init__
+    made = stored_bytes.NamelessFile.__init__
 
     def counted(self, nbytes):
         made(self, nbytes)
         with lock:
             held.add((id(self), nbytes))
             most[0] = max(most[0], sum(size for _, size in held))
-        fetching.weakref.finalize(self, held.discard, (id(self), nbytes))
+        weakref.finalize(self, held.discard, (id(self), nbytes))
 
-    monkeypatch.setattr(fetching._SegmentBytes, "__init__", counted)
+    monkeypatch.setattr(stored_bytes.NamelessFile, "__init__", counted)
     monkeypatch.setattr(fetching, "PIECE", 4000)
     monkeypatch.setattr(ahead, "LIMIT", 20_000)
     inputs = [checkpoints.Checkpoint.open(address) for address in addresses]

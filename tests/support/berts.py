@@ -1,6 +1,6 @@
 """Small BERTs with a tokenizer, as versions that `mlflow.transformers` logs."""
 
-import mlflow
+import texts
 import transformers
 
 
@@ -21,11 +21,4 @@ def register(name, model, folder):
     """A small BERT, or an adapter on one, with its tokenizer."""
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{i}" for i in range(20))]
     (folder / "vocab.txt").write_text("\n".join(words))
-    with mlflow.start_run():
-        mlflow.transformers.log_model(
-            {"model": model, "tokenizer": transformers.BertTokenizer(str(folder / "vocab.txt"))},
-            name="model",
-            task="text-classification",
-            registered_model_name=name,
-            pip_requirements=["torch", "transformers", "peft"],
-        )
+    texts.log(name, model, transformers.BertTokenizer(str(folder / "vocab.txt")))

@@ -7,19 +7,14 @@ nothing is left whatever happens; it goes when all its tensors have been release
 
 import bisect
 import concurrent.futures
-import os
-import tempfile
 import threading
-import weakref
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO
 
 from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.engine import headers, stored_bytes
 from mlflow_breadcrumbs.engine.remote import stores
 from mlflow_breadcrumbs.engine.stored_bytes import FileState
-from mlflow_breadcrumbs.support import descriptors
 
 PIECE = 1 << 23
 """Bytes of one request; a store's first byte takes as long as some megabytes."""
@@ -27,26 +22,6 @@ AT_ONCE = 16
 """Requests under way, of all checkpoints together."""
 
 _pool = concurrent.futures.ThreadPoolExecutor(AT_ONCE, "breadcrumbs-fetch")
-
-
-class _SegmentBytes:
-    """The bytes of a segment, here: a file that is gone once nobody holds this."""
-
-    def __init__(self, nbytes: int) -> None:
-        self.file: IO[bytes] = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
-        weakref.finalize(self, self.file.close)
-        os.truncate(self.file.fileno(), nbytes)
-        self.nbytes = nbytes
-
-    def write(self, content: bytes, offset: int) -> None:
-        view = memoryview(content)
-        while view:
-            written = descriptors.write(self.file.fileno(), view, offset)
-            view, offset = view[written:], offset + written
-
-    def map(self) -> memoryview:
-        """All bytes; they stay for as long as the view."""
-        return stored_bytes.mapped(self.file, self.nbytes)
 
 
 class _Segment:
@@ -61,10 +36,10 @@ class _Segment:
         self._folder = folder
         self._file = file
         self._lock = threading.Lock()
-        self._coming: concurrent.futures.Future[_SegmentBytes] | None = None
+        self._coming: concurrent.futures.Future[stored_bytes.NamelessFile] | None = None
         self._wanted: set[int] = set()
 
-    def begin(self) -> "concurrent.futures.Future[_SegmentBytes]":
+    def begin(self) -> "concurrent.futures.Future[stored_bytes.NamelessFile]":
         """Have it come, unless it is coming or here."""
         with self._lock:
             if self._coming is None:
@@ -79,13 +54,13 @@ class _Segment:
             if not self._wanted:
                 self._coming = None
 
-    def _fetch(self) -> "concurrent.futures.Future[_SegmentBytes]":
+    def _fetch(self) -> "concurrent.futures.Future[stored_bytes.NamelessFile]":
         """Queue the requests."""
-        done: concurrent.futures.Future[_SegmentBytes] = concurrent.futures.Future()
+        done: concurrent.futures.Future[stored_bytes.NamelessFile] = concurrent.futures.Future()
         try:
-            held = _SegmentBytes(self.nbytes)
+            held = stored_bytes.NamelessFile(self.nbytes)
         except OSError as error:
-            done.set_exception(_explain(error, self.nbytes))
+            done.set_exception(stored_bytes.no_room(error, "an input", self.nbytes))
             return done
         if self._folder.ranged:
             spans = [
@@ -113,20 +88,20 @@ class _Segment:
             piece.add_done_callback(settle)
         return done
 
-    def _piece(self, held: _SegmentBytes, start: int, stop: int) -> None:
+    def _piece(self, held: stored_bytes.NamelessFile, start: int, stop: int) -> None:
         content = self._folder.read(self._file, start, stop)
         try:
             held.write(content, start - self.start)
         except OSError as error:
-            raise _explain(error, held.nbytes) from error
+            raise stored_bytes.no_room(error, "an input", held.nbytes) from error
 
-    def _stream(self, held: _SegmentBytes) -> None:
+    def _stream(self, held: stored_bytes.NamelessFile) -> None:
         offset = 0
         for chunk in self._folder.stream(self._file):
             try:
                 held.write(chunk, offset)
             except OSError as error:
-                raise _explain(error, held.nbytes) from error
+                raise stored_bytes.no_room(error, "an input", held.nbytes) from error
             offset += len(chunk)
         if offset != held.nbytes:
             raise errors.CheckpointError(
@@ -184,7 +159,7 @@ class Fetched:
         self._touched.add(file)
         segment = self._segment(file, offset)
         held = segment.begin().result()
-        return descriptors.read_into(held.file.fileno(), out, offset - segment.start)
+        return held.read_into(out, offset - segment.start)
 
     def held(self, file: int, offset: int, nbytes: int) -> int:
         """See `StoredBytes.held`."""
@@ -233,10 +208,3 @@ def _segments(
             made.append(segment)
         segments.append(made)
     return segments
-
-
-def _explain(error: OSError, nbytes: int) -> errors.CheckpointError:
-    return errors.CheckpointError(
-        f"cannot hold {nbytes / 1e6:.1f} MB of an input in {tempfile.gettempdir()}: "
-        f"{error.strerror or error}; set TMPDIR to a folder with more room"
-    )

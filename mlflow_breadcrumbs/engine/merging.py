@@ -289,7 +289,7 @@ def merge_into(
     Raises:
         MergeError: a value is not finite, or a source is too far from the base.
     """
-    outcome = compute(job, writer, backend, _unheard)
+    outcome = compute(job, writer, backend, progress.unheard)
     check_norms(job, outcome, max_norm_ratio)
 
 
@@ -469,10 +469,6 @@ def check_norms(job: backends.Job, outcome: backends.Outcome, limit: float | Non
                 "Give the base that it comes from, leave it out, or raise the limit "
                 "(--max-norm-ratio)"
             )
-
-
-def _unheard(amount: float) -> None:
-    """The `progress.Advance` of a merge that is a moment of something longer."""
 
 
 def _short(dtype: torch.dtype) -> str:

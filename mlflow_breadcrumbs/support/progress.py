@@ -21,11 +21,11 @@ class Progress(Protocol):
         ...
 
 
+def unheard(amount: float) -> None:
+    """The `Advance` of work that nobody watches."""
+
+
 @contextmanager
 def silent(description: str, *, total: float | None, unit: str = "") -> Iterator[Advance]:
     """The `Progress` that shows nothing: the library's default."""
-
-    def advance(amount: float) -> None:
-        pass
-
-    yield advance
+    yield unheard

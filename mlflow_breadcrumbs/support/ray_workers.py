@@ -256,13 +256,9 @@ class RemoteWorker:
                 self._open.close()
                 work: executors.Work[Any, Any] = ray.get(shared.reference)
                 self._do, self._token = self._open.enter_context(work.begin()), shared.token
-            return self._do(piece, _unheard)
+            return self._do(piece, progress.unheard)
         except errors.BreadcrumbsError as error:
             return error
-
-
-def _unheard(amount: float) -> None:
-    """Whole pieces are told by who waits for them."""
 
 
 def _check_version(found: str) -> None:

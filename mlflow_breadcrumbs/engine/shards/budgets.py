@@ -9,7 +9,7 @@ from typing import Any
 from mlflow_breadcrumbs.engine import backends, merging, writing
 from mlflow_breadcrumbs.engine.backends.cpu import reading
 from mlflow_breadcrumbs.engine.remote import ahead
-from mlflow_breadcrumbs.support import processes, wording
+from mlflow_breadcrumbs.support import processes, progress, wording
 
 SAMPLE = 1 << 27
 """Bytes of inputs that are merged to see how long it takes."""
@@ -81,9 +81,10 @@ def of(
     names = _sample(job)
     part = dataclasses.replace(job, merged=names, copied=[], verify=True)
     writer = writing.MemoryWriter(merging.output_infos(part))
-    merging.compute(part, writer, backend, _unheard)  # compiles, where that was not done before
+    # The first time compiles, where that was not done before.
+    merging.compute(part, writer, backend, progress.unheard)
     started = time.perf_counter()
-    merging.compute(part, writer, backend, _unheard)
+    merging.compute(part, writer, backend, progress.unheard)
     seconds = time.perf_counter() - started
     effort = sum(_effort(job, name) for name in job.merged) / sum(_effort(job, n) for n in names)
     copied = sum(_nbytes(job, name) for name in job.copied) / part.nbytes
@@ -152,7 +153,3 @@ def _duration(seconds: float) -> str:
     if seconds < 5400:
         return f"{seconds / 60:.0f} min"
     return f"{seconds / 3600:.1f} h"
-
-
-def _unheard(amount: float) -> None:
-    """The `progress.Advance` of a sample."""

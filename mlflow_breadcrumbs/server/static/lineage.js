@@ -5,6 +5,7 @@
 const WIDTH = 210; // between two columns, in the graph's units
 const HEIGHT = 52; // between two rows
 const LABEL = 30; // characters of a label
+const AT_ONCE = 400; // versions that are added before the browser may draw again
 
 const box = document.getElementById("graph");
 const chosen = document.getElementById("chosen");
@@ -134,22 +135,41 @@ function find(graph, text) {
 }
 
 // All of a small graph; of one that would be too small to read, this version and what is near it.
-function begin(graph) {
-  graph.fit(undefined, 20);
+function begin(graph, large) {
+  if (!large) graph.fit(undefined, 20);
   if (graph.zoom() > 1.2) graph.zoom(1.2), graph.center();
-  if (graph.zoom() < 0.5) graph.zoom(0.9), graph.center(graph.$(".root"));
+  if (large || graph.zoom() < 0.5) graph.zoom(0.9), graph.center(graph.$(".root"));
+}
+
+// The elements in portions, those nearest to this version first: each has some versions, and the
+// edges whose two ends are there by then.
+function portions(all) {
+  const nodes = [...all.nodes].sort((one, other) => Math.abs(one.data.column) - Math.abs(other.data.column));
+  const place = new Map(nodes.map((node, number) => [node.data.id, Math.floor(number / AT_ONCE)]));
+  const found = Array.from({ length: Math.ceil(nodes.length / AT_ONCE) }, () => ({ nodes: [], edges: [] }));
+  for (const node of nodes) found[place.get(node.data.id)].nodes.push(node);
+  for (const edge of all.edges) {
+    found[Math.max(place.get(edge.data.source), place.get(edge.data.target))].edges.push(edge);
+  }
+  return found;
+}
+
+async function add(graph, portion) {
+  await new Promise((resolve) => { setTimeout(resolve); }); // the browser draws, and hears the user
+  graph.batch(() => graph.add(portion));
 }
 
 async function draw() {
   const answer = await fetch(location.href, { headers: { Accept: "application/json" } });
   const page = await answer.json();
-  const large = page.nodes.length > 500;
+  const large = page.nodes.length > AT_ONCE;
+  const [first, ...others] = portions(elements(page));
   const graph = cytoscape({
-    container: box, elements: elements(page), layout: { name: "preset" }, style: style(),
+    container: box, elements: first, layout: { name: "preset" }, style: style(),
     minZoom: 0.02, maxZoom: 3, hideEdgesOnViewport: large, textureOnViewport: large,
     boxSelectionEnabled: false, autoungrabify: true,
   });
-  begin(graph);
+  begin(graph, large);
   graph.on("tap", "node", (event) => tell(graph, event.target));
   box.addEventListener("keydown", (event) => keys(graph, event));
   document.getElementById("nearer").addEventListener("click", () => zoom(graph, 1.25));
@@ -157,7 +177,9 @@ async function draw() {
   document.getElementById("whole").addEventListener("click", () => graph.fit(undefined, 20));
   document.getElementById("wanted").addEventListener("input", (event) => find(graph, event.target.value));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => graph.style(style()));
-  box.dataset.nodes = page.nodes.length;
+  box.dataset.begun = first.nodes.length;
+  for (const portion of others) await add(graph, portion);
+  box.dataset.nodes = graph.nodes().length;
 }
 
 draw().catch(() => { chosen.textContent = "The graph can't be drawn; the table below has the same."; });

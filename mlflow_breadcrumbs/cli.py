@@ -52,6 +52,7 @@ COMMANDS = {
         promoting.promote_command,
         promoting.approve_command,
         promoting.rollback_command,
+        promoting.recall_command,
         promoting.recheck_command,
     ),
     "Audit": (
@@ -74,7 +75,9 @@ COMMANDS = {
     ),
 }
 """All commands, under the headings of the help."""
-READERS = frozenset({"list", "lineage", "impact", "history", "ledger", "approve", "rollback"})
+READERS = frozenset(
+    {"list", "lineage", "impact", "history", "ledger", "approve", "rollback", "recall"}
+)
 """Commands that load no model: what they leave for the garbage collector is little."""
 
 

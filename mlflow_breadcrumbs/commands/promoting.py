@@ -167,6 +167,40 @@ def approve_command(
     printing.echo(f"approved by {people} now; weights {done.weights_digest}")
 
 
+@click.command("recall")
+@click.argument("uri", type=addresses.VERSION)
+@click.option("--reason", type=options.TEXT, default="", help="Why: it is shown to everybody.")
+@options.switch("--withdraw", help="The weights may be used again.")
+@options.notify_option
+@options.ledger_option
+@options.json_option
+def recall_command(uri: str, reason: str, withdraw: bool | None, as_json: bool) -> None:
+    """Say that a version's weights are not to be used, and show what descends from them.
+
+    Neither they nor anything that was made from them is promoted or gone back to until that is
+    withdrawn. No alias is moved: those that are live are listed.
+
+    \b
+    mlflow-breadcrumbs recall clip-cars/1 --reason "trained on test images"
+    """
+    from mlflow_breadcrumbs.commands import terminal
+    from mlflow_breadcrumbs.promotion import recalls
+
+    done = (recalls.withdraw if withdraw else recalls.recall)(uri, reason)
+    if as_json:
+        printing.print_json(done.to_dict())
+        return
+    rows = [entry.to_dict() | {"aliases": ", ".join(entry.aliases)} for entry in done.affected]
+    if rows:
+        terminal.print_table(
+            rows, {"uri": "descends from it", "kind": "kind", "aliases": "aliases now"}
+        )
+    what = "is no longer recalled" if withdraw else "is recalled"
+    printing.echo(f"{done.uri} {what} (event {done.event}); weights {done.weights_digest}")
+    if done.live:
+        printing.echo(f"live now: {', '.join(done.live)}")
+
+
 @click.command("rollback")
 @click.argument("name")
 @alias_option

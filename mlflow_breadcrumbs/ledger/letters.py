@@ -32,6 +32,8 @@ KINDS = (
     "alias",
     "approval",
     "approval_withdrawn",
+    "recall",
+    "recall_withdrawn",
     "promotion",
     "rollback",
     "recheck",

@@ -51,6 +51,29 @@ def of_model(name: str, page: sharing.Page) -> ModelHistory:
     return ModelHistory(tuple(events.credited(found)), looked)
 
 
+def of_kinds(kinds: Sequence[str], page: sharing.Page) -> list[events.Event]:
+    """The events of some kinds about whatever version, in order, each by who began the job.
+
+    Args:
+        kinds: That change nothing in the registry, and so have no intent.
+        page: Versions by URI, with their tags, which may hold the events of others.
+
+    Raises:
+        LedgerError: The ledger can't be opened.
+    """
+    mail = sharing.Mail()
+    if stores.is_file():
+        mail.add(page)
+    table = schema.table(schema.EventRow)
+    # What others wrote is whole in the event that took it up, so that this finds it there too.
+    named = sql.or_(*(table.c.body.like(f'%"kind":"{kind}"%') for kind in kinds))
+    wanted = sql.select(table.c.body).where(named).order_by(table.c.sequence)
+    with stores.opened() as ledger, ledger.reading() as connection:
+        own = [events.Event.parse(body) for body in connection.scalars(wanted)]
+        found = events.in_order([*own, *sharing.untaken(connection, mail)])
+    return [event for event in found if event.kind in kinds]
+
+
 def of_versions(uris: Sequence[str], kinds: Sequence[str]) -> list[events.Event]:
     """The events of some kinds about some versions, which this ledger has, in order; one query.
 

@@ -10,7 +10,7 @@ from mlflow_breadcrumbs.engine import adapters, checkpoints
 from mlflow_breadcrumbs.evaluation import scorecard
 from mlflow_breadcrumbs.models import task_heads, tasks
 from mlflow_breadcrumbs.pipeline import configurations
-from mlflow_breadcrumbs.registry import task_files, versions
+from mlflow_breadcrumbs.registry import tag_keys, task_files, versions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +74,11 @@ def resolve(base: str, sources: Sequence[str]) -> tuple[versions.ResolvedVersion
     resolved = tuple(versions.resolve(uri) for uri in (base, *sources))
     seen: dict[str, str] = {}
     for source in resolved[1:]:
+        if reason := source.tags.get(tag_keys.RECALLED):
+            raise errors.MergeError(
+                f"the source {source.given} was recalled: {reason}. Leave it out, or withdraw the "
+                "recall (`mlflow-breadcrumbs recall --withdraw`)"
+            )
         if source.uri == resolved[0].uri:
             raise errors.MergeError(
                 f"the source {source.given} is the base itself, which adds nothing; leave it out"

@@ -10,8 +10,9 @@
    count; `measuring` measures what is lacking.
 4. `promote` is the flow: facts, verdict, decision, and the alias moved by compare-and-set;
    `decisions` keeps what was judged in its run.
-5. `approvals` are people's words for weights; `rollback` goes back to what `predecessors` names;
-   `recheck` judges a live version anew, `drift` is how far it has moved since.
+5. `approvals` are people's words for weights, `recalls` those against them; `rollback` goes back to
+   what `predecessors` names; `recheck` judges a live version anew, `drift` is how far it has moved
+   since.
 
 ```python
 from mlflow_breadcrumbs.promotion import policies, promote, rollback

@@ -150,6 +150,20 @@ class Approval:
 
 
 @dataclasses.dataclass(frozen=True)
+class Recall:
+    """Somebody's word against weights, which was not withdrawn."""
+
+    uri: str
+    """The version that it was said of."""
+    weights_digest: str
+    reason: str
+    actor: str
+    time: str
+    event: int
+    """Of the ledger."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Facts:
     """All that a policy can ask about a version."""
 
@@ -172,6 +186,8 @@ class Facts:
     approvals: tuple[Approval, ...] = ()
     makers: tuple[str, ...] = ()
     """Who made these weights, and so can't approve them."""
+    recalled: tuple[Recall, ...] = ()
+    """Of these weights, and of those that they were made from."""
     metrics: Mapping[str, Metric] = dataclasses.field(default_factory=dict)
     """Of the runs that are about these weights: anybody may have written them, so none counts."""
 

@@ -109,6 +109,18 @@ def examine_weights(case: Case) -> Iterator[verdicts.Rule]:
     yield verdicts.Rule("weights", found, recorded, verdict, sentence)
 
 
+def examine_recalls(case: Case) -> Iterator[verdicts.Rule]:
+    """Neither the weights nor what they were made from was recalled; no policy can leave this out.
+
+    Where nothing was, there is no rule.
+    """
+    for entry in case.known.recalled:
+        own = entry.weights_digest == case.known.weights_digest
+        what = "these weights were" if own else f"it was made from {entry.uri}, which was"
+        said = f"{what} recalled by {entry.actor}: {entry.reason}"
+        yield verdicts.Rule("recalled", entry.uri, None, "failed", said)
+
+
 def examine_averages(case: Case) -> Iterator[verdicts.Rule]:
     """The means over the tasks; every task must have been measured."""
     lacking = [task for task, found in case.chosen.items() if found is None]
@@ -379,6 +391,7 @@ def _no_number(case: Case, name: str, ours: Mapping[str, numbers.Number]) -> str
 
 EXAMINERS: tuple[Callable[[Case], Iterator[verdicts.Rule]], ...] = (
     examine_weights,
+    examine_recalls,
     examine_averages,
     examine_floors,
     examine_regressions,

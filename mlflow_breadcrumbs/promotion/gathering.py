@@ -13,7 +13,7 @@ from mlflow.entities import Run
 from mlflow_breadcrumbs import errors, ledger
 from mlflow_breadcrumbs.audit import verify
 from mlflow_breadcrumbs.lineage import contents, statement
-from mlflow_breadcrumbs.promotion import approvals, facts, policies, witnesses
+from mlflow_breadcrumbs.promotion import approvals, facts, policies, recalls, witnesses
 from mlflow_breadcrumbs.registry import uris, versions
 
 _logger = logging.getLogger(__name__)
@@ -37,7 +37,9 @@ def gather(
     digest = contents.digest_of(resolved)
     stated = contents.lineage_of(resolved)
     live = _live(resolved, champion)
-    books = _books(resolved, rules, digest, stated, live.weights_digest if live else None)
+    made_from = (digest, *_made_from(resolved, stated))
+    known = [*made_from, *([live.weights_digest] if live and live.weights_digest else [])]
+    books = _books(resolved, rules, known)
     measured = witnesses.Measured()
     if rules.looks_at_accuracy or rules.metrics:
         measured = witnesses.measurements(resolved, digest, stated, books)
@@ -59,7 +61,17 @@ def gather(
         approvals=approvals.standing(name, digest, history) if rules.approvals else (),
         makers=approvals.makers(resolved, digest, history) if rules.approvals else (),
         metrics=_metrics(resolved, witnesses.runs_about(digest)) if rules.metrics else {},
+        recalled=recalls.among(history, made_from),
     )
+
+
+def _made_from(
+    resolved: versions.ResolvedVersion, stated: statement.Statement | errors.BreadcrumbsError
+) -> tuple[str, ...]:
+    """The digests of all weights that a version descends from, by its lineage and by the tags."""
+    stated_inputs = stated.inputs if isinstance(stated, statement.Statement) else ()
+    listed = [entry.weights_digest for entry in stated_inputs]
+    return tuple(dict.fromkeys([*listed, *recalls.ancestry(resolved.uri)]))
 
 
 def _tasks(
@@ -81,7 +93,7 @@ def measured(
         LedgerError: the ledger can't be read, or its chain does not hold.
     """
     stated = contents.lineage_of(resolved)
-    books = _books(resolved, rules, weights_digest, stated, None)
+    books = _books(resolved, rules, _with_sources(weights_digest, stated))
     return witnesses.measurements(resolved, weights_digest, stated, books)
 
 
@@ -97,22 +109,24 @@ def denominators(
     stated = contents.lineage_of(resolved)
     if not isinstance(stated, statement.Statement):
         return {}
-    books = _books(resolved, rules, known.weights_digest, stated, None)
+    books = _books(resolved, rules, _with_sources(known.weights_digest, stated))
     found, _ = witnesses.denominators(witnesses.Measured(known.measurements), stated, books)
     return found
 
 
-def _books(
-    resolved: versions.ResolvedVersion,
-    rules: policies.Policy,
-    weights_digest: str,
-    stated: statement.Statement | errors.BreadcrumbsError,
-    champion: str | None,
-) -> witnesses.Books:
-    """What the ledger has about a version, its sources, and the one that has the alias."""
+def _with_sources(
+    weights_digest: str, stated: statement.Statement | errors.BreadcrumbsError
+) -> list[str]:
+    """The digests of a version and of its sources."""
     sources = stated.sources if isinstance(stated, statement.Statement) else ()
-    digests = {weights_digest, champion, *(source.weights_digest for source in sources)}
-    history = ledger.proven(resolved.name or "", [each for each in digests if each is not None])
+    return [weights_digest, *(source.weights_digest for source in sources)]
+
+
+def _books(
+    resolved: versions.ResolvedVersion, rules: policies.Policy, digests: Iterable[str]
+) -> witnesses.Books:
+    """What the ledger has about a version's registered model, and about some weights."""
+    history = ledger.proven(resolved.name or "", frozenset(digests))
     return witnesses.Books(history, required=rules.evidence.in_ledger)
 
 

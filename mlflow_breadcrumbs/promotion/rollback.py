@@ -11,7 +11,7 @@ from typing import Any
 from mlflow_breadcrumbs import errors, ledger
 from mlflow_breadcrumbs.ledger import events, settling
 from mlflow_breadcrumbs.lineage import contents
-from mlflow_breadcrumbs.promotion import approvals, predecessors
+from mlflow_breadcrumbs.promotion import approvals, predecessors, recalls
 from mlflow_breadcrumbs.registry import aliases, uris, versions
 
 
@@ -148,6 +148,9 @@ def _fault(name: str, version: str) -> str | None:
     other = next((digest for digest in recorded if digest != found), None)
     if other is not None:
         return f"{uri} is skipped: its weights are {found}, and were {other} when it was registered"
+    made_from = (found, *recalls.ancestry(uri))
+    for entry in recalls.among(ledger.proven(name, made_from), made_from):
+        return f"{uri} is skipped: {entry.uri} was recalled by {entry.actor}: {entry.reason}"
     return None
 
 

@@ -137,6 +137,17 @@ def tags(
         yield [(uris.of_version(version.name, version.version), version.tags) for version in found]
 
 
+def tagged(key: str) -> Iterator[tuple[str, Mapping[str, str]]]:
+    """The versions that have a tag, whatever it says: URI and tags of each.
+
+    Raises:
+        RegistryError: The registry can't be reached.
+    """
+    for found in _search(f"tags.`{key}` LIKE '%'"):
+        for version in found:
+            yield uris.of_version(version.name, version.version), version.tags
+
+
 def fetch(uri: str) -> Entry | None:
     """The version behind a pinned URI; `None` when the registry has it no more.
 

@@ -5,8 +5,8 @@
 3. `pages` is the list of the addresses: what each answers, as HTML by `rendering` or as JSON, which
    `openapi` describes.
 4. What the pages say is gathered by a module each: `start`, `model_page`, `version_page`,
-   `lineage_page`, `alias_page`, `comparison_page`; `past` reads the history for them, `kept_files`
-   the files that the server keeps.
+   `lineage_page`, `alias_page`, `comparison_page`; `past` reads the history for them, `recalled`
+   what was recalled in it, `kept_files` the files that the server keeps.
 
 All of it runs inside the server, on its own stores, and only reads.
 """

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from mlflow_breadcrumbs.registry import catalog, graph, uris
-from mlflow_breadcrumbs.server import kept_files, model_page, visibility
+from mlflow_breadcrumbs.server import kept_files, model_page, recalled, visibility
 
 Neighbours = Callable[[str], Iterable[str]]
 
@@ -33,6 +33,8 @@ class Node:
     """Steps from the version asked about, on the longest way: below 0 what it was made from."""
     row: int
     """From 0, in its column."""
+    recall: str = ""
+    """`recalled`; `suspect`: it descends from one that was; else empty."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,9 +85,22 @@ def gather(name: str, number: str, sight: visibility.Sight) -> LineagePage:
         for at in model.aliases.values()
     }
     ids = {uri: f"v{position}" for position, uri in enumerate(placed)}
-    nodes = [_node(ids[uri], uri, placed[uri], known, live, sight) for uri in placed]
+    marks = _marks(known)
+    nodes = [
+        dataclasses.replace(node, recall=marks.get(uri, "") if node.visible else "")
+        for uri in placed
+        for node in [_node(ids[uri], uri, placed[uri], known, live, sight)]
+    ]
     arrows = [Arrow(ids[edge.child], ids[edge.parent], edge.role) for edge in edges]
     return LineagePage(root, name, number, tuple(nodes), tuple(arrows))
+
+
+def _marks(known: graph.Graph) -> dict[str, str]:
+    """What is to be said of a version: that it was recalled, or descends from one that was."""
+    said = recalled.standing()
+    own = {uri: said.get(version.weights_digest or "") for uri, version in known.versions.items()}
+    touched = recalled.touched(known, said) if said else {}
+    return {uri: "recalled" if own[uri] else "suspect" for uri in touched}
 
 
 def _parents(known: graph.Graph) -> Neighbours:

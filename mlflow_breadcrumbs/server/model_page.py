@@ -6,7 +6,7 @@ from typing import Any
 
 from mlflow_breadcrumbs.ledger import alias_history
 from mlflow_breadcrumbs.registry import catalog, uris
-from mlflow_breadcrumbs.server import kept_files, past, visibility
+from mlflow_breadcrumbs.server import kept_files, past, recalled, visibility
 from mlflow_breadcrumbs.support import wording
 
 
@@ -15,7 +15,7 @@ class Attention:
     """Something that a person should look at."""
 
     kind: str
-    """`drift`, `refused`, `direct`, `unverified` or `history`."""
+    """`recalled`, `drift`, `refused`, `direct`, `unverified` or `history`."""
     text: str
     when: str
     """UTC; empty where it is so now."""
@@ -74,7 +74,7 @@ def gather(name: str, sight: visibility.Sight, *, most: int) -> ModelPage:
         name=name,
         description=model.description,
         aliases=dict(model.aliases),
-        attention=tuple(_attention(model, known)),
+        attention=(*_recalled(model, sight), *_attention(model, known)),
         versions=tuple(_row(entry, model) for entry, _ in found[:most]),
         more=len(found) > most,
     )
@@ -107,6 +107,22 @@ def _row(entry: catalog.Entry, model: catalog.RegisteredModel) -> VersionLine:
         aliases=aliases_of(model, str(version.number)),
         created=wording.moment_of(version.created),
     )
+
+
+def _recalled(model: catalog.RegisteredModel, sight: visibility.Sight) -> Iterator[Attention]:
+    """The live versions that were recalled, or descend from one that was."""
+    said = recalled.standing()
+    if not said or not model.aliases:
+        return
+    known = catalog.everything()
+    touched = recalled.touched(known, said)
+    for number in sorted(set(model.aliases.values()), key=int):
+        uri = uris.of_version(model.name, number)
+        for entry in touched.get(uri, ()):
+            aliases = ", ".join(f"@{alias}" for alias in aliases_of(model, number))
+            text = recalled.told(entry, known.versions[uri].weights_digest, sight)
+            when = wording.moment(entry.time)
+            yield Attention("recalled", f"Version {number} is {aliases}. {text}", when, number)
 
 
 def _attention(model: catalog.RegisteredModel, known: past.KnownPast) -> Iterator[Attention]:

@@ -9,7 +9,7 @@ from mlflow_breadcrumbs.ledger import events
 from mlflow_breadcrumbs.lineage import contents, statement, stories
 from mlflow_breadcrumbs.promotion import approvals, facts
 from mlflow_breadcrumbs.registry import catalog, graph, run_files, uris, versions
-from mlflow_breadcrumbs.server import kept_files, model_page, past, visibility
+from mlflow_breadcrumbs.server import kept_files, model_page, past, recalled, visibility
 from mlflow_breadcrumbs.support import wording
 
 FORMATS = {"cyclonedx": "CycloneDX", "slsa": "SLSA", "prov": "W3C PROV"}
@@ -93,6 +93,8 @@ class VersionPage:
     decisions: tuple[ShownDecision, ...]
     approvals: tuple[dict[str, Any], ...]
     """As in `facts.Approval`."""
+    recalls: tuple[str, ...]
+    """Of these weights and of those that they were made from, a sentence each."""
     verification: ShownVerification | None
     signed: bool | None
     """By the history; `None` where it can't be read."""
@@ -144,6 +146,7 @@ def gather(name: str, number: str, sight: visibility.Sight) -> VersionPage:
         evaluation=tuple(_row(row, sight) for row in stated.evaluation) if stated else (),
         decisions=tuple(_decisions(known.about(resolved.uri, "promotion"), sight)),
         approvals=tuple(map(dataclasses.asdict, _approvals(resolved, known))),
+        recalls=tuple(text for _, text in recalled.of_version(resolved.uri, sight)),
         verification=_verification(known.about(resolved.uri, "verify")),
         signed=signed,
         exports=tuple(FORMATS) if stated and not hidden else (),

@@ -57,6 +57,7 @@ def calls(zoo: zoos.Zoo, policy: Path, url: str, name: str) -> Mapping[str, tupl
         "recheck": (f"{name}@live", *tasks),
         "rollback": (name, "--alias", "live"),
         "approve": (name, "--version", 1),
+        "recall": (made, "--reason", "trained on test images"),
         "list": (name,),
         "lineage": (made,),
         "impact": (zoo.base,),

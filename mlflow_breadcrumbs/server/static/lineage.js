@@ -36,6 +36,7 @@ function elements(page) {
       node.visible && node.kind !== "missing" ? node.kind : "gone",
       node.column === 0 ? "root" : "",
       node.aliases.length ? "live" : "",
+      node.recall,
     ].join(" "),
   }));
   const edges = page.edges.map((edge, number) => ({
@@ -56,6 +57,8 @@ function style() {
     { selector: ".merge", style: { "background-color": colour("--merge") } },
     { selector: ".root", style: { "background-color": colour("--root"), color: colour("--ground"), "font-weight": 600 } },
     { selector: ".live", style: { height: 40, "border-width": 3, "border-color": colour("--live") } },
+    { selector: ".suspect", style: { "border-width": 3, "border-style": "dashed", "border-color": colour("--bad") } },
+    { selector: ".recalled", style: { "border-width": 3, "border-color": colour("--bad"), "background-color": colour("--bad-ground"), color: colour("--bad") } },
     { selector: ".gone", style: { "background-opacity": 0, "border-style": "dashed", "font-style": "italic" } },
     { selector: "edge", style: {
       width: 1.2, "line-color": colour("--arrow"), "curve-style": "haystack", "haystack-radius": 0,
@@ -77,7 +80,8 @@ function tell(graph, node) {
   const name = document.createElement(to ? "a" : "span");
   name.textContent = found.uri.replace(/^models:\//, "");
   if (to) name.href = to;
-  const more = [found.kind, ...found.tasks, ...found.aliases.map((alias) => `@${alias}`)].filter(Boolean);
+  const recall = { recalled: "recalled", suspect: "made from a recalled one" }[found.recall];
+  const more = [found.kind, recall, ...found.tasks, ...found.aliases.map((alias) => `@${alias}`)].filter(Boolean);
   chosen.append(name, more.length ? `: ${more.join(", ")}` : "");
 }
 
@@ -126,7 +130,7 @@ function find(graph, text) {
     if (!wanted) return;
     const hit = graph.nodes().filter((node) => {
       const found = node.data();
-      const words = [found.uri, found.kind, ...found.tasks, ...found.aliases.map((alias) => `@${alias}`)];
+      const words = [found.uri, found.kind, found.recall, ...found.tasks, ...found.aliases.map((alias) => `@${alias}`)];
       return words.join(" ").toLowerCase().includes(wanted);
     });
     graph.elements().not(hit).addClass("faded");

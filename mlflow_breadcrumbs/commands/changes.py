@@ -102,8 +102,8 @@ def target(name: str | None, change: "changing.MergeChange | None") -> str:
 
 RECIPE = (
     *("method", "recipe_file", "density", "gamma", "alpha", "unit", "consensus", "combine"),
-    *("calibrate", "vectors", "packed", "depth", "include", "exclude", "dtype"),
-    *("balance", "choose"),
+    *("calibrate", "vectors", "packed", "depth", "include", "exclude", "own"),
+    *("dtype", "balance", "choose"),
 )
 
 

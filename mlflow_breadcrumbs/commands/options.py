@@ -207,6 +207,12 @@ def _field_options() -> tuple[Callable[..., Any], ...]:
             help="Tensors to leave as the base's; repeatable.",
         ),
         click.option(
+            "--own",
+            multiple=True,
+            metavar="PATTERN",
+            help="Tensors that each source keeps for its task, as heads; repeatable.",
+        ),
+        click.option(
             "--dtype", type=choice(*recipe.DTYPES), help="Of the merged tensors.  [default: base]"
         ),
     )
@@ -271,7 +277,7 @@ def _overrides(
             *("combine", "calibrate", "vectors", "packed", "depth", "dtype"),
         )
     }
-    for field in ("include", "exclude"):
+    for field in ("include", "exclude", "own"):
         patterns = [pattern for pattern in options[field] if pattern]
         overrides[field] = patterns or None
     if any(weight is not None for _, weight in sources):

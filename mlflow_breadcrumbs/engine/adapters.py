@@ -13,12 +13,10 @@ embedding's and a transposed layer's (`fan_in_fan_out`) as its transpose. Tensor
 has whole (`modules_to_save`) replace the base's. Everything else is the base's own bytes.
 """
 
-import concurrent.futures
 import contextlib
 import dataclasses
 import math
 import re
-import threading
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -27,7 +25,7 @@ import numpy as np
 import torch
 
 from mlflow_breadcrumbs import errors
-from mlflow_breadcrumbs.engine import checkpoints, headers, stored_bytes
+from mlflow_breadcrumbs.engine import checkpoints, headers, overlays, stored_bytes
 from mlflow_breadcrumbs.engine.backends.cpu import kernels, reading
 from mlflow_breadcrumbs.engine.remote import stores
 from mlflow_breadcrumbs.support import json_documents
@@ -66,6 +64,10 @@ class _Change:
 
 class Adapted(checkpoints.Checkpoint):
     """The base with an adapter's changes; made by `open_on`."""
+
+    def beside(self, name: str) -> bytes | None:
+        """None: what lies beside an adapter's folder is not the model's."""
+        return None
 
 
 def is_adapter(location: object) -> bool:
@@ -116,20 +118,11 @@ def open_on(base: checkpoints.Checkpoint, location: str | Path) -> Adapted:
     _check_kind(folder, config)
     own = checkpoints.Checkpoint.open(folder / WEIGHTS)
     changes, whole = _match(folder, config, own, base)
-    content = _Composed(base, own, changes)
-    entries = {name: base.entry(name) for name in base.names}
-    places = {
-        name: headers.Position(1 + place.file, place.offset) for name, place in base._places.items()
-    }
-    shift = 1 + len(base.file_states)
-    for name, replacing in whole.items():
-        entries[name] = own.entry(replacing)
-        place = own._places[replacing]
-        places[name] = headers.Position(shift + place.file, place.offset)
-    entries |= content.entries
-    places |= content.places
-    found = headers.CheckpointHeaders(folder / WEIGHTS, (folder / WEIGHTS,), entries, places)
-    return Adapted(str(folder), found, content)
+    taken = {name: overlays.Taken(0, name) for name in base.names}
+    taken |= {name: overlays.Taken(1, replacing) for name, replacing in whole.items()}
+    made = {name: headers.TensorEntry("F32", base.entry(name).shape) for name in changes}
+    making = _Making(base, own, changes)
+    return Adapted(str(folder), *overlays.lay([base, own], taken, made, making, closing=[own]))
 
 
 def _check_kind(folder: Path, config: Mapping[str, Any]) -> None:
@@ -269,13 +262,8 @@ def _matrix(shape: tuple[int, ...]) -> tuple[int, int]:
     return (shape[0], math.prod(shape[1:])) if len(shape) > 1 else (0, 0)
 
 
-class _Composed:
-    """The bytes of the base, of the adapter, and of what both make; see `StoredBytes`.
-
-    File 0 is what is computed, then come the base's files, then the adapter's.
-    """
-
-    files: tuple[Path, ...]
+class _Making:
+    """Makes the tensors that an adapter changes."""
 
     def __init__(
         self,
@@ -283,100 +271,18 @@ class _Composed:
         own: checkpoints.Checkpoint,
         changes: Mapping[str, _Change],
     ) -> None:
-        self._base, self._own, self._changes = base, own, dict(changes)
-        self._shift = 1 + len(base.file_states)
-        self.files = (*base.files, *own.files)
-        self.entries = {
-            name: headers.TensorEntry("F32", base.entry(name).shape) for name in self._changes
-        }
-        self.places: dict[str, headers.Position] = {}
-        self._names: dict[int, str] = {}
-        end = 0
-        for name, entry in self.entries.items():
-            self.places[name] = headers.Position(0, end)
-            self._names[end] = name
-            end += entry.nbytes
-        self._starts = np.array(sorted(self._names), np.int64)
-        self._lock = threading.Lock()
-        self._held: dict[str, concurrent.futures.Future[stored_bytes.NamelessFile]] = {}
+        self._base, self._own, self._changes = base, own, changes
 
-    @property
-    def states(self) -> tuple[stored_bytes.FileState, ...]:
-        return (*self._base.file_states, *self._own.file_states)
-
-    def states_now(self) -> tuple[stored_bytes.FileState, ...]:
-        return (*self._base._content.states_now(), *self._own._content.states_now())
-
-    def _elsewhere(self, file: int) -> tuple[stored_bytes.StoredBytes, int]:
-        """The bytes that have a file, and its number there."""
-        if file < self._shift:
-            return self._base._content, file - 1
-        return self._own._content, file - self._shift
-
-    def raw(self, file: int, offset: int, nbytes: int) -> memoryview:
-        if file:
-            content, number = self._elsewhere(file)
-            return content.raw(number, offset, nbytes)
-        name = self._names[offset]
-        return self._tensor(name).map()
-
-    def read_into(self, file: int, offset: int, out: memoryview) -> int:
-        if file:
-            content, number = self._elsewhere(file)
-            return content.read_into(number, offset, out)
-        start = int(self._starts[np.searchsorted(self._starts, offset, side="right") - 1])
-        held = self._tensor(self._names[start])
-        return held.read_into(out, offset - start)
-
-    def held(self, file: int, offset: int, nbytes: int) -> int:
-        if file:
-            content, number = self._elsewhere(file)
-            return content.held(number, offset, nbytes)
-        return nbytes
-
-    def fetch(self, file: int, offset: int, nbytes: int) -> None:
-        if file:
-            content, number = self._elsewhere(file)
-            content.fetch(number, offset, nbytes)
-
-    def release(self, file: int, offset: int, nbytes: int) -> None:
-        if file:
-            content, number = self._elsewhere(file)
-            content.release(number, offset, nbytes)
-        elif nbytes:
-            with self._lock:
-                self._held.pop(self._names[offset], None)
-
-    def close(self) -> None:
-        with self._lock:
-            self._held.clear()
-        self._own.close()
-
-    def _tensor(self, name: str) -> stored_bytes.NamelessFile:
-        """The tensor, computed by the first who asks while others wait."""
-        with self._lock:
-            coming = self._held.get(name)
-            mine = coming is None
-            if coming is None:
-                coming = self._held[name] = concurrent.futures.Future()
-        if mine:
-            try:
-                coming.set_result(self._compute(name))
-            except BaseException as error:  # noqa: BLE001  who waits must hear of any
-                coming.set_exception(error)
-                with self._lock:
-                    self._held.pop(name, None)
-        return coming.result()
-
-    def _compute(self, name: str) -> stored_bytes.NamelessFile:
+    def __call__(self, name: str) -> stored_bytes.NamelessFile:
         """W + scale · B · A, some rows at a time, into a file."""
-        change, nbytes = self._changes[name], self.entries[name].nbytes
+        change, info = self._changes[name], self._base.entry(name)
+        nbytes = headers.TensorEntry("F32", info.shape).nbytes
         try:
             held = stored_bytes.NamelessFile(nbytes)
         except OSError as error:
             raise stored_bytes.no_room(error, f"the tensor {name!r}", nbytes) from error
         a, b = (self._factor(key) for key in (change.a, change.b))
-        rows, columns = _matrix(self.entries[name].shape)
+        rows, columns = _matrix(info.shape)
         buffers = reading.Buffers()
         scale = np.float32(change.scale)
         step = max(1, ROWS // max(columns, 1))

@@ -86,6 +86,12 @@ class Checkpoint(tensor_files.TensorFiles):
             raw = bytearray(raw)
         return torch.frombuffer(raw, dtype=info.dtype).reshape(info.shape)
 
+    def digest_of(self, hexdigests: Mapping[str, str]) -> str:
+        """The weights digest, from the hexadecimal SHA-256 of every tensor."""
+        return combine_digests(
+            (name, self.info(name), content) for name, content in hexdigests.items()
+        )
+
 
 weights_digest = tensor_files.weights_digest
 file_digest = tensor_files.file_digest

@@ -18,7 +18,7 @@ RULE = 2
 """The number of the rules by which `settling` finds what is open; another rule has another one."""
 METHOD, ALPHA, BALANCE = "method", "alpha", "balance"
 """What can be left open."""
-NEUTRAL = frozenset({"weights", "include", "exclude", "dtype"})
+NEUTRAL = frozenset({"weights", "include", "exclude", "own", "dtype"})
 """Fields that go with every method, the automatic one too."""
 
 

@@ -140,6 +140,7 @@ def merge(
         seconds=time.perf_counter() - started,
         backend=NAME,
         bytes_read=volume,
+        alignments=merging.alignments(fresh),
         noises=tuple(
             dataclasses.replace(part.noise, label=label)
             for part, label in zip(known, labels, strict=True)
@@ -185,9 +186,7 @@ def _part(
     statistics, files, hexdigests = found
     dtypes = {source.info(name).dtype for name in source.names}
     return parts.SourcePart(
-        source=checkpoints.combine_digests(
-            (name, source.info(name), content) for name, content in (copied | hexdigests).items()
-        ),
+        source=source.digest_of(copied | hexdigests),
         dtypes=tuple(
             sorted(checkpoints.DTYPE_NAMES[dtype] for dtype in dtypes if dtype.is_floating_point)
         ),

@@ -16,6 +16,7 @@ import torch
 
 from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.engine import (
+    alignment,
     backends,
     checkpoints,
     drafts,
@@ -67,6 +68,8 @@ class MergeResult:
     """What was left open and found from the weights before the merge."""
     noises: tuple[rounding.Noise, ...] = ()
     """What rounding did to the sources that are stored in fewer bits than the base."""
+    alignments: Mapping[str, alignment.Alignment] = dataclasses.field(default_factory=dict)
+    """By label, what was decided of the tensors of the sources that are not quite as the base."""
 
     @classmethod
     def of(
@@ -102,13 +105,15 @@ class MergeResult:
             source_digests=tuple(digests[1:]) if digests else None,
             tolerances=tolerance.tolerances(job),
             running=tuple(job.running),
-            **known,
+            **({"alignments": alignments(job)} | known),
         )
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What a user should know of the merge, sentences without their full stop."""
         found = [running.note(self.running)] if self.running else []
+        for label, aligned in self.alignments.items():
+            found += aligned.notes(label)
         return (*found, *(said for noise in self.noises if (said := noise.note())))
 
     def source_rows(self, labels: Sequence[str]) -> list[dict[str, Any]]:
@@ -147,6 +152,7 @@ class MergeResult:
             "seconds": round(self.seconds, 3),
             "backend": self.backend,
             **({"tolerance": dict(self.tolerances)} if self.tolerances else {}),
+            **({"alignment": said_of(self.alignments)} if self.alignments else {}),
             **({"notes": list(self.notes)} if self.notes else {}),
             **{key: value for key, value in inputs.items() if value is not None},
         }
@@ -314,7 +320,7 @@ def plan(
 
     Args:
         base: the checkpoint that every source was fine-tuned from.
-        sources: in the order that the sum takes.
+        sources: in the order that the sum takes; in the job they are aligned, see `alignment`.
         settings: the recipe.
         labels: how messages name each source; the files' paths when not given.
         keep_running: running statistics and counters are the base's, see `running`. Only a merge
@@ -322,30 +328,22 @@ def plan(
 
     Raises:
         RecipeError: the recipe has another number of weights than there are sources.
-        MergeError: no sources, or their tensors are not the base's; lists every difference.
+        MergeError: no sources, or their tensors are not the base's; lists some of each kind of
+            difference, and their cause where it is known.
     """
     if not sources:
         raise errors.MergeError("there are no sources; a merge needs at least one (--source)")
     weights = settings.weight_of(len(sources))
     labels = list(labels) if labels is not None else [source.location for source in sources]
-    if problems := [
-        line
-        for label, source in zip(labels, sources, strict=True)
-        for line in _differences(base, source, label)
-    ]:
-        raise errors.MergeError(
-            "the sources don't have the base's tensors, so they are not fine-tuned from it:\n  "
-            + "\n  ".join(problems)
-            + "\nGive the base that they come from"
-        )
+    aligned, apart = alignment.align(base, sources, settings, labels)
     job = dataclasses.replace(
-        outline(base, settings, keep_running=keep_running),
-        sources=sources,
+        outline(base, settings, keep_running=keep_running, apart=apart),
+        sources=aligned,
         labels=labels,
         weights=weights,
     )
     for name in job.merged:
-        for label, checkpoint in zip(["the base", *labels], [base, *sources], strict=True):
+        for label, checkpoint in zip(["the base", *labels], job.inputs, strict=True):
             if checkpoint.info(name).dtype not in MERGEABLE:
                 raise errors.MergeError(
                     f"{label} has the tensor {name!r} as {_short(checkpoint.info(name).dtype)}, "
@@ -354,8 +352,23 @@ def plan(
     return job
 
 
+def alignments(job: backends.Job) -> dict[str, alignment.Alignment]:
+    """By label, what was decided of the sources that are not read as they are."""
+    found = zip(job.labels, map(alignment.of, job.sources), strict=False)
+    return {label: aligned for label, aligned in found if aligned is not None}
+
+
+def said_of(found: Mapping[str, alignment.Alignment]) -> dict[str, dict[str, Any]]:
+    """The same for `--json`."""
+    return {label: aligned.to_dict() for label, aligned in found.items()}
+
+
 def outline(
-    base: checkpoints.Checkpoint, settings: recipe.MergeRecipe, *, keep_running: bool = True
+    base: checkpoints.Checkpoint,
+    settings: recipe.MergeRecipe,
+    *,
+    keep_running: bool = True,
+    apart: frozenset[str] = frozenset(),
 ) -> backends.Job:
     """A job without sources yet: which tensors of a base are merged, and into which dtypes.
 
@@ -363,6 +376,7 @@ def outline(
         base: the checkpoint that every source was fine-tuned from.
         settings: the recipe.
         keep_running: see `plan`.
+        apart: tensors that some source keeps for itself.
 
     Raises:
         MergeError: the recipe chooses no tensor.
@@ -374,6 +388,7 @@ def outline(
         if settings.merges(name)
         and base.info(name).dtype.is_floating_point
         and name not in unsummed
+        and name not in apart
     ]
     if not merged:
         raise errors.MergeError(
@@ -399,35 +414,6 @@ def outline(
     )
 
 
-def _differences(
-    base: checkpoints.Checkpoint, source: checkpoints.Checkpoint, label: str
-) -> list[str]:
-    """One line per kind of difference between the tensors of a source and the base, sorted."""
-    missing = [name for name in base.names if name not in source]
-    extra = [name for name in source.names if name not in base]
-    shapes, kinds = [], []
-    for name in base.names:
-        if name not in source:
-            continue
-        ours, theirs = base.info(name), source.info(name)
-        if ours.shape != theirs.shape:
-            shapes.append(f"{name} {list(theirs.shape)} instead of {list(ours.shape)}")
-        elif ours.dtype.is_floating_point != theirs.dtype.is_floating_point or (
-            not ours.dtype.is_floating_point and ours.dtype != theirs.dtype
-        ):
-            kinds.append(f"{name} {_short(theirs.dtype)} instead of {_short(ours.dtype)}")
-    return [
-        f"{label}: {kind}: {', '.join(names)}"
-        for kind, names in (
-            ("missing", missing),
-            ("extra", extra),
-            ("other shape", shapes),
-            ("other kind of dtype", kinds),
-        )
-        if names
-    ]
-
-
 def input_digests(job: backends.Job, hexdigests: Sequence[Mapping[str, str]]) -> list[str]:
     """The weights digests of the base and the sources; empty when they were not verified.
 
@@ -436,9 +422,7 @@ def input_digests(job: backends.Job, hexdigests: Sequence[Mapping[str, str]]) ->
         hexdigests: per input, base first: the SHA-256 of every tensor.
     """
     return [
-        checkpoints.combine_digests(
-            (name, checkpoint.info(name), content) for name, content in found.items()
-        )
+        checkpoint.digest_of(found)
         for checkpoint, found in zip(job.inputs, hexdigests, strict=True)
         if job.verify
     ]

@@ -111,7 +111,10 @@ class PartsIndex:
 def mask_fields(settings: recipe.MergeRecipe) -> dict[str, Any]:
     """What of a recipe decides about parts; weights, alpha and how they are combined don't."""
     fields = settings.every_field()
-    whole = {"vectors": settings.vectors} if settings.vectors == recipe.WHOLE_MEAN else {}
+    whole: dict[str, Any] = (
+        {"vectors": settings.vectors} if settings.vectors == recipe.WHOLE_MEAN else {}
+    )
+    whole |= {"own": list(settings.own)} if settings.own else {}
     return whole | {key: fields[key] for key in ("density", "gamma", "unit", "include", "exclude")}
 
 

@@ -32,6 +32,7 @@ UNSAID: Mapping[str, Any] = MappingProxyType(
         "ridge": 0.0,
         "normalize": False,
         "center": False,
+        "own": (),
     }
 )
 """Fields that are no part of the canonical form while they have these values, so that recipes of
@@ -163,6 +164,10 @@ class MergeRecipe:
     exclude: tuple[str, ...] = ()
     """Shell-style patterns taken out of `include`."""
 
+    own: tuple[str, ...] = ()
+    """Shell-style patterns of tensors that each source keeps for its task, beside the merged ones:
+    heads. They count before `include` and `exclude`."""
+
     dtype: str = "base"
     """Of the merged tensors in the output: `base` (the base's, per tensor) or a dtype's name."""
 
@@ -173,7 +178,7 @@ class MergeRecipe:
         if isinstance(self.weights, str) or not isinstance(self.weights, Sequence):
             raise errors.RecipeError(f"weights is {self.weights!r}; it must be a list of numbers")
         object.__setattr__(self, "weights", tuple(_number("weight", w) for w in self.weights))
-        for field in ("include", "exclude"):
+        for field in ("include", "exclude", "own"):
             object.__setattr__(self, field, _patterns(field, getattr(self, field)))
         if not 0 < self.density <= 1:
             raise errors.RecipeError(f"density is {self.density}; it must be in 0 < density ≤ 1")
@@ -326,9 +331,19 @@ class MergeRecipe:
 
     def merges(self, name: str) -> bool:
         """Whether the patterns choose the tensor `name` to be merged."""
-        return any(fnmatch.fnmatchcase(name, pattern) for pattern in self.include) and not any(
-            fnmatch.fnmatchcase(name, pattern) for pattern in self.exclude
+        return (
+            _matches(name, self.include)
+            and not _matches(name, self.exclude)
+            and not self.keeps(name)
         )
+
+    def keeps(self, name: str) -> bool:
+        """Whether the patterns have each source keep its own tensor `name`."""
+        return _matches(name, self.own)
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def _check_names(fields: Mapping[Any, Any]) -> None:

@@ -191,6 +191,7 @@ def _scaled(
         weights=settings.weights,
         include=settings.include,
         exclude=settings.exclude,
+        own=settings.own,
     )
     whole = _length(job, mean, backend)
     own = _length(job, dataclasses.replace(settings, alpha=1.0), backend)

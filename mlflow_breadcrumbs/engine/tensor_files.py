@@ -20,7 +20,7 @@ from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.engine import headers, stored_bytes
 from mlflow_breadcrumbs.engine.headers import TensorEntry
 from mlflow_breadcrumbs.engine.remote import opening, stores
-from mlflow_breadcrumbs.support import canonical
+from mlflow_breadcrumbs.support import canonical, intake, json_documents
 
 if TYPE_CHECKING:
     import numpy as np
@@ -48,6 +48,7 @@ class TensorFiles:
         self._content = content
         self._entries = dict(sorted(found.entries.items()))
         self._places = found.places
+        self._folder: stores.Folder | None = None
 
     @classmethod
     def open(cls, location: "str | Path | stores.Target") -> Self:
@@ -62,7 +63,9 @@ class TensorFiles:
         """
         place = stores.of(location) if stores.is_address(location) else location
         if isinstance(place, stores.Target):
-            return cls(*opening.find(place))
+            remote = cls(*opening.find(place))
+            remote._folder = place.folder
+            return remote
         location = place
         found = headers.read(location)
         try:
@@ -84,6 +87,29 @@ class TensorFiles:
     def entry(self, name: str) -> TensorEntry:
         """The dtype and shape of the tensor `name`."""
         return self._entries[name]
+
+    def place(self, name: str) -> headers.Position:
+        """Where the bytes of the tensor `name` are in `content`."""
+        return self._places[name]
+
+    @property
+    def content(self) -> stored_bytes.StoredBytes:
+        """The files' bytes, for who lays this checkpoint over another; see `overlays`."""
+        return self._content
+
+    def beside(self, name: str) -> bytes | None:
+        """A small file that lies beside the checkpoint; `None` where there is none of that name.
+
+        Raises:
+            CheckpointError: it can't be read, or is not small.
+        """
+        if self._folder is not None:
+            size = self._folder.size(name)
+            return None if size is None else stores.small(self._folder, name)
+        path = Path(self.location).with_name(name)
+        if not path.is_file():
+            return None
+        return intake.content(path, str(path), errors.CheckpointError, json_documents.BYTES)
 
     @property
     def parameters(self) -> int:

@@ -77,6 +77,10 @@ class ServedFolder:
             raise errors.CheckpointError(f"there is no {self.address}/{name}; restore it")
         return stored_bytes.FileState(name, self._sizes[name], "")
 
+    def size(self, name: str) -> int | None:
+        """See `stores.Folder.size`."""
+        return self._sizes.get(name)
+
     def read(self, name: str, start: int, stop: int) -> bytes:
         """See `stores.Folder.read`: a stream from `start` on, which is broken off."""
         found = bytearray()

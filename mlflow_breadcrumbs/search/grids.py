@@ -10,7 +10,7 @@ none,mass           words, for fields that take them
 ```
 
 In a YAML file each field of the recipe has such a text, one value, or a list of values (of lists,
-for `weights`, `include` and `exclude`); `method` is a field too.
+for `weights`, `include`, `exclude` and `own`); `method` is a field too.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ from mlflow_breadcrumbs.engine import recipe
 
 NUMBERS = ("density", "gamma", "alpha", "depth")
 WORDS = ("method", "unit", "consensus", "combine", "calibrate", "vectors", "packed", "dtype")
-LISTS = ("weights", "include", "exclude")
+LISTS = ("weights", "include", "exclude", "own")
 
 DEFAULT: Mapping[str, str] = {
     "density": "0.1,0.14,0.2,0.3",

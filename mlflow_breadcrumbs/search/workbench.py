@@ -416,7 +416,7 @@ class Findings:
         return len(self.benches) + len(self.masks) + len(self.before)
 
 
-_Units = tuple[str, tuple[str, ...], tuple[str, ...], bool]
+_Units = tuple[str, tuple[str, ...], tuple[str, ...], tuple[str, ...], bool]
 _Point = tuple[float, float]
 _Mask = tuple[_Units, _Point]
 _Decomposed = tuple[recipe.MergeRecipe, tuple[int, ...]]
@@ -430,5 +430,5 @@ def _nbytes(updates: decomposing.Updates) -> int:
 def _mask(settings: recipe.MergeRecipe) -> _Mask:
     """What the masks of a recipe depend on."""
     whole = settings.vectors == recipe.WHOLE_MEAN
-    units = (settings.unit, settings.include, settings.exclude, whole)
+    units = (settings.unit, settings.include, settings.exclude, settings.own, whole)
     return units, (settings.density, settings.gamma)

@@ -60,6 +60,10 @@ class Folder(Protocol):
         """The size of a file, and which version it is; raises `CheckpointError` for none."""
         ...
 
+    def size(self, name: str) -> int | None:
+        """Bytes of a file; `None` where there is none of that name."""
+        ...
+
     def read(self, name: str, start: int, stop: int) -> bytes:
         """The bytes of a file from `start` to `stop`."""
         ...

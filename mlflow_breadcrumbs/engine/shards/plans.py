@@ -19,8 +19,10 @@ import torch
 from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.engine import (
     adapters,
+    alignment,
     backends,
     checkpoints,
+    library_configs,
     merging,
     recipe,
     stored_bytes,
@@ -77,6 +79,8 @@ class ShardPlan:
     """Per source, of the unit `model`."""
     ended_by: str | None = None
     """The command that ends the merge, where it is not `finish`."""
+    aligned: str | None = None
+    """Of what was decided of the sources' tensors, where one is not quite as the base is."""
     format: str = FORMAT
 
     @property
@@ -108,8 +112,9 @@ class ShardPlan:
     def to_dict(self) -> dict[str, Any]:
         """The plan as JSON holds it."""
         found: dict[str, Any] = _ADAPTER.dump_python(self, mode="json")
-        if self.ended_by is None:
-            del found["ended_by"]  # plans of before have their digest without it
+        for field in ("ended_by", "aligned"):
+            if found[field] is None:
+                del found[field]  # plans of before have their digest without it
         return found
 
     def save(self, path: str | Path) -> None:
@@ -166,6 +171,11 @@ class ShardPlan:
                 inputs.append(checkpoint)
             labels = [source.label for source in self.sources]
             job = merging.plan(inputs[0], inputs[1:], self.recipe, labels)
+            if alignment.digest(job.sources) != self.aligned:
+                raise errors.MergeError(
+                    f"the plan for {self.output} goes by other heads and names of the sources' "
+                    f"tensors than their {library_configs.FILE} says now. Restore it, or plan again"
+                )
             self._check_shards(job)
             yield dataclasses.replace(job, verify=self.verify)
 
@@ -301,6 +311,7 @@ def of(
         verify=verify or expected is not None,
         max_norm_ratio=None if max_norm_ratio == math.inf else max_norm_ratio,
         ended_by=ended_by,
+        aligned=alignment.digest(job.sources),
         cuts=tuple(_cuts(job, threads or processes.processors())),
     )
 

@@ -63,7 +63,7 @@ def merge(
     folder: Path,
     *,
     labels: Sequence[str],
-    expected: Sequence[str],
+    expected: Sequence[str | None],
     threads: int,
     worthwhile: bool = False,
     max_norm_ratio: float | None = defaults.MAX_NORM_RATIO,
@@ -78,7 +78,8 @@ def merge(
         output: a path ending in `.safetensors`; it appears whole or not at all.
         folder: the parts that are made go there.
         labels: how messages name each source.
-        expected: the weights digest that the base and then each source must have.
+        expected: the weights digest that the base and then each source must have, `None` where
+            any will do.
         threads: at least 1.
         worthwhile: refuse sources whose parts may be as large as they are.
         max_norm_ratio: as for `merging.merge`.

@@ -9,7 +9,10 @@ from mlflow_breadcrumbs.support import canonical
 
 
 def merge_digest(settings: recipe.MergeRecipe, weights_digests: Sequence[str]) -> str:
-    """What makes two merges the same: the recipe, the base's digest, the sources' in order."""
+    """What makes two merges the same: the recipe, the base's digest, the sources' in order.
+
+    For a call, where an input may have no digest yet, what it is known by instead.
+    """
     base, *sources = weights_digests
     return canonical.digest({"recipe": settings.to_dict(), "base": base, "sources": sources})
 
@@ -44,11 +47,18 @@ def of_merge(
     settings: recipe.MergeRecipe, uris: Sequence[str], digests: Sequence[str]
 ) -> dict[str, str]:
     """The tags of what went into a merge, base first; one per source, for searching its merges."""
+    return {
+        **by_name(uris),
+        tag_keys.RECIPE_DIGEST: settings.digest,
+        tag_keys.MERGE_DIGEST: merge_digest(settings, digests),
+    } | {tag_keys.of_source(digest): uri for digest, uri in zip(digests[1:], uris[1:], strict=True)}
+
+
+def by_name(uris: Sequence[str]) -> dict[str, str]:
+    """Those of the tags that name what went in, base first, and need no digest."""
     base, *sources = uris
     return {
         tag_keys.KIND: "merge",
-        tag_keys.RECIPE_DIGEST: settings.digest,
-        tag_keys.MERGE_DIGEST: merge_digest(settings, digests),
         tag_keys.BASE: base,
         tag_keys.SOURCES: canonical.dumps(sources).decode(),
-    } | {tag_keys.of_source(digest): uri for digest, uri in zip(digests[1:], sources, strict=True)}
+    }

@@ -1,6 +1,6 @@
 """The engine's part of a merge: opened versions in, one file out, from whole sources or from parts.
 
-Every byte that is read is held against its recorded digest.
+Every byte that is read is held against its recorded digest, or gives the one that there was not.
 """
 
 import contextlib
@@ -42,6 +42,12 @@ class Computed:
     """Where they were merged from parts."""
     notes: tuple[str, ...] = ()
     """What was read and what is kept, as sentences without their full stop."""
+
+    @property
+    def digests(self) -> tuple[str, ...]:
+        """The weights digests of the base and of each source, from the bytes that were merged."""
+        assert self.result.base_digest is not None
+        return (self.result.base_digest, *(self.result.source_digests or ()))
 
     def dtypes(self, digest: str) -> tuple[str, ...]:
         """The floating-point dtypes of a source that may not have been read; `()` if not known."""
@@ -96,8 +102,8 @@ def merge(
 
         base = opened(taken.base)
         sources: list[checkpoints.Checkpoint | parts.OpenedPart] = []
-        for version, digest in zip(taken.sources, taken.digests[1:], strict=True):
-            if digest in held.known:
+        for version, digest in zip(taken.sources, taken.known[1:], strict=True):
+            if digest is not None and digest in held.known:
                 part = parts.OpenedPart(held.known[digest], held.folder)
                 stack.callback(part.close)
                 sources.append(part)
@@ -127,7 +133,7 @@ def merge(
                 output,
                 labels=labels,
                 backend=backend,
-                expected=taken.digests,
+                expected=taken.known,
                 max_norm_ratio=max_norm_ratio,
                 max_shard_size=max_shard_size,
                 overwrite=resumable and not by_shards,
@@ -143,7 +149,7 @@ def merge(
             output,
             folder,
             labels=labels,
-            expected=taken.digests,
+            expected=taken.known,
             threads=threads or processes.processors(),
             worthwhile=keep,
             max_norm_ratio=max_norm_ratio,
@@ -176,7 +182,7 @@ def plan(
             request.recipe,
             work / weights_name(taken),
             labels=[source.resolved.uri for source in taken.sources],
-            expected=taken.digests,
+            expected=taken.known,
             max_norm_ratio=request.max_norm_ratio,
             max_shard_size=shard_size(taken, request.max_shard_size),
             threads=request.threads,

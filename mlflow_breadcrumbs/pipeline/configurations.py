@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from mlflow_breadcrumbs import errors, flavor
@@ -113,7 +112,7 @@ def _judge(base: versions.OpenedVersion, source: versions.OpenedVersion) -> Fit:
 
 def _foreign(version: versions.OpenedVersion) -> dict[str, Any] | None:
     """The configuration beside the weights of a model of another flavor; `None` without one."""
-    path = Path(version.weights).with_name(FOREIGN_FILE)
+    path = version.path.with_name(FOREIGN_FILE)
     if not path.is_file():
         return None
     origin = f"{FOREIGN_FILE} of {version.resolved.uri}"

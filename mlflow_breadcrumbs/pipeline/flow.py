@@ -5,6 +5,7 @@ Read `merge` from top to bottom; everything below it is one of its steps.
 
 import contextlib
 import dataclasses
+import datetime
 import logging
 import shutil
 from collections.abc import Iterator, Sequence
@@ -27,6 +28,7 @@ from mlflow_breadcrumbs.models.tasks import Task
 from mlflow_breadcrumbs.pipeline import (
     changing,
     computing,
+    earlier,
     examining,
     inputs,
     keeping,
@@ -77,7 +79,8 @@ def merge(
         backend = choosing.ChosenThere(request.device, request.backend, threads=request.threads)
     resolved = inputs.resolve(request.base, request.sources)
     recorded = changing.recorded_digests(request.change, resolved)
-    if found := _find(request, recorded):
+    told = earlier.digests(request.registered_model, resolved, recorded)
+    if found := _find(request, told):
         return found
     with versions.workspace() as folder:
         held = keeping.find(request.change, folder)
@@ -89,15 +92,13 @@ def merge(
             taken.bring()
         draft = drafts.RecipeDraft(request.recipe, request.left_open)
         request = _settled(request, taken, draft, backend, show)
-        if (None in recorded or draft.open) and (found := _find(request, taken.digests)):
+        if draft.open and (found := _find(request, told)):
             return found
         pairs = inputs.plan_evaluation(taken, request.tasks) if request.tasks is not None else ()
         asked = merge_request.digest(request, taken, pairs)
         if left := recovery.take_up(request.registered_model, asked):
             return _present(request, left, again=False)
-        tags = registration.tags_of(request, taken, asked)
-        if draft.open:
-            tags[tag_keys.CHOICE_DIGEST] = ancestry_tags.choice_digest(draft, taken.digests)
+        registration.check_tags(taken)
         name = f"merge {request.registered_model}"
         mark = {tag_keys.REQUEST_DIGEST: asked}
         with (
@@ -121,48 +122,76 @@ def merge(
                 executor=executor,
                 show=show,
             )
-            merged = computed.result
-            if pairs or (taken.is_ours and running.can_break(merged.running, request.recipe)):
-                trial.check(flavor.load_config(taken.base.folder), Path(merged.output), device)
-            recording.log_masks(run_id, taken, merged)
-            kept = None
-            if request.keep_parts and computed.joined:
-                kept = keeping.log(run_id, computed.joined)
-            card = _evaluate(request, taken, merged, pairs, device, show)
-            if card:
-                accuracy_records.log_evaluation(run_id, card, request.split)
-            recording.log_effort(run_id, merged)
-            stated = registration.lineage(
-                run_id, started, request, taken, computed, card, kept, device
-            )
-            if card and not taken.is_ours:
-                tags[tag_keys.TASK] = ",".join(score.task for score in card.scores)
-            version = registration.register(request, taken, merged, stated, tags)
-            stories.tell(version, statement.parse(stated))
-            metrics = card.metrics() if card else {}
-            job.done(
-                version,
-                recipe_digest=request.recipe.digest,
-                metrics=metrics,
-                **{accuracy_records.LINEAGE: canonical.sha256(stated)},
-                **(request.change.said() if request.change else {}),
-            )
+            there = None
+            if None in taken.known:
+                taken = taken.read(computed.digests)
+                there = _find_read(request, taken, pairs)
+            if there is not None:
+                version, metrics = there.version, there.metrics
+                job.done(version, recipe_digest=request.recipe.digest)
+            else:
+                tags = registration.tags_of(request, taken, asked)
+                if draft.open:
+                    tags[tag_keys.CHOICE_DIGEST] = ancestry_tags.choice_digest(draft, taken.digests)
+                version, metrics, digest = _register(
+                    request, taken, computed, pairs, tags, run_id, started, device, show
+                )
+                job.done(
+                    version,
+                    recipe_digest=request.recipe.digest,
+                    metrics=metrics,
+                    **{accuracy_records.LINEAGE: digest},
+                    **(request.change.said() if request.change else {}),
+                )
     if request.work_folder is not None:
         shutil.rmtree(work, ignore_errors=True)
     # Another job may have registered the same merge meanwhile; then its version is the result.
     reused = version.run_id != run_id
     if reused:
         _tell_project(request, version, run_id)
+    if there is not None:
+        return there
     decided = request.change.notes if request.change else ()
     return outcomes.MergedVersion(
         version,
         request.recipe.digest,
         reused=reused,
         metrics=metrics,
-        notes=(*decided, *taken.notes, *merged.notes, *computed.notes),
+        notes=(*decided, *taken.notes, *computed.result.notes, *computed.notes),
         choice=request.choice,
         alias=request.alias,
     )
+
+
+def _register(
+    request: MergeRequest,
+    taken: inputs.Inputs,
+    computed: computing.Computed,
+    pairs: Sequence[tuple[int, Task]],
+    tags: dict[str, str],
+    run_id: str,
+    started: datetime.datetime,
+    device: str,
+    show: progress.Progress,
+) -> tuple[records.RegisteredVersion, dict[str, float], str]:
+    """Measure what was merged and register it; the version, its metrics, its lineage's digest."""
+    merged = computed.result
+    if pairs or (taken.is_ours and running.can_break(merged.running, request.recipe)):
+        trial.check(flavor.load_config(taken.base.folder), Path(merged.output), device)
+    recording.log_masks(run_id, taken, merged)
+    kept = None
+    if request.keep_parts and computed.joined:
+        kept = keeping.log(run_id, computed.joined)
+    card = _evaluate(request, taken, merged, pairs, device, show)
+    if card:
+        accuracy_records.log_evaluation(run_id, card, request.split)
+    recording.log_effort(run_id, merged)
+    stated = registration.lineage(run_id, started, request, taken, computed, card, kept, device)
+    if card and not taken.is_ours:
+        tags[tag_keys.TASK] = ",".join(score.task for score in card.scores)
+    version = registration.register(request, taken, merged, stated, tags)
+    stories.tell(version, statement.parse(stated))
+    return version, card.metrics() if card else {}, canonical.sha256(stated)
 
 
 def plan(
@@ -274,6 +303,20 @@ def _find(request: MergeRequest, digests: Sequence[str | None]) -> outcomes.Merg
     _logger.info("%s is this merge already", found.uri)
     stopped = finishing.finish(found.registered, "merge")
     return _present(request, found.registered, again=not stopped)
+
+
+def _find_read(
+    request: MergeRequest, taken: inputs.Inputs, pairs: Sequence[tuple[int, Task]]
+) -> outcomes.MergedVersion | None:
+    """The version that is this merge already, once all digests were read.
+
+    Or what a stopped call left that knew the digests, and asked by them.
+    """
+    if found := _find(request, taken.digests):
+        return found
+    asked = merge_request.digest(request, taken, pairs)
+    left = recovery.take_up(request.registered_model, asked)
+    return _present(request, left, again=False) if left else None
 
 
 def _present(

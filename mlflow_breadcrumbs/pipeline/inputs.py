@@ -1,12 +1,10 @@
 """What goes into a merge: the base and the sources, resolved once, opened, and checked."""
 
-import contextlib
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mlflow_breadcrumbs import errors, flavor
-from mlflow_breadcrumbs.engine import adapters, checkpoints
 from mlflow_breadcrumbs.evaluation import scorecard
 from mlflow_breadcrumbs.models import task_heads, tasks
 from mlflow_breadcrumbs.pipeline import configurations
@@ -19,8 +17,9 @@ class Inputs:
 
     base: versions.OpenedVersion
     sources: tuple[versions.OpenedVersion, ...]
-    digests: tuple[str, ...]
-    """Weights digests, of the base, then of each source: as recorded, else as found."""
+    known: tuple[str | None, ...]
+    """Weights digests, of the base, then of each source: as recorded, else as found; `None` where
+    nothing is recorded and the bytes have not been read yet."""
     heads: tuple[dict[str, task_heads.Head], ...]
     """Per source, the heads of its tasks."""
     fits: tuple[configurations.Fit, ...]
@@ -30,6 +29,37 @@ class Inputs:
     def everything(self) -> tuple[versions.OpenedVersion, ...]:
         """The base, then the sources."""
         return (self.base, *self.sources)
+
+    @property
+    def digests(self) -> tuple[str, ...]:
+        """All weights digests, once every one is known; `read` says those that were found."""
+        found = tuple(digest for digest in self.known if digest is not None)
+        if len(found) < len(self.known):
+            raise ValueError("a digest is asked for before the bytes were read")
+        return found
+
+    @property
+    def identities(self) -> tuple[str, ...]:
+        """What tells each input from others before its bytes are read.
+
+        The weights digest where it is known; else the pinned URI with the logged model, or with the
+        place of the files where there is none.
+        """
+        return tuple(
+            digest or f"{entry.uri} {entry.model_id or entry.location}"
+            for digest, entry in zip(
+                self.known, (version.resolved for version in self.everything), strict=True
+            )
+        )
+
+    def read(self, digests: Sequence[str]) -> "Inputs":
+        """The same, once their bytes were read and have these weights digests.
+
+        Raises:
+            MergeError: two inputs have the same weights.
+        """
+        _check_apart(self.everything, digests)
+        return dataclasses.replace(self, known=tuple(digests))
 
     @property
     def is_ours(self) -> bool:
@@ -42,7 +72,7 @@ class Inputs:
         return tuple(
             scorecard.Candidate(source.resolved.uri, source.weights, own, digest, fit.own)
             for source, own, digest, fit in zip(
-                self.sources, self.heads, self.digests[1:], self.fits, strict=True
+                self.sources, self.heads, self.known[1:], self.fits, strict=True
             )
         )
 
@@ -102,7 +132,7 @@ def open_all(
     """Make every input readable here.
 
     The recorded digests are taken at their word: the merge holds the bytes against them while it
-    reads them. Only a version without one is read here.
+    reads them, and finds those of versions that have none on record from the same bytes.
 
     Args:
         resolved: what `resolve` gave.
@@ -112,14 +142,12 @@ def open_all(
 
     Raises:
         RegistryError: files are gone or are no safetensors.
-        MergeError: two inputs have the same weights, two sources different heads for one task, or a
-            source computes otherwise than the base.
+        MergeError: two inputs are recorded with the same weights, two sources have different heads
+            for one task, or a source computes otherwise than the base.
         ArchitectureError: a configuration is damaged.
     """
     opened, digests = open_versions(resolved, folder, known=known, lazily=lazily)
-    for number, digest in enumerate(digests):
-        if (first := digests.index(digest)) < number:
-            raise _same_weights(resolved[number], resolved[first], digest, opened)
+    _check_apart(opened, digests)
     fits = configurations.check(opened)
     return Inputs(opened[0], opened[1:], digests, collect_heads(opened[1:]), fits)
 
@@ -130,8 +158,8 @@ def open_versions(
     *,
     known: Mapping[str, str] | None = None,
     lazily: bool = False,
-) -> tuple[tuple[versions.OpenedVersion, ...], tuple[str, ...]]:
-    """Make versions readable here, whatever they hold; with their weights digests.
+) -> tuple[tuple[versions.OpenedVersion, ...], tuple[str | None, ...]]:
+    """Make versions readable here, whatever they hold; with the weights digests on record.
 
     `known` and `lazily` are as for `open_all`.
 
@@ -149,21 +177,10 @@ def open_versions(
         if version.flavor == flavor.FLAVOR_NAME:
             flavor.load_config(version.folder)  # refused before work is done
     digests = tuple(
-        version.resolved.recorded_digest
-        or (known or {}).get(version.resolved.uri)
-        or _digest(opened[0], version)
+        version.resolved.recorded_digest or (known or {}).get(version.resolved.uri)
         for version in opened
     )
     return opened, digests
-
-
-def _digest(base: versions.OpenedVersion, version: versions.OpenedVersion) -> str:
-    """The weights digest of a version; of an adapter, that of the model which it makes."""
-    if not version.is_adapter:
-        return checkpoints.weights_digest(version.stored)
-    with contextlib.ExitStack() as stack:
-        _, made = adapters.open_all(stack, [base.stored, version.stored])
-        return checkpoints.weights_digest(made)
 
 
 def plan_evaluation(taken: Inputs, task_file: str) -> tuple[tuple[int, tasks.Task], ...]:
@@ -181,21 +198,22 @@ def plan_evaluation(taken: Inputs, task_file: str) -> tuple[tuple[int, tasks.Tas
     return scorecard.plan(taken.candidates, task_files.load(task_file))
 
 
-def _same_weights(
-    entry: versions.ResolvedVersion,
-    twin: versions.ResolvedVersion,
-    digest: str,
-    opened: Sequence[versions.OpenedVersion],
-) -> errors.MergeError:
-    if twin is opened[0].resolved:
-        return errors.MergeError(
-            f"the source {entry.uri} has exactly the weights of the base {twin.uri}, so it adds "
-            "nothing; leave it out, or register what was fine-tuned"
+def _check_apart(opened: Sequence[versions.OpenedVersion], digests: Sequence[str | None]) -> None:
+    """Raise `MergeError` for two inputs with the same weights, as far as they are known."""
+    for number, digest in enumerate(digests):
+        first = digests.index(digest)
+        if digest is None or first == number:
+            continue
+        twin, entry = opened[first].resolved, opened[number].resolved
+        if first == 0:
+            raise errors.MergeError(
+                f"the source {entry.uri} has exactly the weights of the base {twin.uri}, so it "
+                "adds nothing; leave it out, or register what was fine-tuned"
+            )
+        raise errors.MergeError(
+            f"the sources {twin.uri} and {entry.uri} have the same weights ({digest}); name one of "
+            f"them, with a weight: {twin.uri}=2"
         )
-    return errors.MergeError(
-        f"the sources {twin.uri} and {entry.uri} have the same weights ({digest}); name one of "
-        f"them, with a weight: {twin.uri}=2"
-    )
 
 
 def collect_heads(

@@ -65,10 +65,13 @@ class MergeRequest:
 
 
 def digest(request: MergeRequest, taken: inputs.Inputs, pairs: Sequence[tuple[int, Task]]) -> str:
-    """What makes two calls the same: the merge, where it goes, and what is measured."""
+    """What makes two calls the same: the merge, where it goes, and what is measured.
+
+    An input without a digest is told by its identity, so that nothing is read for this.
+    """
     return canonical.digest(
         {
-            "merge": ancestry_tags.merge_digest(request.recipe, taken.digests),
+            "merge": ancestry_tags.merge_digest(request.recipe, taken.identities),
             "registeredModel": request.registered_model,
             "force": request.force,
             **({"parts": True} if request.keep_parts else {}),

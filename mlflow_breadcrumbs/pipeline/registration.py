@@ -121,16 +121,23 @@ def register(
 
 
 def tags_of(request: MergeRequest, taken: inputs.Inputs, asked: str) -> dict[str, str]:
-    """The version's tags, as far as they are known before the merge."""
-    uris = [version.resolved.uri for version in taken.everything]
-    tags = ancestry_tags.of_merge(request.recipe, uris, taken.digests)
+    """The version's tags, as far as they follow from what went in."""
+    tags = ancestry_tags.of_merge(request.recipe, _uris(taken), taken.digests)
     tags[tag_keys.REQUEST_DIGEST] = asked
     if taken.all_heads:
         tags[tag_keys.TASK] = ",".join(taken.all_heads)
     if request.force:
         tags[tag_keys.FORCED] = "true"
-    tag_keys.check(tags)
     return tags
+
+
+def check_tags(taken: inputs.Inputs) -> None:
+    """Raise `RegistryError`, before anything is computed, for tags that are too long."""
+    tag_keys.check(ancestry_tags.by_name(_uris(taken)) | {tag_keys.TASK: ",".join(taken.all_heads)})
+
+
+def _uris(taken: inputs.Inputs) -> list[str]:
+    return [version.resolved.uri for version in taken.everything]
 
 
 def now() -> datetime.datetime:

@@ -106,6 +106,17 @@ def find_merge(
     return versions.resolve(_uri(chosen[0])) if chosen else None
 
 
+def named_alike(name: str, tags: Mapping[str, str]) -> list[versions.ResolvedVersion]:
+    """The ready versions of a name that have all of these tags, the newest first."""
+    with failures.explained(f"cannot search the versions of {name!r}"):
+        found = _search(name, f"tags.`{tag_keys.KIND}` = '{tags[tag_keys.KIND]}'")
+        return [
+            versions.resolve(_uri(entry))
+            for entry in reversed(found)
+            if entry.status == "READY" and tags.items() <= dict(entry.tags).items()
+        ]
+
+
 def _settle(name: str, source: str, tags: Mapping[str, str]) -> str:
     """Delete what was just registered where a lower twin is there; the URI of what stays."""
     digest = tags.get(tag_keys.MERGE_DIGEST)

@@ -59,7 +59,7 @@ class Comparand:
     max_norm_ratio: float
     """What `merge` refuses a source beyond, in norms of the base."""
     digests: tuple[str, ...]
-    """Weights digests of the sources."""
+    """What tells the sources' weights apart: their digests, where any may have the same."""
     head_clash: str | None = None
     """Why the sources' heads can't go into one version."""
     fits: tuple[configurations.Fit, ...] = ()

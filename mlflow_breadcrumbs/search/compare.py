@@ -12,7 +12,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mlflow_breadcrumbs import errors
-from mlflow_breadcrumbs.engine import adapters, layer_groups, merging, recipe, rounding
+from mlflow_breadcrumbs.engine import (
+    adapters,
+    checkpoints,
+    layer_groups,
+    merging,
+    recipe,
+    rounding,
+)
 from mlflow_breadcrumbs.engine.backends.cpu import geometry
 from mlflow_breadcrumbs.figures import results
 from mlflow_breadcrumbs.pipeline import configurations, inputs
@@ -133,7 +140,7 @@ def compare(
     resolved = inputs.resolve(base, sources)
     labels = tuple(entry.uri for entry in resolved[1:])
     with versions.workspace() as folder, contextlib.ExitStack() as stack:
-        opened, digests = inputs.open_versions(resolved, folder)
+        opened, recorded = inputs.open_versions(resolved, folder)
         first, *others = adapters.open_all(stack, (version.weights for version in opened))
         job = merging.plan(first, others, settings, labels)
         volume = sum(
@@ -156,13 +163,14 @@ def compare(
                 for number, energy in enumerate(layer.products.diagonal())
             ),
         )
-    total = geometry.total(measured.values(), len(sources))
+        total = geometry.total(measured.values(), len(sources))
+        digests = _digests(others, recorded[1:], labels, total)
     evidence = advice.Comparand(
         labels=labels,
         measured=total,
         recipe=settings,
         max_norm_ratio=max_norm_ratio,
-        digests=digests[1:],
+        digests=digests,
         head_clash=clash,
         fits=fits,
         running=tuple(job.running),
@@ -187,6 +195,26 @@ def _by_layer(
     for name, layer in layer_groups.group(measured).items():
         layers[layer] = layers.get(layer, geometry.nothing(sources)) + measured[name]
     return layers
+
+
+def _digests(
+    sources: Sequence[checkpoints.Checkpoint],
+    recorded: Sequence[str | None],
+    labels: Sequence[str],
+    total: geometry.Geometry,
+) -> tuple[str, ...]:
+    """What tells the sources' weights apart.
+
+    The digest on record; without one, that of the bytes for a source that points the same way as
+    another and may be the same, and the label for every other one.
+    """
+    found = []
+    for number, digest in enumerate(recorded):
+        alike = (total.cosines[number] > advice.ALIKE).sum() > 1
+        if digest is None and alike:
+            digest = checkpoints.weights_digest(sources[number])
+        found.append(labels[number] if digest is None else digest)
+    return tuple(found)
 
 
 def _head_clash(sources: Sequence[versions.OpenedVersion]) -> str | None:

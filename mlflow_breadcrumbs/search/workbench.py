@@ -89,10 +89,13 @@ def opened(materials: Materials, show: progress.Progress = progress.silent) -> I
             _logger.warning("%s", note)
         pairs = () if materials.tasks is None else inputs.plan_evaluation(taken, materials.tasks)
         files = adapters.open_all(stack, (version.weights for version in taken.everything))
+        found = []
         with show("check digests", total=len(files), unit="versions") as advance:
             for version, file in zip(taken.everything, files, strict=True):
-                versions.check_digest(version.resolved, checkpoints.weights_digest(file))
+                found.append(checkpoints.weights_digest(file))
+                versions.check_digest(version.resolved, found[-1])
                 advance(1)
+        taken = taken.read(found)
         study = Study(materials, device, taken, pairs, files, show)
         if materials.evaluator is not None:
             study.grades = graded.Grades(materials.evaluator, taken, folder / "graded")

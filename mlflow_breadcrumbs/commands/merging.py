@@ -37,10 +37,26 @@ DRY_RUN = click.option(
 )
 
 
+AS_ADAPTER = click.option(
+    "--as-adapter",
+    "adapter_rank",
+    type=options.WHOLE,
+    metavar="RANK",
+    help="Keep the change as one LoRA adapter of this rank: merge-files writes it, and no whole "
+    "checkpoint, into the folder --output; merge into its run.",
+)
+
+
 @click.command("merge-files")
 @functools.partial(addresses.files_options, required=False)
 @mergekit_choice.option
-@click.option("--output", required=True, type=click.Path(), help="Merged .safetensors file.")
+@click.option(
+    "--output",
+    required=True,
+    type=click.Path(),
+    help="Merged .safetensors file; with --as-adapter, the adapter's folder.",
+)
+@AS_ADAPTER
 @options.draft_options
 @options.engine_options
 @click.option(
@@ -70,6 +86,7 @@ def merge_files(
     sources: tuple[addresses.Weighted, ...],
     mergekit: str | None,
     output: str,
+    adapter_rank: int | None,
     backend: str | None,
     threads: int | None,
     max_norm_ratio: float,
@@ -93,6 +110,11 @@ def merge_files(
     mlflow-breadcrumbs merge-files --base base.safetensors \\
         --source cars.safetensors --source signs.safetensors=0.5 --output merged.safetensors
     """
+    if adapter_rank is not None and (executor_name == "ray" or max_shard_size is not None):
+        raise click.UsageError(
+            "--as-adapter goes with neither --executor ray nor --max-shard-size, which are for "
+            "whole checkpoints"
+        )
     theirs = mergekit_choice.chosen(mergekit, given | {"base": base, "sources": sources})
     if theirs is not None:
         draft = drafts.RecipeDraft(theirs.recipe)
@@ -113,6 +135,22 @@ def merge_files(
         )
         return
     threads = spreading.threads_of(executor_name, threads)
+    if adapter_rank is not None:
+        result = files.merge_as_adapter(
+            base,
+            [path for path, _ in sources],
+            draft,
+            output,
+            adapter_rank,
+            threads=threads,
+            backend=choosing.choose(device, backend or "auto", threads=threads),
+            max_norm_ratio=max_norm_ratio,
+            verify=digests,
+            overwrite=overwrite,
+            show=terminal.show,
+        )
+        _print_result(result, [base, *(path for path, _ in sources)], as_json=as_json)
+        return
     spread = (executor_name, workers, ray_address, threads, device)
     if executor_name == "ray" and max_shard_size is None:
         max_shard_size = options.size(options.SHARD_SIZE)
@@ -131,10 +169,15 @@ def merge_files(
             overwrite=overwrite,
             show=terminal.show,
         )
+    _print_result(result, [base, *(path for path, _ in sources)], as_json=as_json)
+
+
+def _print_result(result: "merging.MergeResult", inputs: Sequence[str], *, as_json: bool) -> None:
+    """Say what a merge of files wrote."""
     if as_json:
         printing.print_json(result.to_dict())
     else:
-        print_merge(result, [base, *(path for path, _ in sources)])
+        print_merge(result, inputs)
 
 
 def print_budget(found: "budgets.Budget", *, as_json: bool) -> None:
@@ -192,6 +235,7 @@ def print_merge(result: "merging.MergeResult", inputs: Sequence[str]) -> None:
 @options.device_option
 @options.batch_size_option
 @options.cache_option
+@AS_ADAPTER
 @options.switch(
     "--choose",
     help="Try the few best recipes on the tasks' validation images, and merge by the best.",
@@ -237,6 +281,7 @@ def merge_command(
     force: bool,
     force_alias: bool,
     keep_parts: bool | None,
+    adapter_rank: int | None,
     max_shard_size: int | None,
     work_folder: str | None,
     plan_only: bool | None,
@@ -320,6 +365,7 @@ def merge_command(
         force_alias=force_alias,
         method=method,
         keep_parts=bool(keep_parts),
+        adapter_rank=adapter_rank,
         change=change,
     )
     if plan_only:

@@ -10,8 +10,9 @@
    `naming` (prefixes, tied outputs), `library_configs` (which are a head's) and `mismatches` (why
    they don't fit).
 5. `merging` streams base and sources through a backend into the output; `files` is the same from
-   paths, for `merge-files`; `tolerance` says when two results of one merge are the same;
-   `running` names what is never summed, `rounding` how much of a change is none.
+   paths, for `merge-files`; `lowering` makes one LoRA adapter of what was merged; `tolerance` says
+   when two results of one merge are the same; `running` names what is never summed, `rounding` how
+   much of a change is none.
 6. `shards` is a room of its own: a merge in pieces, by several workers, that survives being killed.
 7. `drafts` are recipes with something left open, which `settling` finds from the weights;
    `mergekit_files` are recipes that somebody wrote for mergekit.

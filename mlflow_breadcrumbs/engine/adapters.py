@@ -10,7 +10,7 @@ all in float32 (each product and each sum is rounded), scale = alpha / rank roun
 or alpha / √rank with rank-stabilized LoRA. W' is float32 whatever the base is, so that no small
 change is rounded away; a convolution's weight is taken as the matrix [out, in · kernel], an
 embedding's and a transposed layer's (`fan_in_fan_out`) as its transpose. Tensors that an adapter
-has whole (`modules_to_save`) replace the base's. Everything else is the base's own bytes.
+has whole (`modules_to_save`, biases) replace the base's. Everything else is the base's own bytes.
 """
 
 import contextlib
@@ -35,7 +35,10 @@ ROWS = 1 << 20
 """Elements that are computed at once."""
 
 _FACTOR = re.compile(r"(.+)\.lora_(embedding_)?([AB])(?:\.weight)?")
-_PREFIX = "base_model.model."
+PREFIX = "base_model.model."
+"""Before the name of each tensor of an adapter."""
+INNER = "base_layer"
+"""What `peft` calls a layer that it has put factors beside."""
 _OTHERS = (
     "use_dora",
     "use_qalora",
@@ -166,7 +169,7 @@ def _match(
     whole: dict[str, str] = {}
     unknown, embeddings = [], set()
     for key in own.names:
-        name = key.removeprefix(_PREFIX)
+        name = key.removeprefix(PREFIX).replace(f".{INNER}.", ".")
         if found := _FACTOR.fullmatch(name):
             target = _in_base(f"{found[1]}.weight", base)
             if target is not None:

@@ -5,7 +5,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.engine import (
@@ -13,13 +13,14 @@ from mlflow_breadcrumbs.engine import (
     backends,
     checkpoints,
     drafts,
+    lowering,
     merging,
     recipe,
     settling,
 )
 from mlflow_breadcrumbs.engine.backends import choosing
 from mlflow_breadcrumbs.engine.remote import stores
-from mlflow_breadcrumbs.support import defaults, executors, progress
+from mlflow_breadcrumbs.support import defaults, executors, processes, progress, scratch
 
 if TYPE_CHECKING:
     from mlflow_breadcrumbs.engine.shards import budgets, plans
@@ -77,6 +78,63 @@ def merge_files(
             show=show,
         )
         return dataclasses.replace(result, choice=choice)
+
+
+def merge_as_adapter(
+    base: str | Path,
+    sources: Sequence[str | Path],
+    settings: recipe.MergeRecipe | drafts.RecipeDraft,
+    folder: str | Path,
+    rank: int,
+    *,
+    threads: int | None = None,
+    overwrite: bool = False,
+    show: progress.Progress = progress.silent,
+    **given: Any,
+) -> merging.MergeResult:
+    """Merge checkpoint files and write the change as one LoRA adapter of the base; see `lowering`.
+
+    The merged weights are there for that time only, among the temporary files.
+
+    Args:
+        base: the checkpoint that every source was fine-tuned from.
+        sources: in the order that the sum takes.
+        settings: the recipe, or a draft of one.
+        folder: of the adapter.
+        rank: of the adapter.
+        threads: matrices at a time; all processors when `None`.
+        overwrite: replace an adapter that exists.
+        show: is told the bytes read, then the tensors.
+        given: other arguments of `merge_files`.
+
+    Raises:
+        MergeError: see `merge_files`; or no matrix changed.
+        CheckpointError: see `merge_files`; or the folder can't be written.
+    """
+    lowering.check_rank(rank)
+    if stores.is_address(folder):
+        raise errors.CheckpointError(
+            f"{folder} is an address, and an adapter is written to a disk; name a folder"
+        )
+    lowering.check_folder(Path(folder), overwrite=overwrite)
+    _check_apart([base, *sources], Path(folder))
+    with scratch.folder() as here:
+        output = here / "merged.safetensors"
+        result = merge_files(base, sources, settings, output, show=show, **given)
+        with checkpoints.Checkpoint.open(base) as first, checkpoints.Checkpoint.open(output) as one:
+            made = lowering.write(
+                first,
+                one,
+                Path(folder),
+                rank,
+                named=str(base),
+                threads=threads or processes.processors(),
+                overwrite=overwrite,
+                show=show,
+            )
+    return dataclasses.replace(
+        result, output=Path(folder), weights_digest=made.weights_digest, adapter=made
+    )
 
 
 def budget(
@@ -167,6 +225,19 @@ def _by_workers(
             "workers; leave --executor out, or use the unit tensor"
         )
     return functools.partial(local.merge, executor=executor)
+
+
+def _check_apart(paths: Sequence[str | Path], folder: Path) -> None:
+    """Raise `CheckpointError` for an adapter that would lie among the files of an input."""
+    for path in paths:
+        if stores.is_address(path):
+            continue
+        own = Path(path) if Path(path).is_dir() else Path(path).parent
+        if own.resolve() == folder.resolve():
+            raise errors.CheckpointError(
+                f"{folder} is the folder of {path}, which goes into the merge; an adapter needs a "
+                "folder of its own. Name another (--output)"
+            )
 
 
 @contextlib.contextmanager

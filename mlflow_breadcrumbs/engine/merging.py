@@ -21,6 +21,7 @@ from mlflow_breadcrumbs.engine import (
     checkpoints,
     drafts,
     layer_groups,
+    lowering,
     recipe,
     rounding,
     running,
@@ -70,6 +71,9 @@ class MergeResult:
     """What rounding did to the sources that are stored in fewer bits than the base."""
     alignments: Mapping[str, alignment.Alignment] = dataclasses.field(default_factory=dict)
     """By label, what was decided of the tensors of the sources that are not quite as the base."""
+    adapter: lowering.LoweredChange | None = None
+    """What was written in place of the whole checkpoint; the digest is that of the model which the
+    base makes with it."""
 
     @classmethod
     def of(
@@ -114,7 +118,8 @@ class MergeResult:
         found = [running.note(self.running)] if self.running else []
         for label, aligned in self.alignments.items():
             found += aligned.notes(label)
-        return (*found, *(said for noise in self.noises if (said := noise.note())))
+        found += [said for noise in self.noises if (said := noise.note())]
+        return (*found, *(self.adapter.notes if self.adapter else ()))
 
     def source_rows(self, labels: Sequence[str]) -> list[dict[str, Any]]:
         """What the masks did to each source, all tensors together; one row per label.
@@ -153,6 +158,7 @@ class MergeResult:
             "backend": self.backend,
             **({"tolerance": dict(self.tolerances)} if self.tolerances else {}),
             **({"alignment": said_of(self.alignments)} if self.alignments else {}),
+            **({"adapter": self.adapter.to_dict()} if self.adapter else {}),
             **({"notes": list(self.notes)} if self.notes else {}),
             **{key: value for key, value in inputs.items() if value is not None},
         }

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.engine import drafts, recipe
-from mlflow_breadcrumbs.lineage import builder, kept_parts
+from mlflow_breadcrumbs.lineage import builder, kept_adapters, kept_parts
 from mlflow_breadcrumbs.registry import accounts
 from mlflow_breadcrumbs.support import canonical, credentials, json_documents
 
@@ -103,6 +103,7 @@ def build(
     running: Sequence[str] = (),
     choice: drafts.Choice | None = None,
     parts: kept_parts.KeptParts | None = None,
+    adapter: kept_adapters.KeptAdapter | None = None,
 ) -> bytes:
     """The statement in canonical JSON, without the passwords and tokens of URIs that were given.
 
@@ -119,6 +120,7 @@ def build(
         running: names of the running statistics and counters that are the base's.
         choice: how the recipe came about, where it was not given.
         parts: where they were kept.
+        adapter: where one was made of the change.
     """
     return canonical.dumps(
         credentials.cleaned(
@@ -172,6 +174,7 @@ def build(
                                 for row in evaluation
                             ),
                             *([parts.byproduct()] if parts else ()),
+                            *([adapter.byproduct()] if adapter else ()),
                         ],
                     },
                 },
@@ -222,6 +225,8 @@ class Statement:
     """Sources that only the origin has."""
     parts_digest: str | None = None
     """Of the index of the parts that were kept in the run."""
+    adapter_rank: int | None = None
+    """Of the adapter that was made of the change and kept in the run."""
     task_file: str | None = None
     """That it was measured on: a path on the machine that merged, or a URI."""
 
@@ -281,6 +286,7 @@ def parse(content: bytes) -> Statement:
         added=tuple(asked.get("added", ())),
         removed=tuple(asked.get("removed", ())),
         parts_digest=kept_parts.digest_in(products),
+        adapter_rank=kept_adapters.rank_in(products),
     )
 
 

@@ -5,6 +5,7 @@
 engine, `registration` makes the version, with its lineage and tags. `earlier` knows what merges of
 the same versions found, `recovery` takes up a merge that was stopped, `recording` fills the run,
 `pointing` moves the alias where the merge existed already; `outcomes` are what commands print.
-`changing` makes a merge of another one, with sources added or taken out, and `keeping` has what
-each source contributed. `examining` hands base, sources and merged weights to a user's evaluator.
+`changing` makes a merge of another one, with sources added or taken out, `keeping` has what each
+source contributed, `adapting` one adapter of the whole change. `examining` hands base, sources and
+merged weights to a user's evaluator.
 """

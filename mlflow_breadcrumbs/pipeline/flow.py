@@ -15,6 +15,7 @@ from mlflow_breadcrumbs import errors, flavor, ledger
 from mlflow_breadcrumbs.engine import (
     backends,
     drafts,
+    lowering,
     merging,
     parts,
     running,
@@ -26,6 +27,7 @@ from mlflow_breadcrumbs.ledger import finishing
 from mlflow_breadcrumbs.lineage import ancestry_tags, statement, stories
 from mlflow_breadcrumbs.models.tasks import Task
 from mlflow_breadcrumbs.pipeline import (
+    adapting,
     changing,
     computing,
     earlier,
@@ -133,7 +135,7 @@ def merge(
                 tags = registration.tags_of(request, taken, asked)
                 if draft.open:
                     tags[tag_keys.CHOICE_DIGEST] = ancestry_tags.choice_digest(draft, taken.digests)
-                version, metrics, digest = _register(
+                version, metrics, digest, made = _register(
                     request, taken, computed, pairs, tags, run_id, started, device, show
                 )
                 job.done(
@@ -157,9 +159,16 @@ def merge(
         request.recipe.digest,
         reused=reused,
         metrics=metrics,
-        notes=(*decided, *taken.notes, *computed.result.notes, *computed.notes),
+        notes=(
+            *decided,
+            *taken.notes,
+            *computed.result.notes,
+            *computed.notes,
+            *(made.notes if made else ()),
+        ),
         choice=request.choice,
         alias=request.alias,
+        adapter=made.to_dict() if made else None,
     )
 
 
@@ -173,8 +182,12 @@ def _register(
     started: datetime.datetime,
     device: str,
     show: progress.Progress,
-) -> tuple[records.RegisteredVersion, dict[str, float], str]:
-    """Measure what was merged and register it; the version, its metrics, its lineage's digest."""
+) -> tuple[records.RegisteredVersion, dict[str, float], str, lowering.LoweredChange | None]:
+    """Measure what was merged and register it.
+
+    Returns:
+        The version, its metrics, its lineage's digest, and the adapter if one was asked for.
+    """
     merged = computed.result
     if pairs or (taken.is_ours and running.can_break(merged.running, request.recipe)):
         trial.check(flavor.load_config(taken.base.folder), Path(merged.output), device)
@@ -186,12 +199,22 @@ def _register(
     if card:
         accuracy_records.log_evaluation(run_id, card, request.split)
     recording.log_effort(run_id, merged)
-    stated = registration.lineage(run_id, started, request, taken, computed, card, kept, device)
+    made, named = None, None
+    if request.adapter_rank is not None:
+        made = adapting.log(
+            *(run_id, taken, Path(merged.output), request.adapter_rank),
+            threads=request.threads,
+            show=show,
+        )
+        named = adapting.named(made)
+    stated = registration.lineage(
+        run_id, started, request, taken, computed, card, kept, named, device
+    )
     if card and not taken.is_ours:
         tags[tag_keys.TASK] = ",".join(score.task for score in card.scores)
     version = registration.register(request, taken, merged, stated, tags)
     stories.tell(version, statement.parse(stated))
-    return version, card.metrics() if card else {}, canonical.sha256(stated)
+    return version, card.metrics() if card else {}, canonical.sha256(stated), made
 
 
 def plan(
@@ -273,6 +296,7 @@ def _check(request: MergeRequest) -> tuple[str, backends.Backend]:
         )
     if request.keep_parts:
         parts.check_recipe(request.recipe)
+    lowering.check_rank(request.adapter_rank)
     ledger.check()
     permissions.check(request.registered_model)
     backend = choosing.choose(request.device, request.backend, threads=request.threads)
@@ -339,6 +363,11 @@ def _present(
     if request.keep_parts and not keeping.has_parts(version.uri):
         notes.append(
             f"{version.uri} was merged without --keep-parts; with --force it is merged again"
+        )
+    rank = request.adapter_rank
+    if rank is not None and adapting.rank_of(version.uri) != rank:
+        notes.append(
+            f"{version.uri} was merged without --as-adapter {rank}; with --force it is merged again"
         )
     _tell_project(request, version)
     return outcomes.MergedVersion(

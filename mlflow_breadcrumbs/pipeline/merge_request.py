@@ -54,6 +54,8 @@ class MergeRequest:
     """By which the recipe was filled in, for the lineage."""
     keep_parts: bool = False
     """Keep what each source contributes in the run, for the next change."""
+    adapter_rank: int | None = None
+    """Keep the merged change as one LoRA adapter of this rank in the run, too."""
     change: changing.MergeChange | None = None
     """The merge that base, sources and recipe come from, with what was added and taken out."""
 
@@ -75,6 +77,7 @@ def digest(request: MergeRequest, taken: inputs.Inputs, pairs: Sequence[tuple[in
             "registeredModel": request.registered_model,
             "force": request.force,
             **({"parts": True} if request.keep_parts else {}),
+            **({"adapter": request.adapter_rank} if request.adapter_rank is not None else {}),
             "split": request.split,
             "tasks": request.tasks,
             **({"evaluator": request.evaluator.digest} if request.evaluator else {}),

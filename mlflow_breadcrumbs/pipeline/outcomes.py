@@ -26,6 +26,8 @@ class MergedVersion:
     of the parts and the alias that were asked for."""
     alias: str | None = None
     """That points at it now, of the one that was asked for."""
+    adapter: Mapping[str, Any] | None = None
+    """What was kept of the change as an adapter, see `LoweredChange.to_dict`."""
 
     def rows(self) -> list[dict[str, Any]]:
         """The metrics as a table: one row per task, then the averages; empty without tasks.
@@ -82,6 +84,7 @@ class MergedVersion:
             "reused": self.reused,
             "metrics": dict(self.metrics),
             **({"choice": self.choice.to_dict()} if self.choice else {}),
+            **({"adapter": dict(self.adapter)} if self.adapter else {}),
             **({"notes": list(self.notes)} if self.notes else {}),
             **({"warnings": list(self.warnings)} if self.warnings else {}),
         }

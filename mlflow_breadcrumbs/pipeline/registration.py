@@ -8,7 +8,7 @@ from mlflow_breadcrumbs import flavor, ledger
 from mlflow_breadcrumbs.engine import checkpoints, merging
 from mlflow_breadcrumbs.evaluation import recorded_tasks, scorecard
 from mlflow_breadcrumbs.flavor import foreign
-from mlflow_breadcrumbs.lineage import ancestry_tags, kept_parts, statement
+from mlflow_breadcrumbs.lineage import ancestry_tags, kept_adapters, kept_parts, statement
 from mlflow_breadcrumbs.pipeline import computing, inputs
 from mlflow_breadcrumbs.pipeline.merge_request import MergeRequest
 from mlflow_breadcrumbs.registry import (
@@ -30,6 +30,7 @@ def lineage(
     computed: computing.Computed,
     card: scorecard.Scorecard | None,
     kept: kept_parts.KeptParts | None,
+    adapter: kept_adapters.KeptAdapter | None,
     device: str,
 ) -> bytes:
     """The lineage of the merged weights."""
@@ -76,6 +77,7 @@ def lineage(
         running=merged.running,
         choice=request.choice,
         parts=kept,
+        adapter=adapter,
     )
 
 

@@ -36,8 +36,9 @@ def quickstart_command(folder: str, seed: int, as_json: bool) -> None:
         return
     tasks = {name: name for name in shown.entries[0].accuracies}
     printing.echo(
-        f"\nAccuracy on {shown.images} test images; `kept` is the share of each source's own, on "
-        "average. Where it says tuned, alpha was chosen on validation images; nothing else was."
+        f"\nAccuracy on {shown.examples} test {shown.unit}; `kept` is the share of each source's "
+        "own, on average. Where it says tuned, alpha was chosen on validation images; nothing else "
+        "was."
     )
     columns = {"model": "model", "alpha": "alpha"} | tasks | {"average": "average", "kept": "kept"}
     terminal.print_table(shown.rows(), columns)

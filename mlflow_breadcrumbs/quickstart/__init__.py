@@ -7,6 +7,7 @@ variety     how images differ from one step of the pretraining to the next
 pretrain    a small CLIP learns prints of all kinds with captions: the base
 demo_tasks  six teams photograph signs of their own in poor light: the tasks
 run         import the base, fine-tune it per task, merge through `mlflow run`, show the result
+staging     a folder and a store of its own, and what is shown in the end
 contest     the other ways to merge beside it, untuned, and two of them tuned as well
 conclusion  what came out, in three sentences
 ```

@@ -1,7 +1,6 @@
 """What came out of the quickstart, in three plain sentences, computed from its figures."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from mlflow_breadcrumbs.quickstart import contest
 
@@ -9,14 +8,14 @@ NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight",
 
 
 def conclude(
-    entries: Sequence[contest.Contender], version: str, task_file: Path
+    entries: Sequence[contest.Contender], version: str, measured_by: str
 ) -> tuple[str, ...]:
     """What the merged model keeps, what it gains and loses, and what to do next.
 
     Args:
         entries: base, sources (each on its own task), merged models; the last is registered.
         version: URI of the merged version, as one types it.
-        task_file: the tasks.
+        measured_by: the option that says what measures, as one types it: `--tasks FILE`.
     """
     base, sources, *others, merged = entries
     tasks = len(merged.accuracies)
@@ -30,7 +29,7 @@ def conclude(
         f"Its average accuracy is {merged.average:.3f}, the base's {base.average:.3f}: it is "
         f"better than the base on {_number(len(gained))} of {_number(tasks)} tasks and worse on "
         f"{_lost(lost, base, merged)}{_better(others, merged)}.",
-        f"Next, `mlflow-breadcrumbs blame {version} --task {weakest} --tasks {task_file}` says "
+        f"Next, `mlflow-breadcrumbs blame {version} --task {weakest} {measured_by}` says "
         f"what costs its weakest task, {weakest}, most, and the README has the four commands for "
         "models of your own.",
     )

@@ -53,7 +53,10 @@ class Contender:
 
 
 def contest(
-    bench: workbench.Study, alphas: Sequence[float], show: progress.Progress = progress.silent
+    bench: workbench.Study,
+    alphas: Sequence[float],
+    show: progress.Progress = progress.silent,
+    methods: Sequence[str] = METHODS,
 ) -> list[Contender]:
     """The base, the sources (each on its own task), then every method of merging.
 
@@ -62,17 +65,20 @@ def contest(
 
     Args:
         bench: merges and measures.
-        alphas: to choose from.
+        alphas: to choose from; where there are none, nothing is tuned.
         show: told about each method.
+        methods: in the order of the rows.
     """
     merged: list[Contender] = []
     cards: list[scorecard.Scorecard] = []
-    with show("ways to merge", total=len(METHODS), unit="methods") as advance:
-        for method in METHODS:
+    with show("ways to merge", total=len(methods), unit="methods") as advance:
+        for method in methods:
             preset = bench.settled(drafts.draft(sources=len(bench.labels), method=method))
             bench.prepare([preset])
-            tuned = {f"{method}, tuned": _tuned(bench, preset, alphas)} if method in TUNED else {}
-            for name, settings in (tuned | {method: preset}).items():
+            rows = {method: preset}
+            if alphas and method in TUNED:
+                rows = {f"{method}, tuned": _tuned(bench, preset, alphas)} | rows
+            for name, settings in rows.items():
                 card = bench.measure(settings, split="test")
                 own = {score.task: score.merged.value for score in card.scores}
                 kept = card.average_normalized_accuracy

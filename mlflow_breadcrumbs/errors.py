@@ -20,6 +20,7 @@ BreadcrumbsError
 ├── PolicyError        (ValueError)    a policy is not what it should be
 ├── PromotionError     (RuntimeError)  an alias can't be moved, for another reason than a policy
 │   └── RaceError                      the alias is not where it was expected: somebody was first
+├── GuardError         (ValueError)    the guard of a server can't stand as it is configured
 ├── LedgerError        (RuntimeError)  the ledger can't be reached, or is not one
 ├── HookError          (RuntimeError)  a webhook can't be received, registered or delivered
 │   ├── SignatureError                 a webhook was not signed as it must be
@@ -112,6 +113,10 @@ class PromotionError(BreadcrumbsError, RuntimeError):
 
 class RaceError(PromotionError):
     """An alias is not at the version that it was expected at: somebody else moved it first."""
+
+
+class GuardError(BreadcrumbsError, ValueError):
+    """A server's configuration can't be read, or aliases can't be guarded by it."""
 
 
 class LedgerError(BreadcrumbsError, RuntimeError):

@@ -44,6 +44,7 @@ TOGETHER = {
     "ray_address": "ray",
     "shown_app": "app",
     "accounts": "app",
+    "guarded": "app",
 }
 """Tests of a fixture that is dear run in one worker, so that it is made once; fixture → group."""
 

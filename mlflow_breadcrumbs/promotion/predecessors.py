@@ -15,6 +15,8 @@ from mlflow.exceptions import MlflowException
 from mlflow_breadcrumbs import ledger
 from mlflow_breadcrumbs.registry import failures, versions
 
+PREFIX = "breadcrumbs.promoted/"
+"""Of the tag on versions that were promoted, before the alias."""
 LONGEST = 250
 """Characters of a tag's key in MLflow."""
 
@@ -42,7 +44,7 @@ def promoted(resolved: versions.ResolvedVersion, alias: str) -> Promoted | None:
 
 def tag(alias: str) -> str:
     """The key of the tag on versions that were promoted to an alias."""
-    return f"breadcrumbs.promoted/{alias}"
+    return f"{PREFIX}{alias}"
 
 
 def mark(name: str, alias: str, version: str, decision: str) -> None:

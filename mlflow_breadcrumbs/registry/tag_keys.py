@@ -6,6 +6,8 @@ from mlflow.utils.validation import MAX_MODEL_REGISTRY_TAG_VALUE_LENGTH
 
 from mlflow_breadcrumbs import errors
 
+OURS = "breadcrumbs."
+"""What every key of ours begins with."""
 TASK = "breadcrumbs.task"
 RECIPE_DIGEST = "breadcrumbs.recipe_digest"
 WEIGHTS_DIGEST = "breadcrumbs.weights_digest"

@@ -9,27 +9,32 @@ from typing import Any
 
 
 def __getattr__(name: str) -> Any:
-    """The factory, once the accounts are ready.
+    """The factory, once the accounts are ready and the configuration is known to be sound.
 
     Raises:
+        ClickException: The configuration is refused.
         MlflowException: The key or the admin's password is missing.
     """
     if name != "create_app":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from mlflow.server import auth
 
+    from mlflow_breadcrumbs.server import app
+
+    app.check()
     auth.get_flask_server_secret_key()
     auth.bootstrap_admin_user()
     return _create_app
 
 
 def _create_app() -> Any:
-    """MLflow's app with accounts, and with the pages."""
+    """MLflow's app with accounts, the pages and the guard."""
     import mlflow.server
     from mlflow.server import auth
 
-    from mlflow_breadcrumbs.server import account_sight, app
+    from mlflow_breadcrumbs.server import account_sight, app, guard, pinning
 
     account_sight.allow_pages()
     app.add_pages(mlflow.server.app, account_sight.of_request)
+    guard.stand(pinning.configured())
     return auth.create_app(mlflow.server.app)

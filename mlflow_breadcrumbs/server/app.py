@@ -1,4 +1,9 @@
-"""MLflow's server with the pages of this package: what `--app-name breadcrumbs` starts."""
+"""MLflow's server with the pages of this package: what `--app-name breadcrumbs` starts.
+
+MLflow looks at `create_app` here before it starts any worker. `__getattr__` reads the configuration
+at that moment, so that a broken one ends the command with one message, and not each worker in an
+endless loop.
+"""
 
 import os
 from typing import Any
@@ -6,8 +11,37 @@ from typing import Any
 from mlflow.environment_variables import _MLFLOW_SGI_NAME
 
 
-def create_app() -> Any:
-    """MLflow's own app, with the pages under `/breadcrumbs/`.
+def __getattr__(name: str) -> Any:
+    """The factory, once the configuration is known to be sound.
+
+    Raises:
+        ClickException: The configuration is refused; MLflow's command line prints it.
+    """
+    if name != "create_app":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    check()
+    return _create_app
+
+
+def check() -> None:
+    """Read the configuration, to see whether it can be.
+
+    Raises:
+        ClickException: It can't; MLflow's command line prints it.
+    """
+    import click
+
+    from mlflow_breadcrumbs import errors
+    from mlflow_breadcrumbs.server import pinning
+
+    try:
+        pinning.configured()
+    except errors.BreadcrumbsError as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _create_app() -> Any:
+    """MLflow's own app, with the pages under `/breadcrumbs/` and the guard.
 
     Returns:
         An ASGI app under uvicorn, which is MLflow's default; else a WSGI app.
@@ -15,10 +49,11 @@ def create_app() -> Any:
     import mlflow.server
     from mlflow.server import fastapi_app
 
-    from mlflow_breadcrumbs.server import visibility
+    from mlflow_breadcrumbs.server import guard, pinning, visibility
 
     flask_app = mlflow.server.app
     add_pages(flask_app, visibility.everything)
+    guard.stand(pinning.configured())
     if _MLFLOW_SGI_NAME.get() == "uvicorn":
         return fastapi_app.create_fastapi_app(flask_app)
     return flask_app

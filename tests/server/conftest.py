@@ -110,6 +110,17 @@ def shown_app(furnished, tmp_path_factory) -> Iterator[ShownApp]:
 
 
 @pytest.fixture(scope="session")
+def guarded(furnished, tmp_path_factory) -> Iterator[ShownApp]:
+    """An app with two workers that guards `merged@champion`, and `pinned` of every model."""
+    folder = tmp_path_factory.mktemp("guarded")
+    hand_over(furnished, folder)
+    found = apps.entry_points(folder / "apps") | apps.configuration(folder, apps.PINNED)
+    options = ("--app-name", "breadcrumbs", "--workers", "2")
+    with zoos.serving(folder, furnished / "mlflow.db", *options, **found) as uri:
+        yield ShownApp(uri, folder)
+
+
+@pytest.fixture(scope="session")
 def accounts(furnished, tmp_path_factory) -> Iterator[ShownApp]:
     """The same around basic-auth; `bob` may not read `secret` nor the first source."""
     folder = tmp_path_factory.mktemp("accounts") / "server"

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mlflow_breadcrumbs.server import pinning
+
 ROOT = Path(__file__).parents[2]
 HOSTILE = "\"'><img src=x onerror=alert(1)> &amp; {{ 7 * 7 }}"
 """What somebody types wherever one can type."""
@@ -29,6 +31,20 @@ def entry_points(folder: Path) -> dict[str, str]:
     (about / "entry_points.txt").write_text("\n".join(["[mlflow.app]", *lines, ""]))
     paths = [str(folder), str(ROOT), os.environ.get("PYTHONPATH", "")]
     return {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+
+
+PINNED = {"merged@champion": "average_accuracy: 0\n", "*@pinned": "average_accuracy: 1\n"}
+"""Patterns of aliases, each with its policy."""
+
+
+def configuration(folder: Path, pinned: Mapping[str, str], more: str = "") -> dict[str, str]:
+    """Write a server's configuration with its policies; the variable that names it."""
+    lines = ["aliases:"]
+    for number, (pattern, policy) in enumerate(pinned.items()):
+        (folder / f"policy{number}.yaml").write_text(policy)
+        lines.append(f'  "{pattern}": policy{number}.yaml')
+    (folder / "server.yaml").write_text("\n".join([*lines, more]))
+    return {pinning.VARIABLE: str(folder / "server.yaml")}
 
 
 @dataclasses.dataclass(frozen=True)

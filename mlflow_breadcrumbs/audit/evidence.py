@@ -15,6 +15,7 @@ import mlflow
 from mlflow_breadcrumbs import errors, flavor
 from mlflow_breadcrumbs.audit import signing
 from mlflow_breadcrumbs.engine import adapters, checkpoints
+from mlflow_breadcrumbs.flavor import own_heads
 from mlflow_breadcrumbs.lineage import statement
 from mlflow_breadcrumbs.models import task_heads
 from mlflow_breadcrumbs.registry import database, failures, tag_keys, uris, versions
@@ -42,7 +43,8 @@ class Contents:
     configuration: str | errors.BreadcrumbsError | None
     """Digest of the model's architecture and preprocessing; `None` for other flavors."""
     heads: Mapping[str, str] | errors.BreadcrumbsError
-    """Digest of each task's head: class names, templates and weights."""
+    """Digest of each task's head: class names, templates and weights; of other flavors, of what
+    sources kept for their tasks."""
     signature: str | None
     """What is wrong with the signature, empty if nothing; `None` where there is none, or nobody
     asked."""
@@ -235,7 +237,7 @@ def _read(
             file_digest=checkpoints.file_digest(opened.weights) if merged else None,
             declared_digest=opened.declared.get("weights_digest"),
             configuration=_kept(lambda: _configuration_digest(opened.folder)) if ours else None,
-            heads=_kept(lambda: _head_digests(opened.folder)) if ours else {},
+            heads=_kept(lambda: _head_digests(opened.folder, ours=ours)),
             signature=(fault(opened.folder) or "") if fault and signed else None,
         )
 
@@ -257,7 +259,9 @@ def _configuration_digest(folder: Path) -> str:
     return canonical.sha256(flavor.load_config(folder).to_json().encode())
 
 
-def _head_digests(folder: Path) -> dict[str, str]:
+def _head_digests(folder: Path, *, ours: bool) -> dict[str, str]:
+    if not ours:
+        return {task: head.digest for task, head in own_heads.read(folder).items()}
     return {task: _head_digest(head) for task, head in task_heads.read(folder).items()}
 
 

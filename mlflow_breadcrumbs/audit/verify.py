@@ -267,6 +267,28 @@ def examine_heads(found: evidence.Evidence) -> Iterator[Check]:
             yield Check(f"head {task}", "changed", "no source carries it")
 
 
+def examine_own_heads(found: evidence.Evidence) -> Iterator[Check]:
+    """What sources of other flavors kept for their tasks, against what the lineage says of it."""
+    contents, stated = found.contents, found.stated
+    if not isinstance(contents, evidence.Contents) or contents.configuration is not None:
+        return
+    if not isinstance(stated, statement.Statement):
+        return
+    expected = {
+        str(task): str(digest)
+        for source in stated.sources
+        for task, digest in (source.alignment or {}).get("heads", {}).items()
+    }
+    if isinstance(contents.heads, errors.BreadcrumbsError):
+        yield Check("heads", "changed", str(contents.heads))
+        return
+    for task in sorted({*expected, *contents.heads}):
+        if task in expected:
+            yield _compare(f"head {task}", expected[task], contents.heads.get(task))
+        else:
+            yield Check(f"head {task}", "changed", "lineage.json names no such head")
+
+
 def examine_configuration(found: evidence.Evidence) -> Iterator[Check]:
     """The architecture and the preprocessing against the base's."""
     contents = found.contents
@@ -364,6 +386,7 @@ EXAMINERS: tuple[Callable[[evidence.Evidence], Iterator[Check]], ...] = (
     examine_lineage,
     examine_tags,
     examine_heads,
+    examine_own_heads,
     examine_configuration,
     examine_run,
     examine_sources,

@@ -9,21 +9,26 @@ from mlflow_breadcrumbs.support import wording
 @click.command("pull")
 @click.argument("uri", type=addresses.VERSION)
 @click.argument("folder", type=click.Path())
+@click.option(
+    "--task",
+    type=options.TEXT,
+    help="With the head that the version carries for this task.  [default: the version as it is]",
+)
 @click.option("--no-load", is_flag=True, help="Don't load the folder by its own library.")
 @options.json_option
-def pull_command(uri: str, folder: str, no_load: bool, as_json: bool) -> None:
+def pull_command(uri: str, folder: str, task: str | None, no_load: bool, as_json: bool) -> None:
     """Put a version's model into a folder: weights, configuration, tokenizer, side by side.
 
     It is what open_clip, `from_pretrained` and vLLM load; the bytes are held against the recorded
     digest, and the folder is loaded once.
 
     \b
-    mlflow-breadcrumbs pull models:/bert-merged@champion bert
+    mlflow-breadcrumbs pull models:/bert-merged@champion bert --task sentiment
     """
     from mlflow_breadcrumbs.commands import terminal
     from mlflow_breadcrumbs.flavor import pulling
 
-    found = pulling.pull(uri, folder, load=not no_load, show=terminal.show)
+    found = pulling.pull(uri, folder, task=task, load=not no_load, show=terminal.show)
     if as_json:
         printing.print_json(found.to_dict())
         return

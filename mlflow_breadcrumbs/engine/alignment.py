@@ -15,7 +15,7 @@ read where they are, and its digest is of all its own tensors under its own name
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -96,20 +96,20 @@ class Alignment:
                 found[key] = value
         return found
 
-    def rows(self, label: str, merged: frozenset[str]) -> list[dict[str, str]]:
+    def rows(self, label: str, merges: Callable[[str], bool]) -> list[dict[str, str]]:
         """The decision per tensor.
 
         Args:
             label: of the source.
-            merged: the tensors that the job merges.
+            merges: whether the recipe's patterns choose a tensor.
         """
         rows = [
             {
                 "source": label,
                 "tensor": name,
-                "decision": "merge" if name in merged else "base",
+                "decision": "merge" if name in self.names and merges(name) else "base",
                 "name": self.names.get(name, ""),
-                "why": self.base.get(name, "" if name in merged else "not merged"),
+                "why": self.base.get(name, "" if merges(name) else "excluded"),
             }
             for name in sorted({*self.names, *self.base})
         ]
@@ -186,6 +186,7 @@ def align(
     sources: Sequence[checkpoints.Checkpoint],
     settings: recipe.MergeRecipe,
     labels: Sequence[str],
+    apart: frozenset[str] = frozenset(),
 ) -> tuple[list[checkpoints.Checkpoint], frozenset[str]]:
     """The sources under the base's names and shapes.
 
@@ -194,6 +195,7 @@ def align(
         sources: as they are, or aligned by another recipe's patterns.
         settings: the recipe, for its patterns.
         labels: how messages name each source.
+        apart: tensors that further sources, which are not merged now, keep for themselves.
 
     Returns:
         The sources, and the tensors that some source keeps for itself, which are not merged.
@@ -207,7 +209,7 @@ def align(
         _Deciding(base, source, settings, label)
         for source, label in zip(whole, labels, strict=True)
     ]
-    apart = frozenset(name for each in deciding for name in each.apart())
+    apart = apart.union(*(each.apart() for each in deciding))
     found = [each.decide(apart) for each in deciding]
     if wrong := [each.mismatch for each in deciding if each.mismatch]:
         raise errors.MergeError(mismatches.refusal(wrong))
@@ -241,8 +243,18 @@ class _Deciding:
         self._tied: dict[str, str] = {}
 
     def apart(self) -> set[str]:
-        """The base's tensors that this source has of its own, in a head."""
+        """The base's tensors that this source has of its own, in a head.
+
+        Raises:
+            MergeError: the classes are others, and the head is not known.
+        """
         named = self._ours is not None and self._theirs is not None and self._other_classes()
+        if named and self._backbone is None and not (self._settings.own or self._settings.exclude):
+            raise errors.MergeError(
+                f"{self.mismatch.label} has other classes than the base, and which of its tensors "
+                "are the head's is not known; name them (--own 'PATTERN' keeps each source's, "
+                "--exclude 'PATTERN' the base's)"
+            )
         return {
             name
             for name, own in self._meeting.names.items()

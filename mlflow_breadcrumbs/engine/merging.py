@@ -321,6 +321,7 @@ def plan(
     labels: Sequence[str] | None = None,
     *,
     keep_running: bool = True,
+    apart: frozenset[str] = frozenset(),
 ) -> backends.Job:
     """Hold the checkpoints against each other and the recipe; nothing is read but headers.
 
@@ -331,6 +332,7 @@ def plan(
         labels: how messages name each source; the files' paths when not given.
         keep_running: running statistics and counters are the base's, see `running`. Only a merge
             by a release that summed them is done again without.
+        apart: tensors that further sources, which are not merged now, keep for themselves.
 
     Raises:
         RecipeError: the recipe has another number of weights than there are sources.
@@ -341,7 +343,7 @@ def plan(
         raise errors.MergeError("there are no sources; a merge needs at least one (--source)")
     weights = settings.weight_of(len(sources))
     labels = list(labels) if labels is not None else [source.location for source in sources]
-    aligned, apart = alignment.align(base, sources, settings, labels)
+    aligned, apart = alignment.align(base, sources, settings, labels, apart)
     job = dataclasses.replace(
         outline(base, settings, keep_running=keep_running, apart=apart),
         sources=aligned,

@@ -5,9 +5,10 @@
 that asks the user's own evaluator.
 """
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -34,6 +35,20 @@ class Examined:
     """With all files of its MLflow model, where it lies in one."""
     uri: str | None = None
     """In MLflow, where it is there."""
+    own: Mapping[str, Callable[[], contextlib.AbstractContextManager[Path]]] = dataclasses.field(
+        default_factory=dict
+    )
+    """By task, what lays the model out with the head that it has for this task; removed at the
+    end."""
+
+    @contextlib.contextmanager
+    def place(self, task: str | None) -> Iterator[Path]:
+        """The folder in which the model is measured on a task."""
+        if task is None or task not in self.own:
+            yield self.folder or self.weights.parent
+            return
+        with self.own[task]() as folder:
+            yield folder
 
 
 class Examiner(Protocol):

@@ -15,6 +15,7 @@ from mlflow_breadcrumbs.evaluation import (
     grading,
     scores,
 )
+from mlflow_breadcrumbs.flavor import own_heads, unregistered
 from mlflow_breadcrumbs.registry import pages, permissions, runs, tag_keys, versions
 from mlflow_breadcrumbs.support import escaping, progress
 
@@ -54,7 +55,14 @@ def grade_version(
         digest = checkpoints.weights_digest(opened.weights)
         versions.check_digest(resolved, digest)
         subject = examiners.Examined(
-            resolved.uri, opened.weights, digest, folder=opened.folder, uri=resolved.uri
+            resolved.uri,
+            opened.weights,
+            digest,
+            folder=opened.folder,
+            uri=resolved.uri,
+            own=unregistered.by_task(
+                opened, opened.weights, own_heads.read(opened.folder), folder / "examined"
+            ),
         )
         grades = tuple(grader.examine(subject, only).values())
         # What was measured is what is recorded: nobody has written to it meanwhile.

@@ -80,11 +80,16 @@ class Grader:
     ) -> dict[str, scores.Grade]:
         """What one evaluator says of a model."""
         data = exam.file(self._split)
-        asked = evaluators.Asked(
-            subject.folder or subject.weights.parent, self._split, exam.task, data, subject.uri
-        )
-        started = time.perf_counter()
-        answer = exam.means.result(asked)
+        if exam.task is None and subject.own:
+            raise errors.EvaluatorError(
+                f"{subject.label} has a head of its own for each of {', '.join(subject.own)}, and "
+                f"the evaluator {exam.means.description} names its tasks itself; give a file of "
+                "evaluators that says which is for which task"
+            )
+        with subject.place(exam.task) as folder:
+            asked = evaluators.Asked(folder, self._split, exam.task, data, subject.uri)
+            started = time.perf_counter()
+            answer = exam.means.result(asked)
         seconds = time.perf_counter() - started
         origin = f"the evaluator {exam.means.description} of {subject.label}"
         said = _by_task(answer, exam, origin)

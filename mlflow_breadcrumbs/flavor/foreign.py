@@ -8,6 +8,7 @@ as its base does.
 import dataclasses
 import os
 import shutil
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from mlflow.models import Model
 from mlflow.models.model import MLMODEL_FILE_NAME, ModelInfo
 
 from mlflow_breadcrumbs.engine import headers, tensor_files
-from mlflow_breadcrumbs.flavor import storing
+from mlflow_breadcrumbs.flavor import own_heads, storing
 from mlflow_breadcrumbs.registry import versions
 from mlflow_breadcrumbs.support import copies
 
@@ -31,6 +32,7 @@ class _Carrier:
         path: str,
         *,
         weights: Path,
+        heads: Sequence[own_heads.OwnHead],
         extra_files: dict[str, bytes],
         mlflow_model: Model,
     ) -> None:
@@ -48,6 +50,7 @@ class _Carrier:
                 os.link(file, target)
             except OSError:
                 copies.copy(file, target)
+        own_heads.carry(heads, folder)
         for name, content in extra_files.items():
             (folder / name).write_bytes(content)
         original = Model.load(str(self.base.folder / MLMODEL_FILE_NAME))
@@ -83,6 +86,7 @@ def log_model(
     *,
     base: versions.OpenedVersion,
     weights: Path,
+    heads: Iterable[own_heads.OwnHead] = (),
     extra_files: dict[str, bytes],
     tags: dict[str, str],
 ) -> ModelInfo:
@@ -92,12 +96,17 @@ def log_model(
         name: of the logged model.
         base: opened with all of its files.
         weights: the merged checkpoint, a file or an index; its files may become the store's own.
+        heads: that its sources keep for their tasks.
         extra_files: written beside MLmodel, by name.
         tags: of the logged model.
     """
     place = Path(weights_file(base))
     stored = tuple(str(place.with_name(file.name)) for file in files_of(weights))
-    arguments: dict[str, Any] = {"weights": weights, "extra_files": extra_files}
+    arguments: dict[str, Any] = {
+        "weights": weights,
+        "heads": list(heads),
+        "extra_files": extra_files,
+    }
     return Model.log(
         artifact_path=None,
         name=name,

@@ -15,6 +15,7 @@ from typing import Any
 
 from mlflow_breadcrumbs import errors, flavor
 from mlflow_breadcrumbs.engine import checkpoints
+from mlflow_breadcrumbs.flavor import foreign, own_heads
 from mlflow_breadcrumbs.registry import versions
 from mlflow_breadcrumbs.support import copies, json_documents, progress
 
@@ -64,6 +65,7 @@ def pull(
     uri: str,
     folder: str | Path,
     *,
+    task: str | None = None,
     load: bool = True,
     show: progress.Progress = progress.silent,
 ) -> PulledVersion:
@@ -72,11 +74,13 @@ def pull(
     Args:
         uri: of the version.
         folder: that does not exist yet, or is empty.
+        task: with the head that the version carries for it; `None` is the version as it is.
         load: also load it by its own library, where that is open_clip or transformers.
         show: is told what is done.
 
     Raises:
         RegistryError: the version is not there, or has no safetensors.
+        TaskError: it carries no head for the task.
         IntegrityError: its bytes are not those that were registered, or its library can't load
             them; nothing is left.
         OutputError: the folder is not empty, or can't be written to.
@@ -93,6 +97,7 @@ def pull(
         advance(1)
         digest = checkpoints.weights_digest(opened.weights)
         versions.check_digest(resolved, digest)
+        head = None if task is None else _head(opened, task)
         advance(1)
         try:
             temporary.mkdir(parents=True)
@@ -100,6 +105,8 @@ def pull(
                 place = temporary / name
                 place.parent.mkdir(parents=True, exist_ok=True)
                 copies.copy(source, place)
+            if head is not None:
+                _give_head(opened, head, temporary)
             loaded, note = _load(opened, temporary) if load else (None, None)
             if target.exists():
                 target.rmdir()
@@ -125,6 +132,24 @@ def pull(
         loaded=loaded,
         note=note,
     )
+
+
+def _head(opened: versions.OpenedVersion, task: str) -> own_heads.OwnHead:
+    """The head that a version of another flavor carries for a task."""
+    if opened.flavor == flavor.FLAVOR_NAME:
+        raise errors.TaskError(
+            f"{opened.resolved.uri} is an open_clip model, which has one folder for all of its "
+            "tasks, with their heads in it; leave --task out"
+        )
+    return own_heads.choose(own_heads.read(opened.folder), task, opened.resolved.uri)
+
+
+def _give_head(opened: versions.OpenedVersion, head: own_heads.OwnHead, folder: Path) -> None:
+    """Have a flat folder hold the model of a task, in place of the backbone."""
+    for file in foreign.files_of(folder / opened.path.name):
+        file.unlink()
+    target = folder / Path(foreign.weights_file(opened)).name
+    own_heads.lay(head, opened.weights, target, max_shard_size=foreign.shard_size(opened))
 
 
 def _check_empty(target: Path) -> None:

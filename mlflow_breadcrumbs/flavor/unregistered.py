@@ -3,15 +3,17 @@
 The files are copies: whatever is done to them, what is registered later is not touched.
 """
 
+import contextlib
+import functools
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from mlflow.models import Model
 from mlflow.models.model import MLMODEL_FILE_NAME
 
 from mlflow_breadcrumbs import flavor
-from mlflow_breadcrumbs.flavor import foreign
+from mlflow_breadcrumbs.flavor import foreign, own_heads
 from mlflow_breadcrumbs.models import task_heads
 from mlflow_breadcrumbs.registry import versions
 from mlflow_breadcrumbs.support import copies
@@ -22,6 +24,7 @@ def lay_out(
     weights: Path,
     heads: Iterable[task_heads.Head],
     folder: Path,
+    own: own_heads.OwnHead | None = None,
 ) -> Path:
     """The folder of a model that loads as its base does.
 
@@ -30,6 +33,7 @@ def lay_out(
         weights: the merged checkpoint.
         heads: of an open_clip model's tasks.
         folder: that does not exist.
+        own: the head that a source of another flavor keeps; then it loads as that source does.
 
     Returns:
         The folder.
@@ -41,11 +45,40 @@ def lay_out(
     unwanted = shutil.ignore_patterns("*.safetensors", "*.safetensors.index.json")
     shutil.copytree(base.folder, folder, ignore=unwanted)
     place = folder / foreign.weights_file(base)
-    several = foreign.files_of(weights)
-    for file in several:
-        copies.copy(file, place if len(several) == 1 else place.with_name(file.name))
+    if own is None:
+        several = foreign.files_of(weights)
+        for file in several:
+            copies.copy(file, place if len(several) == 1 else place.with_name(file.name))
+    else:
+        own_heads.lay(own, weights, place, max_shard_size=foreign.shard_size(base))
+        own_heads.declare(own, folder)
     record = Model.load(str(folder / MLMODEL_FILE_NAME))
     # What MLflow measures of this folder is not the base's.
     record.model_id = record.run_id = record.model_uuid = None
     record.save(str(folder / MLMODEL_FILE_NAME))
     return folder
+
+
+def by_task(
+    base: versions.OpenedVersion,
+    weights: Path,
+    heads: Mapping[str, own_heads.OwnHead],
+    folder: Path,
+) -> dict[str, Callable[[], contextlib.AbstractContextManager[Path]]]:
+    """What lays a model out with the head of one task, by task; each is removed after its use.
+
+    Args:
+        base: opened with all of its files; or a merged version, with its own weights.
+        weights: the checkpoint.
+        heads: by task.
+        folder: that does not exist.
+    """
+
+    @contextlib.contextmanager
+    def laid_out(head: own_heads.OwnHead) -> Iterator[Path]:
+        try:
+            yield lay_out(base, weights, (), folder, head)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    return {task: functools.partial(laid_out, head) for task, head in heads.items()}

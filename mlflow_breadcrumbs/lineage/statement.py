@@ -51,6 +51,9 @@ class Input:
     rounding: float | None = None
     """The share of the task vector's norm that rounding explains, 0…1, where the source is stored
     in fewer bits than the base."""
+    alignment: Mapping[str, Any] | None = None
+    """What was decided of the source's tensors, where they are not quite the base's: see
+    `alignment.Alignment.to_dict`; under `heads` the digests of what it keeps, by task."""
 
     def descriptor(self) -> dict[str, Any]:
         """The in-toto ResourceDescriptor."""
@@ -70,6 +73,8 @@ class Input:
             annotations["preprocessing"] = dict(self.preprocessing)
         if self.rounding is not None:
             annotations["roundingShare"] = self.rounding
+        if self.alignment is not None:
+            annotations["alignment"] = dict(self.alignment)
         return {
             "uri": self.uri,
             "name": self.role,
@@ -381,6 +386,7 @@ def _input(entry: Mapping[str, Any]) -> Input:
         licence=annotations.get("licence"),
         preprocessing=annotations.get("preprocessing"),
         rounding=annotations.get("roundingShare"),
+        alignment=annotations.get("alignment"),
     )
 
 

@@ -91,6 +91,7 @@ def merge(
         MergeError: see `merging.merge` and `joining.merge`.
         IntegrityError: a part is not the one that was written, or an input is not.
     """
+    held = _parts_of(taken, held, keep=keep)
     with contextlib.ExitStack() as stack:
 
         def opened(version: versions.OpenedVersion) -> checkpoints.Checkpoint:
@@ -157,6 +158,23 @@ def merge(
         )
     kept = (_keeping_note(joined),) if keep else ()
     return Computed(joined.result, joined, (*held.notes, _reading_note(joined, held), *kept))
+
+
+def _parts_of(taken: inputs.Inputs, held: keeping.HeldParts, *, keep: bool) -> keeping.HeldParts:
+    """The parts that can be of use: what is merged hangs on all sources where some have heads."""
+    if not taken.alignments:
+        return held
+    listed = ", ".join(taken.alignments)
+    if keep:
+        raise errors.MergeError(
+            f"--keep-parts is of no use here: the tensors of {listed} are not quite the base's. "
+            f"{parts.REMEDY}"
+        )
+    if not held.known:
+        return held
+    return keeping.nothing(
+        held.folder, f"the tensors of {listed} are not quite the base's, so every source is read"
+    )
 
 
 def plan(

@@ -1,7 +1,7 @@
 """Whether the sources compute as the base does: what weights can't say, configurations do."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mlflow_breadcrumbs import errors, flavor
@@ -33,6 +33,23 @@ FOREIGN_HARMLESS = frozenset(
 )
 """Of its fields: where a model came from, what it was saved with, what only training reads."""
 
+OF_TENSORS = frozenset(
+    {
+        "classifier_dropout",
+        "id2label",
+        "label2id",
+        "num_labels",
+        "pad_token_id",
+        "tie_word_embeddings",
+        "vocab_size",
+    }
+)
+"""Of its fields: what heads and vocabularies are. The tensors say more of that: see
+`engine.alignment`, which keeps other heads apart and refuses what can't be."""
+
+SHOWN = 5
+"""Differences that a message lists."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Fit:
@@ -43,6 +60,8 @@ class Fit:
     found: agreement.Disagreement
     own: architecture.ModelConfig | None = None
     """The source's own configuration, where its preprocessing alone is another."""
+    remedy: str = "import it again with the base's (`--architecture FILE`, a JSON configuration)"
+    """What to do where the source's configuration is wrong."""
 
     @property
     def refusal(self) -> str | None:
@@ -50,11 +69,10 @@ class Fit:
         if not self.found.model:
             return None
         return (
-            f"{self.uri} does not compute as the base {self.base} does, though its tensors fit: "
-            f"{'; '.join(self.found.model)}. Merged, its weights would be run with the base's "
+            f"{self.uri} does not compute as the base {self.base} does: "
+            f"{_listed(self.found.model)}. Merged, its weights would be run with the base's "
             "settings, which they were not trained with. Give the base that it was fine-tuned "
-            "from; or, if its configuration was recorded wrongly, import it again with the base's "
-            "(`--architecture FILE`, a JSON configuration)"
+            f"from; or, if its configuration was recorded wrongly, {self.remedy}"
         )
 
     @property
@@ -106,8 +124,22 @@ def _judge(base: versions.OpenedVersion, source: versions.OpenedVersion) -> Fit:
     ours_foreign, theirs_foreign = (_foreign(version) for version in (base, source))
     if base.flavor != source.flavor or ours_foreign is None or theirs_foreign is None:
         return Fit(*uris, agreement.Disagreement())  # the tensors alone can tell
-    differing = agreement.of_mappings(ours_foreign, theirs_foreign, FOREIGN_HARMLESS)
-    return Fit(*uris, agreement.Disagreement(model=differing))
+    differing = agreement.of_mappings(
+        _own_fields(ours_foreign), _own_fields(theirs_foreign), FOREIGN_HARMLESS
+    )
+    remedy = f"register it with the right {FOREIGN_FILE}"
+    return Fit(*uris, agreement.Disagreement(model=differing), remedy=remedy)
+
+
+def _own_fields(content: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration without what the tensors say more of."""
+    return {key: value for key, value in content.items() if key not in OF_TENSORS}
+
+
+def _listed(differing: Sequence[str]) -> str:
+    """Some differences, and how many there are further."""
+    rest = len(differing) - SHOWN
+    return "; ".join(differing[:SHOWN]) + (f"; and {rest} more" if rest > 0 else "")
 
 
 def _foreign(version: versions.OpenedVersion) -> dict[str, Any] | None:

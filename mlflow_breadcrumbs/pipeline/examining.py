@@ -1,6 +1,7 @@
 """The base, the sources and the merged weights, as a user's evaluator is given them."""
 
 import contextlib
+import dataclasses
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -43,7 +44,8 @@ def measure_before(
 ) -> dict[str, scorecard.TaskScore]:
     """The base and each task's own source: the one that has the task's name in its tag.
 
-    Where none has it, or several, the best of them is the task's own.
+    Where none has it, or several, the best of them is the task's own. The base is measured with the
+    head that the task's own source has, where that is not the base's.
 
     Args:
         grader: who measures.
@@ -55,11 +57,16 @@ def measure_before(
         for task in source.resolved.tasks:
             owners.setdefault(task, []).append(number)
     alone = {task: numbers[0] for task, numbers in owners.items() if len(numbers) == 1}
+    labels = [source.resolved.uri for source in taken.sources]
+    alone |= {task: labels.index(head.source) for task, head in taken.own.items()}
     base, *sources = (
         subject_of(version, digest)
         for version, digest in zip(taken.everything, taken.digests, strict=True)
     )
-    return grading.measure_before(grader, base, sources, alone | dict(known or {}))
+    with versions.workspace() as space:
+        own = unregistered.by_task(taken.base, base.weights, taken.own, space / "examined")
+        base = dataclasses.replace(base, own=own)
+        return grading.measure_before(grader, base, sources, alone | dict(known or {}))
 
 
 def subject_of(version: versions.OpenedVersion, digest: str | None) -> examiners.Examined:
@@ -79,6 +86,7 @@ def laid_out(taken: inputs.Inputs, merged: Path) -> Iterator[examiners.Examined]
     folder = merged.parent / "examined"
     try:
         unregistered.lay_out(taken.base, merged, taken.all_heads.values(), folder)
-        yield examiners.Examined("the merged model", merged, folder=folder)
+        own = unregistered.by_task(taken.base, merged, taken.own, folder.with_name("examined-own"))
+        yield examiners.Examined("the merged model", merged, folder=folder, own=own)
     finally:
         shutil.rmtree(folder, ignore_errors=True)

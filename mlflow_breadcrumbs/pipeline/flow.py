@@ -32,6 +32,7 @@ from mlflow_breadcrumbs.pipeline import (
     computing,
     earlier,
     examining,
+    heading,
     inputs,
     keeping,
     merge_request,
@@ -96,6 +97,7 @@ def merge(
         request = _settled(request, taken, draft, backend, show)
         if draft.open and (found := _find(request, told)):
             return found
+        taken = heading.with_heads(taken, request.recipe, folder)
         pairs = inputs.plan_evaluation(taken, request.tasks) if request.tasks is not None else ()
         asked = merge_request.digest(request, taken, pairs)
         if left := recovery.take_up(request.registered_model, asked):
@@ -169,6 +171,7 @@ def merge(
         choice=request.choice,
         alias=request.alias,
         adapter=made.to_dict() if made else None,
+        alignment=merging.said_of(taken.alignments),
     )
 
 
@@ -192,6 +195,7 @@ def _register(
     if pairs or (taken.is_ours and running.can_break(merged.running, request.recipe)):
         trial.check(flavor.load_config(taken.base.folder), Path(merged.output), device)
     recording.log_masks(run_id, taken, merged)
+    recording.log_alignments(run_id, taken, request.recipe)
     kept = None
     if request.keep_parts and computed.joined:
         kept = keeping.log(run_id, computed.joined)
@@ -211,7 +215,8 @@ def _register(
         run_id, started, request, taken, computed, card, kept, named, device
     )
     if card and not taken.is_ours:
-        tags[tag_keys.TASK] = ",".join(score.task for score in card.scores)
+        measured = (score.task for score in card.scores)
+        tags[tag_keys.TASK] = ",".join(dict.fromkeys((*taken.own, *measured)))
     version = registration.register(request, taken, merged, stated, tags)
     stories.tell(version, statement.parse(stated))
     return version, card.metrics() if card else {}, canonical.sha256(stated), made

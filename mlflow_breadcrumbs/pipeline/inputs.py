@@ -5,7 +5,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mlflow_breadcrumbs import errors, flavor
+from mlflow_breadcrumbs.engine import alignment
 from mlflow_breadcrumbs.evaluation import scorecard
+from mlflow_breadcrumbs.flavor import own_heads
 from mlflow_breadcrumbs.models import task_heads, tasks
 from mlflow_breadcrumbs.pipeline import configurations
 from mlflow_breadcrumbs.registry import tag_keys, task_files, versions
@@ -24,6 +26,10 @@ class Inputs:
     """Per source, the heads of its tasks."""
     fits: tuple[configurations.Fit, ...]
     """Per source, how its configuration compares with the base's."""
+    alignments: Mapping[str, alignment.Alignment] = dataclasses.field(default_factory=dict)
+    """By URI, what was decided of the tensors of sources that are not quite as the base."""
+    own: Mapping[str, own_heads.OwnHead] = dataclasses.field(default_factory=dict)
+    """By task, the heads that sources of other flavors keep; see `heading`."""
 
     @property
     def everything(self) -> tuple[versions.OpenedVersion, ...]:
@@ -85,6 +91,11 @@ class Inputs:
     def notes(self) -> tuple[str, ...]:
         """What a user should know of the sources' configurations."""
         return tuple(fit.note for fit in self.fits if fit.note)
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The tasks that the merged version carries heads for."""
+        return (*self.all_heads, *self.own)
 
     @property
     def all_heads(self) -> dict[str, task_heads.Head]:

@@ -28,6 +28,8 @@ class MergedVersion:
     """That points at it now, of the one that was asked for."""
     adapter: Mapping[str, Any] | None = None
     """What was kept of the change as an adapter, see `LoweredChange.to_dict`."""
+    alignment: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    """By source, what became of its tensors, where they are not quite the base's."""
 
     def rows(self) -> list[dict[str, Any]]:
         """The metrics as a table: one row per task, then the averages; empty without tasks.
@@ -85,6 +87,7 @@ class MergedVersion:
             "metrics": dict(self.metrics),
             **({"choice": self.choice.to_dict()} if self.choice else {}),
             **({"adapter": dict(self.adapter)} if self.adapter else {}),
+            **({"alignment": dict(self.alignment)} if self.alignment else {}),
             **({"notes": list(self.notes)} if self.notes else {}),
             **({"warnings": list(self.warnings)} if self.warnings else {}),
         }

@@ -1,6 +1,7 @@
 """What a merge writes into its MLflow run: parameters, inputs, metrics, tables, the picture."""
 
 import dataclasses
+import json
 from collections.abc import Mapping
 
 import mlflow
@@ -92,6 +93,17 @@ def log_masks(run_id: str, taken: inputs.Inputs, merged: merging.MergeResult) ->
         dataclasses.asdict(entry) | {"source": labels[entry.source]} for entry in merged.statistics
     ]
     mlflow.MlflowClient().log_text(run_id, tables.to_csv(rows), "masks.csv")
+
+
+def log_alignments(run_id: str, taken: inputs.Inputs, settings: recipe.MergeRecipe) -> None:
+    """`alignment.json`: the decision per tensor of sources that are not quite as the base."""
+    if taken.alignments:
+        rows = [
+            row
+            for uri, aligned in taken.alignments.items()
+            for row in aligned.rows(uri, settings.merges)
+        ]
+        run_files.log_bytes(run_id, json.dumps(rows, indent=1).encode(), "alignment.json")
 
 
 def _shortened(value: str) -> str:

@@ -3,6 +3,7 @@
 import datetime
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from mlflow_breadcrumbs import flavor, ledger
 from mlflow_breadcrumbs.engine import checkpoints, merging
@@ -51,6 +52,7 @@ def lineage(
             licence=versions.licence_of(version.resolved),
             preprocessing=own.preprocess_cfg if own else None,
             rounding=shares.get(version.resolved.uri),
+            alignment=_aligned(taken, version.resolved.uri),
         )
         for version, digest, weight, own in zip(
             taken.everything, taken.digests, weights, own_configs, strict=True
@@ -79,6 +81,14 @@ def lineage(
         parts=kept,
         adapter=adapter,
     )
+
+
+def _aligned(taken: inputs.Inputs, uri: str) -> dict[str, Any] | None:
+    """What lineage says of a source's tensors, and the digests of its heads by task."""
+    if uri not in taken.alignments:
+        return None
+    heads = {task: head.digest for task, head in taken.own.items() if head.source == uri}
+    return taken.alignments[uri].to_dict() | ({"heads": heads} if heads else {})
 
 
 def _placed(taken: inputs.Inputs, merged: merging.MergeResult) -> str:
@@ -114,7 +124,12 @@ def register(
             )
         else:
             info = foreign.log_model(
-                name, base=taken.base, weights=Path(merged.output), extra_files=extra, tags=tags
+                name,
+                base=taken.base,
+                weights=Path(merged.output),
+                heads=taken.own.values(),
+                extra_files=extra,
+                tags=tags,
             )
     version = registering.register(request.registered_model, model_id=info.model_id, tags=tags)
     if request.alias is not None:
@@ -126,8 +141,8 @@ def tags_of(request: MergeRequest, taken: inputs.Inputs, asked: str) -> dict[str
     """The version's tags, as far as they follow from what went in."""
     tags = ancestry_tags.of_merge(request.recipe, _uris(taken), taken.digests)
     tags[tag_keys.REQUEST_DIGEST] = asked
-    if taken.all_heads:
-        tags[tag_keys.TASK] = ",".join(taken.all_heads)
+    if taken.tasks:
+        tags[tag_keys.TASK] = ",".join(taken.tasks)
     if request.force:
         tags[tag_keys.FORCED] = "true"
     return tags

@@ -10,9 +10,13 @@ from pathlib import Path
 import torch
 
 from mlflow_breadcrumbs import errors, flavor
+from mlflow_breadcrumbs.engine import recipe
 from mlflow_breadcrumbs.evaluation import evaluator_files, grading, scorecard, scores
-from mlflow_breadcrumbs.pipeline import examining, inputs
+from mlflow_breadcrumbs.pipeline import examining, heading, inputs
 from mlflow_breadcrumbs.support import canonical
+
+PLAIN = recipe.MergeRecipe(density=1.0)
+"""A recipe without patterns."""
 
 
 class Grades:
@@ -31,6 +35,7 @@ class Grades:
         self._graders: dict[str, grading.Grader] = {}
         self._before: dict[str, dict[str, scorecard.TaskScore]] = {}
         self._owners: dict[str, int] = {}
+        self._with_heads: dict[tuple[tuple[str, ...], ...], inputs.Inputs] = {}
 
     def check_splits(self) -> None:
         """Make sure that what is chosen by is not what is reported; see `Exam.check_splits`."""
@@ -52,7 +57,7 @@ class Grades:
         """The base and each task's own source; a task's source is the same in every split."""
         if split not in self._before:
             grader = self._grader(split)
-            found = examining.measure_before(grader, self._taken, self._owners)
+            found = examining.measure_before(grader, self._headed(), self._owners)
             labels = [source.resolved.uri for source in self._taken.sources]
             self._owners = {task: labels.index(score.source) for task, score in found.items()}
             self._before[split] = found
@@ -73,17 +78,29 @@ class Grades:
         return self._owners[task]
 
     def examine(
-        self, tensors: Mapping[str, torch.Tensor], names: Sequence[str], split: str
+        self,
+        tensors: Mapping[str, torch.Tensor],
+        names: Sequence[str],
+        split: str,
+        settings: recipe.MergeRecipe = PLAIN,
     ) -> Mapping[str, scores.Grade]:
-        """What the evaluator says of a model with these tensors."""
+        """What the evaluator says of a model with these tensors; its heads are by a recipe's own.
+
+        Raises:
+            MergeError: the heads are for no task, or two for one.
+        """
         self._folder.mkdir(exist_ok=True)
         file = self._folder / "merged.safetensors"
         flavor.write_weights(tensors, file)
-        with examining.laid_out(self._taken, file) as subject:
+        with examining.laid_out(self._headed(settings), file) as subject:
             return self._grader(split).examine(subject, names)
 
     def score(
-        self, tensors: Mapping[str, torch.Tensor], members: Sequence[int], split: str
+        self,
+        tensors: Mapping[str, torch.Tensor],
+        members: Sequence[int],
+        split: str,
+        settings: recipe.MergeRecipe = PLAIN,
     ) -> scorecard.Scorecard:
         """A merge of some of the sources on their tasks.
 
@@ -97,7 +114,15 @@ class Grades:
                 f"no task of the evaluator {self._evaluator.description} is one of these sources'; "
                 "leave those out that have none, or set the tag breadcrumbs.task on their versions"
             )
-        return grading.card(before, self.examine(tensors, names, split))
+        return grading.card(before, self.examine(tensors, names, split, settings))
+
+    def _headed(self, settings: recipe.MergeRecipe = PLAIN) -> inputs.Inputs:
+        """The base and the sources, with the heads that these keep by a recipe's patterns."""
+        patterns = (settings.include, settings.exclude, settings.own)
+        if patterns not in self._with_heads:
+            place = self._folder.with_name(f"{self._folder.name}-{len(self._with_heads)}")
+            self._with_heads[patterns] = heading.with_heads(self._taken, settings, place)
+        return self._with_heads[patterns]
 
     def _grader(self, split: str) -> grading.Grader:
         if split not in self._graders:

@@ -20,6 +20,7 @@ import torch
 from mlflow_breadcrumbs import flavor
 from mlflow_breadcrumbs.engine import (
     adapters,
+    alignment,
     backends,
     checkpoints,
     drafts,
@@ -71,6 +72,7 @@ class InMemory:
 
     tensors: Mapping[str, torch.Tensor]
     weights_digest: str
+    recipe: recipe.MergeRecipe
 
 
 @contextlib.contextmanager
@@ -135,6 +137,7 @@ class Study:
         self._threads = materials.threads or processes.processors()
         self._writers: dict[str, writing.MemoryWriter] = {}
         self._updates: dict[_Decomposed, decomposing.Updates] = {}
+        self._apart: dict[tuple[tuple[str, ...], ...], frozenset[str]] = {}
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -265,7 +268,7 @@ class Study:
         )
         ratio = self.materials.max_norm_ratio
         merging.merge_into(writer, job, backend=backend, max_norm_ratio=ratio)
-        return InMemory(writer.tensors, writer.weights_digest)
+        return InMemory(writer.tensors, writer.weights_digest, settings)
 
     def measure(
         self,
@@ -301,7 +304,7 @@ class Study:
     ) -> scorecard.Scorecard:
         """Measure a merge on the tasks of some of the sources; see `measure`."""
         if self.grades is not None:
-            return self.grades.score(merged.tensors, members, split)
+            return self.grades.score(merged.tensors, members, split, merged.recipe)
         names = self.tasks_of(members)
         before = self.before(names, split)
         after = self.bench(split).accuracies(merged.tensors, names, limit)
@@ -340,11 +343,16 @@ class Study:
         chosen = range(len(self._sources)) if members is None else members
         weights = settings.weight_of(len(self._sources))
         own = tuple(weights[i] for i in chosen) if settings.weights else ()
+        patterns = (settings.include, settings.exclude, settings.own)
+        if patterns not in self._apart:  # what any source keeps is merged for none of them
+            found = alignment.align(self._base, self._sources, settings, self.labels)
+            self._apart[patterns] = found[1]
         return merging.plan(
             self._base,
             [self._sources[i] for i in chosen],
             dataclasses.replace(settings, weights=own),
             [self.labels[i] for i in chosen],
+            apart=self._apart[patterns],
         )
 
     def _updates_of(

@@ -139,6 +139,20 @@ def test_heads_of_other_classes_are_kept_though_their_shapes_are_the_same(tmp_pa
     assert aligned.own == ("classifier.bias", "classifier.weight")
 
 
+def test_classes_of_a_head_that_is_not_known_are_refused(tmp_path):
+    torch.manual_seed(0)
+    paths = []
+    for number, names in enumerate(({"0": "up", "1": "down"}, {"0": "left", "1": "right"})):
+        folder = tmp_path / f"m{number}"
+        folder.mkdir()
+        save_file({"trunk.weight": torch.ones(4) + 0.1 * number}, folder / "model.safetensors")
+        said = {"architectures": ["TrunkForThings"], "model_type": "t", "id2label": names}
+        (folder / "config.json").write_text(json.dumps(said))
+        paths.append(folder / "model.safetensors")
+    with pytest.raises(errors.MergeError, match=r"other classes than the base, .*--own 'PAT"):
+        merge(tmp_path, *paths)
+
+
 def test_a_backbone_alone_is_a_base_of_models_with_heads(tmp_path):
     base = save(tmp_path / "base", bare())
     sources = [save(tmp_path / f"s{n}", classifier(n, seed=n)) for n in (2, 3)]

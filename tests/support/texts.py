@@ -92,13 +92,18 @@ def register(folder: Path, *, tags: bool = True) -> tuple[str, ...]:
     return tuple(uris)
 
 
-def log(name: str, model: torch.nn.Module, words: "transformers.PreTrainedTokenizerBase") -> str:
+def log(
+    name: str,
+    model: torch.nn.Module,
+    words: "transformers.PreTrainedTokenizerBase",
+    task: str = "text-classification",
+) -> str:
     """One version by MLflow's own flavor."""
     with mlflow.start_run():
         mlflow.transformers.log_model(
             {"model": model, "tokenizer": words},
             name="model",
-            task="text-classification",
+            task=task,
             registered_model_name=name,
             pip_requirements=["torch", "transformers"],
         )

@@ -3,10 +3,10 @@
 import dataclasses
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mlflow_breadcrumbs.engine import backends, merging, writing
+from mlflow_breadcrumbs.engine import alignment, backends, merging, writing
 from mlflow_breadcrumbs.engine.backends.cpu import reading
 from mlflow_breadcrumbs.engine.remote import ahead
 from mlflow_breadcrumbs.support import processes, progress, wording
@@ -36,10 +36,19 @@ class Budget:
     """From a merge of some tensors, on this machine, as busy as it is."""
     measured: int
     """Bytes of inputs of that merge."""
+    alignments: Mapping[str, alignment.Alignment] = dataclasses.field(default_factory=dict)
+    """By label, what becomes of the tensors of sources that are not quite as the base."""
 
     def to_dict(self) -> dict[str, Any]:
         """For `--json`."""
-        return dataclasses.asdict(self) | {"seconds": round(self.seconds, 1)}
+        found = dataclasses.asdict(dataclasses.replace(self, alignments={}))
+        del found["alignments"]
+        aligned = merging.said_of(self.alignments)
+        return (
+            found
+            | {"seconds": round(self.seconds, 1)}
+            | ({"alignment": aligned} if aligned else {})
+        )
 
     def lines(self) -> list[tuple[str, str]]:
         """What people read: a word, and what it comes to."""
@@ -56,6 +65,11 @@ class Budget:
                 "time",
                 f"about {_duration(self.seconds)}, from {wording.size(self.measured)} of the "
                 "inputs on this machine",
+            ),
+            *(
+                ("note", note)
+                for label, aligned in self.alignments.items()
+                for note in aligned.notes(label)
             ),
         ]
 
@@ -99,6 +113,7 @@ def of(
         memory=_memory(job, threads or processes.processors()),
         seconds=seconds * (effort + copied),
         measured=part.nbytes,
+        alignments=merging.alignments(job),
     )
 
 

@@ -1,0 +1,274 @@
+"""Heads that sources keep for their tasks, beside the one merged backbone of another flavor.
+
+A head is two files of the merged version: `tasks/<task>.safetensors` has the source's own tensors,
+and `tasks/<task>.json` what else is needed to make the task's model of the backbone:
+
+```
+format    urn:mlflow-breadcrumbs:own-head:v1
+task      what it is for
+source    URI of the version that it is from
+renamed   by the backbone's tensor, its name in the task's model, where that is another
+absent    the backbone's tensors that the task's model has not
+config    what `config.json` of the task's model has other than the base's; null is not there
+declared  what its MLmodel says of the classes that load it
+```
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from mlflow.models import Model
+from mlflow.models.model import MLMODEL_FILE_NAME
+
+from mlflow_breadcrumbs import errors
+from mlflow_breadcrumbs.engine import (
+    alignment,
+    checkpoints,
+    library_configs,
+    overlays,
+    tensor_files,
+    writing,
+)
+from mlflow_breadcrumbs.models import tasks
+from mlflow_breadcrumbs.registry import versions
+from mlflow_breadcrumbs.support import canonical, copies, json_documents
+
+FORMAT = "urn:mlflow-breadcrumbs:own-head:v1"
+FOLDER = "tasks"
+DECLARED = ("pipeline_model_type", "instance_type", "task")
+"""What MLmodel says under the name of a flavor, of the classes that load a model."""
+
+
+@dataclasses.dataclass(frozen=True)
+class OwnHead:
+    """What one task's model has beside the backbone."""
+
+    task: str
+    source: str
+    """URI of the version that it is from."""
+    renamed: Mapping[str, str]
+    """By the backbone's tensor, its name in the task's model, where that is another."""
+    absent: tuple[str, ...]
+    """The backbone's tensors that the task's model has not."""
+    config: Mapping[str, Any]
+    """What its `config.json` has other than the base's; `None` is a field that is not there."""
+    declared: Mapping[str, str]
+    """What its MLmodel says of the classes that load it."""
+    weights: Path
+    """Its own tensors."""
+
+    def describe(self) -> dict[str, Any]:
+        """The content of the JSON file."""
+        return {
+            "format": FORMAT,
+            "task": self.task,
+            "source": self.source,
+            "renamed": dict(self.renamed),
+            "absent": list(self.absent),
+            "config": dict(self.config),
+            "declared": dict(self.declared),
+        }
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the tensors and the description, `sha256:…`."""
+        weights = tensor_files.weights_digest(self.weights)
+        return canonical.digest({"description": self.describe(), "weights": weights})
+
+
+def keep(
+    task: str,
+    base: versions.OpenedVersion,
+    source: versions.OpenedVersion,
+    aligned: alignment.Aligned,
+    folder: Path,
+) -> OwnHead:
+    """Write the two files of a task.
+
+    Args:
+        task: what the source is for.
+        base: of the merge.
+        source: that has the head.
+        aligned: its checkpoint, with what was decided of its tensors.
+        folder: gets the folder `tasks`.
+
+    Raises:
+        TaskError: the task's name can't be a file's.
+        CheckpointError: the files can't be written.
+    """
+    tasks.check_name(task)
+    found = aligned.alignment
+    own = aligned.source
+    weights = folder / FOLDER / f"{task}.safetensors"
+    weights.parent.mkdir(parents=True, exist_ok=True)
+    with writing.CheckpointWriter(weights, {name: own.info(name) for name in found.own}) as writer:
+        for name in found.own:
+            writer.write(name, own.tensor(name))
+    # What is read from the base, or for a tied output from its embedding, is there by its own name.
+    alone = {*found.base, *(name for name in found.tied if name in found.names)}
+    inside = frozenset(own.names)
+    kept = OwnHead(
+        task=task,
+        source=source.resolved.uri,
+        renamed={
+            name: theirs
+            for name, theirs in found.names.items()
+            if name != theirs and name not in found.tied
+        },
+        absent=tuple(sorted(name for name in alone if name not in inside)),
+        config=_differences(_config(base), _config(source)),
+        declared={key: str(source.declared[key]) for key in DECLARED if source.declared.get(key)},
+        weights=weights,
+    )
+    text = json.dumps(kept.describe(), indent=2, ensure_ascii=False) + "\n"
+    weights.with_suffix(".json").write_text(text, encoding="utf-8")
+    return kept
+
+
+def read(folder: Path) -> dict[str, OwnHead]:
+    """The heads that a version carries, by task, sorted; none where it carries none of this kind.
+
+    Args:
+        folder: of the version.
+
+    Raises:
+        TaskError: a file is damaged or missing.
+    """
+    found = {}
+    for path in sorted((folder / FOLDER).glob("*.json")):
+        origin = f"the head {path}"
+        content = json_documents.read(path, origin, errors.TaskError)
+        if not isinstance(content, dict) or content.get("format") != FORMAT:
+            continue
+        weights = path.with_suffix(".safetensors")
+        if not _is_sound(content, path.stem) or not weights.is_file():
+            raise errors.TaskError(
+                f"{origin} is damaged: it is not for the task {path.stem!r}, a field is of another "
+                f"kind, or {weights.name} is missing. Restore it"
+            )
+        found[path.stem] = OwnHead(
+            task=path.stem,
+            source=content["source"],
+            renamed=content["renamed"],
+            absent=tuple(content["absent"]),
+            config=content["config"],
+            declared=content["declared"],
+            weights=weights,
+        )
+    return found
+
+
+def choose(found: Mapping[str, OwnHead], task: str, uri: str) -> OwnHead:
+    """The head of a task.
+
+    Raises:
+        TaskError: the version carries none for it.
+    """
+    if task not in found:
+        known = f"it has {', '.join(found)}" if found else "it carries none of its own kind"
+        raise errors.TaskError(f"{uri} has no head for the task {task!r}; {known}")
+    return found[task]
+
+
+def lay(head: OwnHead, merged: Path, target: Path, *, max_shard_size: int | None = None) -> Path:
+    """Write the weights of a task's model: the backbone under its names, and its own tensors.
+
+    Args:
+        head: of the task.
+        merged: the merged checkpoint.
+        target: a `.safetensors` file that does not exist; `config.json` beside it becomes the
+            task's.
+        max_shard_size: bytes of tensors in one file at most; `None` writes one.
+
+    Returns:
+        The file, or the index of the shards.
+
+    Raises:
+        CheckpointError: a file is damaged, or can't be written.
+        TaskError: `config.json` is no object.
+    """
+    with (
+        checkpoints.Checkpoint.open(merged) as backbone,
+        checkpoints.Checkpoint.open(head.weights) as own,
+    ):
+        absent = frozenset(head.absent)
+        taken = {
+            head.renamed.get(name, name): overlays.Taken(0, name)
+            for name in backbone.names
+            if name not in absent
+        }
+        taken |= {name: overlays.Taken(1, name) for name in own.names}
+        laid = checkpoints.Checkpoint(str(merged), *overlays.lay([backbone, own], taken))
+        infos = {name: laid.info(name) for name in laid.names}
+        with writing.CheckpointWriter(target, infos, max_shard_size=max_shard_size) as writer:
+            for name in laid.names:
+                writer.write(name, laid.tensor(name))
+                laid.release(name)
+    config = target.with_name(library_configs.FILE)
+    if config.is_file() and head.config:
+        content = json_documents.read(config, str(config), errors.TaskError)
+        if not isinstance(content, dict):
+            raise errors.TaskError(f"{config} is no JSON object; restore it")
+        merged_config = {k: v for k, v in (content | dict(head.config)).items() if v is not None}
+        os.remove(config)  # it may be a link into the store
+        config.write_text(json.dumps(merged_config, indent=2) + "\n", encoding="utf-8")
+    return writer.output
+
+
+def carry(heads: Iterable[OwnHead], folder: Path) -> None:
+    """Put heads into the folder of a version, in place of those that its base carried."""
+    for path in sorted((folder / FOLDER).glob("*.json")):
+        content = json_documents.read(path, f"the head {path}", errors.TaskError)
+        if isinstance(content, dict) and content.get("format") == FORMAT:
+            path.unlink()
+    for head in heads:
+        (folder / FOLDER).mkdir(exist_ok=True)
+        for suffix in (".safetensors", ".json"):
+            file = head.weights.with_suffix(suffix)
+            copies.copy(file, folder / FOLDER / file.name)
+
+
+def declare(head: OwnHead, folder: Path) -> None:
+    """Have the MLmodel file of a folder name the classes of a task's model."""
+    record = Model.load(str(folder / MLMODEL_FILE_NAME))
+    for said in record.flavors.values():
+        said.update({key: value for key, value in head.declared.items() if key in said})
+    record.save(str(folder / MLMODEL_FILE_NAME))
+
+
+def _config(version: versions.OpenedVersion) -> dict[str, Any]:
+    """The `config.json` beside a version's weights; empty without one."""
+    path = version.path.with_name(library_configs.FILE)
+    if not path.is_file():
+        return {}
+    origin = f"{library_configs.FILE} of {version.resolved.uri}"
+    content = json_documents.read(path, origin, errors.ArchitectureError)
+    return content if isinstance(content, dict) else {}
+
+
+def _differences(base: Mapping[str, Any], source: Mapping[str, Any]) -> dict[str, Any]:
+    """What a configuration has other than the base's; `None` for what it has not."""
+    if not source:
+        return {}
+    return {key: source.get(key) for key in {**base, **source} if base.get(key) != source.get(key)}
+
+
+def _is_sound(content: Mapping[str, Any], task: str) -> bool:
+    """Whether all fields of a description are of their kinds."""
+    texts = [content.get("source"), *_values(content, "renamed"), *_values(content, "declared")]
+    absent = content.get("absent")
+    return (
+        content.get("task") == task
+        and isinstance(absent, list)
+        and isinstance(content.get("config"), dict)
+        and all(isinstance(text, str) for text in (*texts, *absent))
+    )
+
+
+def _values(content: Mapping[str, Any], field: str) -> list[Any]:
+    found = content.get(field)
+    return list(found.values()) if isinstance(found, dict) else [None]

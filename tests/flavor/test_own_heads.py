@@ -1,0 +1,201 @@
+"""Sources of transformers with heads of their own: merged, kept, evaluated, pulled, promoted."""
+
+import copy
+import json
+from pathlib import Path
+
+import berts
+import mlflow
+import pytest
+import texts
+import torch
+import transformers
+from click.testing import CliRunner
+
+from mlflow_breadcrumbs import cli, errors
+from mlflow_breadcrumbs.audit import reproduce, verify
+from mlflow_breadcrumbs.engine import recipe
+from mlflow_breadcrumbs.evaluation import evaluator_files
+from mlflow_breadcrumbs.flavor import pulling
+from mlflow_breadcrumbs.lineage import contents
+from mlflow_breadcrumbs.pipeline import flow
+from mlflow_breadcrumbs.registry import versions
+from mlflow_breadcrumbs.search import workbench
+
+pytestmark = pytest.mark.slow
+
+LABELS = {"fruit": 3, "place": 2}
+"""The number of classes of each task."""
+SOURCES = ("models:/bert-fruit/1", "models:/bert-place/1")
+
+
+def config(words, **settings):
+    return berts.config(
+        vocab_size=len(words), hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, **settings
+    )
+
+
+@pytest.fixture
+def family(store, tmp_path, monkeypatch):
+    """A backbone, and a classifier per task that was trained from it; the models by name."""
+    monkeypatch.chdir(tmp_path)
+    texts.write(tmp_path)
+    for split in ("validation", "test"):  # the third class is not one of two
+        file = tmp_path / f"place-{split}.csv"
+        rows = file.read_text().splitlines()
+        file.write_text("\n".join(row for row in rows if not row.endswith(",2")) + "\n")
+    words = texts.tokenizer(tmp_path)
+    torch.manual_seed(0)
+    base = transformers.BertModel(config(words)).eval()
+    texts.log("bert", base, words, "feature-extraction")
+    models = {"bert": base, "words": words}
+    for task, count in LABELS.items():
+        names = {number: f"{task}-{number}" for number in range(count)}
+        tuned = transformers.BertForSequenceClassification(
+            config(words, num_labels=count, id2label=names)
+        )
+        tuned.bert.load_state_dict(base.state_dict())
+        train(tuned, words, task, count)
+        texts.log(f"bert-{task}", tuned, words)
+        models[task] = tuned
+    client = mlflow.MlflowClient()
+    client.set_model_version_tag("bert-fruit", "1", "breadcrumbs.task", "fruit")
+    client.set_model_version_tag("bert-place", "1", "breadcrumbs.task", "place")
+    return models
+
+
+def train(model, words, task, count):
+    found = [(text, label) for text, label in texts.examples(task, 60, 2) if label < count]
+    inputs = words([text for text, _ in found], return_tensors="pt", padding=True)
+    labels = torch.tensor([label for _, label in found])
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    model.train()
+    for _ in range(40):
+        optimizer.zero_grad()
+        model(**inputs, labels=labels).loss.backward()
+        optimizer.step()
+    model.eval()
+
+
+def request(**settings):
+    known = {
+        "base": "models:/bert/1",
+        "sources": SOURCES,
+        "registered_model": "merged",
+        "recipe": recipe.MergeRecipe.from_method("task_arithmetic", sources=2, alpha=0.5),
+        "device": "cpu",
+    }
+    return flow.MergeRequest(**known | settings)
+
+
+def expected(models):
+    """The backbone that the merge must give."""
+    base = models["bert"].state_dict()
+    return {
+        name: tensor + 0.5 * sum(models[task].bert.state_dict()[name] - tensor for task in LABELS)
+        for name, tensor in base.items()
+    }
+
+
+def accuracy(models, task, backbone):
+    """Of a backbone with a task's own head, on its test texts."""
+    model = copy.deepcopy(models[task])
+    model.bert.load_state_dict(backbone)
+    rows = [row.split(",") for row in Path(f"{task}-test.csv").read_text().splitlines()[1:]]
+    inputs = models["words"]([text for text, _ in rows], return_tensors="pt", padding=True)
+    with torch.no_grad():
+        found = model(**inputs).logits.argmax(dim=1)
+    return (found == torch.tensor([int(label) for _, label in rows])).float().mean().item()
+
+
+def test_heads_are_carried_by_the_merged_version(family, tmp_path):
+    result = flow.merge(request())
+    resolved = versions.resolve("models:/merged/1")
+    assert resolved.tasks == ("fruit", "place")
+    assert verify.verify("models:/merged/1").ok
+    assert reproduce.reproduce("models:/merged/1").identical
+    assert flow.merge(request()).version == result.version
+    _, stated = contents.read_statement(resolved)
+    for source, task in zip(stated.sources, LABELS, strict=True):
+        assert source.alignment["own"] == ["classifier.bias", "classifier.weight"]
+        assert source.alignment["prefix"] == {"text": "bert.", "in": "source"}
+        assert list(source.alignment["heads"]) == [task]
+    rows = json.loads(mlflow.artifacts.load_text(f"runs:/{result.version.run_id}/alignment.json"))
+    assert {"merge", "own"} == {row["decision"] for row in rows}
+    for task, count in LABELS.items():
+        found = pulling.pull("models:/merged/1", tmp_path / task, task=task)
+        assert found.loaded == "transformers"
+        kind = transformers.AutoModelForSequenceClassification
+        loaded = kind.from_pretrained(found.folder)
+        assert type(loaded) is transformers.BertForSequenceClassification
+        assert loaded.config.id2label[count - 1] == f"{task}-{count - 1}"
+        assert torch.equal(loaded.classifier.weight, family[task].classifier.weight)
+        for name, tensor in expected(family).items():
+            torch.testing.assert_close(loaded.bert.state_dict()[name], tensor, atol=1e-6, rtol=0)
+    plain = pulling.pull("models:/merged/1", tmp_path / "plain")
+    assert plain.loaded == "transformers"
+
+
+def test_a_head_that_was_changed_is_found(family, tmp_path):
+    flow.merge(request())
+    with versions.workspace() as folder:
+        opened = versions.open_version(versions.resolve("models:/merged/1"), folder)
+        file = opened.folder / "tasks" / "fruit.json"
+        content = json.loads(file.read_text())
+        file.write_text(json.dumps(content | {"config": {"num_labels": 7}}))
+        report = verify.verify("models:/merged/1")
+        assert [check.name for check in report.failures] == ["head fruit"]
+        file.unlink()
+        assert "head fruit" in [check.name for check in verify.verify("models:/merged/1").failures]
+
+
+def test_each_task_is_measured_with_its_own_head(family, tmp_path):
+    (tmp_path / "scores.py").write_text(texts.SCORES)
+    lines = ["tasks:"]
+    for task in LABELS:
+        lines += [f"  - name: {task}", "    python: scores:accuracy"]
+        lines += [f"    data: {{validation: {task}-validation.csv, test: {task}-test.csv}}"]
+    (tmp_path / "evaluators.yaml").write_text("\n".join(lines))
+    (tmp_path / "policy.yaml").write_text("average_normalized_accuracy: 0.01\n")
+    evaluator = evaluator_files.read("evaluators.yaml")
+    result = flow.merge(request(evaluator=evaluator))
+    materials = workbench.Materials("models:/bert/1", SOURCES, evaluator=evaluator, device="cpu")
+    with workbench.opened(materials) as study:
+        settings = request().recipe
+        study.prepare([settings])
+        card = study.score(study.merge(settings), (0, 1), split="test")
+        found = card.metrics()
+        assert found == {name: result.metrics[name] for name in found}
+        alone = study.score(study.merge(settings, (1,)), (1,), split="test")
+        assert [score.task for score in alone.scores] == ["place"]
+    for task in LABELS:
+        for kind, state in (
+            ("zero_shot_accuracy", family["bert"].state_dict()),
+            ("finetuned_accuracy", family[task].bert.state_dict()),
+            ("accuracy", expected(family)),
+        ):
+            found = accuracy(family, task, state)
+            assert result.metrics[f"{kind}/{task}"] == pytest.approx(found), (kind, task)
+    runner = CliRunner()
+    words = ["models:/merged/1", "--evaluator", "evaluators.yaml", "--json"]
+    answer = runner.invoke(cli.main, ["evaluate", *words], catch_exceptions=False)
+    assert answer.exit_code == 0, answer.output
+    again = {row["task"]: row["accuracy"] for row in json.loads(answer.stdout)["tasks"]}
+    assert again == {task: result.metrics[f"accuracy/{task}"] for task in LABELS}
+    policy = ["--alias", "champion", "--policy", "policy.yaml"]
+    promoted = runner.invoke(cli.main, ["promote", *words[:3], *policy], catch_exceptions=False)
+    assert promoted.exit_code == 0, promoted.output
+    assert versions.resolve("models:/merged@champion").version == "1"
+
+
+def test_what_can_not_be_told_apart_is_refused(family, tmp_path):
+    (tmp_path / "scores.py").write_text(texts.SCORES)
+    several = evaluator_files.read("scores:everything")
+    with pytest.raises(errors.EvaluatorError, match="names its tasks itself; give a file"):
+        flow.merge(request(evaluator=several))
+    mlflow.MlflowClient().set_model_version_tag("bert-place", "1", "breadcrumbs.task", "fruit")
+    with pytest.raises(errors.MergeError, match="both have a head for the task 'fruit'"):
+        flow.merge(request())
+    flow.merge(request(sources=SOURCES[:1], registered_model="one"))
+    with pytest.raises(errors.TaskError, match="no head for the task 'sports'; it has fruit"):
+        pulling.pull("models:/one/1", tmp_path / "none", task="sports")

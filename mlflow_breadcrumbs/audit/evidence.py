@@ -234,7 +234,7 @@ def _read(
         return Contents(
             weights_digest=_digest(opened, base, folder),
             is_adapter=opened.is_adapter,
-            file_digest=checkpoints.file_digest(opened.weights) if merged else None,
+            file_digest=checkpoints.file_digest(opened.path) if merged else None,
             declared_digest=opened.declared.get("weights_digest"),
             configuration=_kept(lambda: _configuration_digest(opened.folder)) if ours else None,
             heads=_kept(lambda: _head_digests(opened.folder, ours=ours)),

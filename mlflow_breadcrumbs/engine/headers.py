@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import safetensors
 
 from mlflow_breadcrumbs import errors
-from mlflow_breadcrumbs.support import json_documents
+from mlflow_breadcrumbs.engine import bundles
+from mlflow_breadcrumbs.support import confined, json_documents
 
 INDEX_SUFFIX = ".safetensors.index.json"
 ADAPTER_WEIGHTS, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -87,15 +88,46 @@ class CheckpointHeaders(NamedTuple):
     files: tuple[Path, ...]
     entries: dict[str, TensorEntry]
     places: dict[str, Position]
+    prefixes: tuple[str, ...] = ()
+    """Per file what stands before its tensors' names, where these are several checkpoints."""
 
 
 def read(path: str | Path) -> CheckpointHeaders:
     """The headers of a `.safetensors` file, of an index's shards, or of a folder that holds one.
 
+    Several checkpoints are read as one where `bundles` says so.
+
     Raises:
         CheckpointError: the file is missing, damaged, unsafe or not safetensors.
     """
-    path = _locate(Path(path))
+    bundle = bundles.parse(path)
+    return _read_one(_locate(Path(path))) if bundle is None else _read_all(bundle, Path(path))
+
+
+def _read_all(bundle: bundles.Bundle, path: Path) -> CheckpointHeaders:
+    """The headers of several checkpoints, as those of one."""
+    files: list[Path] = []
+    prefixes: list[str] = []
+    entries: dict[str, TensorEntry] = {}
+    places: dict[str, Position] = {}
+    for name, prefix in zip(bundle.names, bundle.prefixes, strict=True):
+        found = _read_one(Path(bundle.folder) / name)
+        own = {f"{prefix}{tensor}": entry for tensor, entry in found.entries.items()}
+        if twice := sorted(own.keys() & entries.keys()):
+            raise errors.CheckpointError(
+                f"{path} has two tensors {twice[0]!r}, one of them in {name}; rename one"
+            )
+        entries |= own
+        for tensor, place in found.places.items():
+            places[f"{prefix}{tensor}"] = Position(len(files) + place.file, place.offset)
+        files += found.files
+        prefixes += [prefix] * len(found.files)
+    _check_count(path, len(entries))
+    return CheckpointHeaders(path, tuple(files), entries, places, tuple(prefixes))
+
+
+def _read_one(path: Path) -> CheckpointHeaders:
+    """The headers of a file, or of an index's shards."""
     files = _shards(path) if path.name.endswith(INDEX_SUFFIX) else {path: None}
     entries: dict[str, TensorEntry] = {}
     places: dict[str, Position] = {}
@@ -154,10 +186,11 @@ def _shards(index: Path) -> dict[Path, set[str] | None]:
                 "system holds; make the shards and the index again"
             )
         path = index.with_name(file)
-        if path.is_symlink():
+        if path.is_symlink() and confined.linked(path) is None:
             raise errors.CheckpointError(
-                f"{index} names the shard {file!r}, which is a symlink; "
-                "copy the shard itself beside the index"
+                f"{index} names the shard {file!r}, which is a symlink to a file that is not "
+                "beside it, nor in the same Hugging Face cache; copy the folder with what the "
+                f"links lead to (cp -rL {index.parent} COPY), and give the copy"
             )
         if not path.exists():
             raise errors.CheckpointError(
@@ -189,7 +222,8 @@ def _read_header(path: Path) -> tuple[dict[str, dict[str, Any]], int]:
     if start.startswith(pickles) and start[8:] != b"{":
         raise errors.CheckpointError(
             f"{path} is a PyTorch pickle, not safetensors; a pickle can run code when it is read. "
-            "Use `mlflow-breadcrumbs import`, which reads plain tensors out of a .pt safely"
+            "Save the model with safetensors.torch.save_model; of an open_clip model, `mlflow-"
+            "breadcrumbs import` reads plain tensors out of a .pt safely"
         )
     with path.open("rb") as file:  # some hundred thousand tensors take minutes
         length = int.from_bytes(file.read(8), "little")

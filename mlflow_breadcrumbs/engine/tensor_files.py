@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from mlflow_breadcrumbs import errors
-from mlflow_breadcrumbs.engine import headers, stored_bytes
+from mlflow_breadcrumbs.engine import bundles, headers, stored_bytes
 from mlflow_breadcrumbs.engine.headers import TensorEntry
 from mlflow_breadcrumbs.engine.remote import opening, stores
 from mlflow_breadcrumbs.support import canonical, intake, json_documents
@@ -49,10 +49,13 @@ class TensorFiles:
         self._entries = dict(sorted(found.entries.items()))
         self._places = found.places
         self._folder: stores.Folder | None = None
+        self._prefixes = found.prefixes
 
     @classmethod
     def open(cls, location: "str | Path | stores.Target") -> Self:
         """Open a `.safetensors` file, a `*.safetensors.index.json`, or a folder that holds one.
+
+        Several checkpoints are read as one where `bundles` says so.
 
         Args:
             location: a path, an address as `s3://bucket/key`, or what that means; see
@@ -106,7 +109,9 @@ class TensorFiles:
         if self._folder is not None:
             size = self._folder.size(name)
             return None if size is None else stores.small(self._folder, name)
-        path = Path(self.location).with_name(name)
+        several = bundles.parse(self.location)
+        main = Path(several.folder, several.names[0]) if several else Path(self.location)
+        path = main.with_name(name)
         if not path.is_file():
             return None
         return intake.content(path, str(path), errors.CheckpointError, json_documents.BYTES)
@@ -128,6 +133,15 @@ class TensorFiles:
         for name, place in self._places.items():
             found[place.file] += self._entries[name].nbytes
         return tuple(found)
+
+    def prefix(self, name: str) -> str:
+        """What stands before the name that the tensor `name` has in its file; see `bundles`."""
+        return self.prefixes[self._places[name].file]
+
+    @property
+    def prefixes(self) -> tuple[str, ...]:
+        """The same by file; those of a checkpoint lie side by side."""
+        return self._prefixes or ("",) * len(self.file_states)
 
     @property
     def files(self) -> tuple[Path, ...]:

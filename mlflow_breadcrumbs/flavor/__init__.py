@@ -19,7 +19,7 @@ against their digest; `storing` logs one without writing its weights twice; `req
 it needs elsewhere; `foreign` gives new weights to a model that another flavor logged;
 `own_heads` are what sources of such a flavor keep for their tasks, in the same folder;
 `unregistered` lays merged weights out before they are a version; `pulling` makes the folder that a
-version's own library loads.
+version's own library loads, and `libraries` has that load it.
 """
 
 import contextlib
@@ -314,7 +314,8 @@ def load_folder(folder: Path, device: str, *, origin: str) -> serving.OpenClipMo
     if FLAVOR_NAME not in flavors:
         raise errors.RegistryError(
             f"'{origin}' was logged by another flavor ({', '.join(sorted(flavors))}), not by "
-            f"'{FLAVOR_NAME}'. Import its checkpoint with `mlflow-breadcrumbs import`."
+            f"'{FLAVOR_NAME}'. Load it by that one; the checkpoint of an open_clip model is made a "
+            "version of ours by `mlflow-breadcrumbs import`."
         )
     config = load_config(folder)
     with torch.random.fork_rng(devices=[]):  # the random weights are about to be replaced

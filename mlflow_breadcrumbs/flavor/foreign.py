@@ -1,24 +1,137 @@
 """A merged version of a model that another MLflow flavor logged: its base with new weights.
 
 The base's artifact is kept file by file (configuration, tokenizer, MLmodel flavors), and only its
-one safetensors checkpoint is replaced, by files of that name and size. So the merged version loads
-as its base does.
+safetensors checkpoints are replaced, by files of those names and sizes. So the merged
+version loads as its base does. What was registered without MLmodel gets one, of the flavor
+`safetensors`.
 """
 
 import dataclasses
 import os
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mlflow.models import Model
 from mlflow.models.model import MLMODEL_FILE_NAME, ModelInfo
 
-from mlflow_breadcrumbs.engine import headers, tensor_files
+import mlflow_breadcrumbs
+from mlflow_breadcrumbs import errors
+from mlflow_breadcrumbs.engine import checkpoints, headers, tensor_files, writing
 from mlflow_breadcrumbs.flavor import own_heads, storing
-from mlflow_breadcrumbs.registry import versions
-from mlflow_breadcrumbs.support import copies
+from mlflow_breadcrumbs.registry import layouts, versions
+from mlflow_breadcrumbs.support import confined, copies
+
+OF_VERSION = (MLMODEL_FILE_NAME, "registered_model_meta", "lineage.json", "model.sig")
+"""What is true of one version only."""
+APART = "apart"
+"""Beside merged weights, the folder where they are laid out as several checkpoints."""
+
+
+@dataclasses.dataclass(frozen=True)
+class MergedFiles:
+    """Merged weights as the files of a version."""
+
+    main: str
+    """The file, or the index of shards, that the lineage names; a path in the version."""
+    files: Mapping[str, Path]
+    """All files of weights, by their paths in the version."""
+
+
+def arrange(base: versions.OpenedVersion, weights: Path) -> MergedFiles:
+    """Merged weights as the base has its own: the same checkpoints, with the same names in them.
+
+    One checkpoint is as it should be already. What several had together is written apart again,
+    beside the merged checkpoint; that is read and written once more.
+
+    Args:
+        base: opened.
+        weights: the merged checkpoint, a file or an index.
+
+    Raises:
+        CheckpointError: the disk is full.
+    """
+    if len(base.checkpoints) == 1:
+        place = Path(weights_file(base))
+        files = {place.with_name(file.name).as_posix(): file for file in files_of(weights)}
+        return MergedFiles(place.with_name(weights.name).as_posix(), files)
+    apart = weights.parent / APART
+    shutil.rmtree(apart, ignore_errors=True)
+    with (
+        checkpoints.Checkpoint.open(weights) as merged,
+        tensor_files.TensorFiles.open(base.stored) as own,
+    ):
+        outputs = [
+            _write_apart(merged, prefix, tensors, apart / _file(name), size)
+            for (prefix, tensors, size), name in zip(
+                _members(own, merged, base), base.checkpoints, strict=True
+            )
+        ]
+    files = {
+        file.relative_to(apart).as_posix(): file for output in outputs for file in files_of(output)
+    }
+    return MergedFiles(outputs[0].relative_to(apart).as_posix(), files)
+
+
+def _members(
+    own: tensor_files.TensorFiles,
+    merged: checkpoints.Checkpoint,
+    base: versions.OpenedVersion,
+) -> list[tuple[str, list[str], int | None]]:
+    """Per checkpoint of the base its prefix, the tensors with it, and the bytes of a shard."""
+    sizes = shard_sizes(own, base)
+    tensors: dict[str, list[str]] = {prefix: [] for prefix in sizes}
+    for name in merged.names:
+        tensors[own.prefix(name)].append(name)
+    return [(prefix, tensors[prefix], size) for prefix, size in sizes.items()]
+
+
+def _write_apart(
+    merged: checkpoints.Checkpoint,
+    prefix: str,
+    tensors: list[str],
+    output: Path,
+    max_shard_size: int | None,
+) -> Path:
+    """Write one of several checkpoints under the names that it has by itself; its path."""
+    infos = {name.removeprefix(prefix): merged.info(name) for name in tensors}
+    with writing.CheckpointWriter(output, infos, max_shard_size=max_shard_size) as writer:
+        for name in tensors:
+            writer.write(name.removeprefix(prefix), merged.tensor(name))
+            merged.release(name)
+    return writer.output
+
+
+def lay_out(base: versions.OpenedVersion, folder: Path) -> None:
+    """Put all files of the base into a folder but its weights and what is only true of it.
+
+    Raises:
+        RegistryError: one is a link that leads out of the version.
+    """
+    names = sorted(path.relative_to(base.folder) for path in base.folder.rglob("*"))
+    unwanted = layouts.candidates([name.as_posix() for name in names])
+    for name in names:
+        file, target = base.folder / name, folder / name
+        if name.as_posix() in unwanted or name.as_posix() in OF_VERSION or file.is_dir():
+            continue
+        if file.is_symlink() and confined.linked(file) is None:
+            raise errors.RegistryError(
+                f"{base.resolved.uri} has {name}, a symlink to a file outside of it; register a "
+                f"copy of the folder with what the links lead to (cp -rL {base.folder} COPY)"
+            )
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, target)
+
+
+def record_of(base: versions.OpenedVersion) -> Model:
+    """What MLmodel says of the base; of a folder without one, what it is."""
+    file = base.folder / MLMODEL_FILE_NAME
+    if file.is_file():
+        return Model.load(str(file))
+    record = Model()
+    record.add_flavor(layouts.PLAIN, version=mlflow_breadcrumbs.__version__)
+    return record
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,29 +144,24 @@ class _Carrier:
         self,
         path: str,
         *,
-        weights: Path,
+        weights: MergedFiles,
         heads: Sequence[own_heads.OwnHead],
         extra_files: dict[str, bytes],
         mlflow_model: Model,
     ) -> None:
         """Write the base's artifact with other weights."""
         folder = Path(path)
-        shutil.copytree(
-            self.base.folder,
-            folder,
-            dirs_exist_ok=True,
-            ignore=shutil.ignore_patterns("*.safetensors", "*.safetensors.index.json"),
-        )
-        for file in files_of(weights):
-            target = (folder / weights_file(self.base)).with_name(file.name)
+        lay_out(self.base, folder)
+        for name, file in weights.files.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
             try:
-                os.link(file, target)
+                os.link(file, folder / name)
             except OSError:
-                copies.copy(file, target)
+                copies.copy(file, folder / name)
         own_heads.carry(heads, folder)
         for name, content in extra_files.items():
             (folder / name).write_bytes(content)
-        original = Model.load(str(self.base.folder / MLMODEL_FILE_NAME))
+        original = record_of(self.base)
         mlflow_model.flavors.update(original.flavors)
         mlflow_model.signature = original.signature
         mlflow_model.metadata = original.metadata
@@ -62,16 +170,38 @@ class _Carrier:
 
 def weights_file(base: versions.OpenedVersion) -> str:
     """Where the merged weights lie in the version; several files are numbered, with an index."""
-    path = base.path.relative_to(base.folder)
-    return str(path.with_name(path.name.removesuffix(".index.json")))
+    return _file(base.checkpoints[0])
+
+
+def _file(checkpoint: str) -> str:
+    """What a checkpoint is called that is written as one file."""
+    return checkpoint.removesuffix(".index.json")
 
 
 def shard_size(base: versions.OpenedVersion) -> int | None:
-    """Bytes of tensors in the largest of the base's files; `None` where it has one."""
+    """Bytes of tensors in the largest file of the base's main checkpoint; `None` for one file."""
     if not base.path.name.endswith(headers.INDEX_SUFFIX):
         return None
     with tensor_files.TensorFiles.open(base.stored) as files:
-        return max(files.file_bytes)
+        return shard_sizes(files, base)[""]
+
+
+def shard_sizes(
+    files: tensor_files.TensorFiles, base: versions.OpenedVersion
+) -> dict[str, int | None]:
+    """The same of each checkpoint, by what stands before its tensors' names.
+
+    Args:
+        files: the base's, open.
+        base: opened.
+    """
+    largest: dict[str, int] = {}
+    for prefix, size in zip(files.prefixes, files.file_bytes, strict=True):
+        largest[prefix] = max(size, largest.get(prefix, 0))
+    return {
+        prefix: size if name.endswith(headers.INDEX_SUFFIX) else None
+        for (prefix, size), name in zip(largest.items(), base.checkpoints, strict=True)
+    }
 
 
 def files_of(weights: Path) -> list[Path]:
@@ -85,7 +215,7 @@ def log_model(
     name: str,
     *,
     base: versions.OpenedVersion,
-    weights: Path,
+    weights: MergedFiles,
     heads: Iterable[own_heads.OwnHead] = (),
     extra_files: dict[str, bytes],
     tags: dict[str, str],
@@ -95,13 +225,11 @@ def log_model(
     Args:
         name: of the logged model.
         base: opened with all of its files.
-        weights: the merged checkpoint, a file or an index; its files may become the store's own.
+        weights: what `arrange` gave; the files may become the store's own.
         heads: that its sources keep for their tasks.
         extra_files: written beside MLmodel, by name.
         tags: of the logged model.
     """
-    place = Path(weights_file(base))
-    stored = tuple(str(place.with_name(file.name)) for file in files_of(weights))
     arguments: dict[str, Any] = {
         "weights": weights,
         "heads": list(heads),
@@ -110,7 +238,7 @@ def log_model(
     return Model.log(
         artifact_path=None,
         name=name,
-        flavor=storing.Storing(_Carrier(base).save_model, stored, ours=True),
+        flavor=storing.Storing(_Carrier(base).save_model, tuple(weights.files), ours=True),
         flavor_name=base.flavor,
         tags=tags,
         **arguments,

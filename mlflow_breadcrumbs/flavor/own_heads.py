@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 from mlflow.models import Model
-from mlflow.models.model import MLMODEL_FILE_NAME
 
 from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.engine import (
@@ -232,12 +231,10 @@ def carry(heads: Iterable[OwnHead], folder: Path) -> None:
             copies.copy(file, folder / FOLDER / file.name)
 
 
-def declare(head: OwnHead, folder: Path) -> None:
-    """Have the MLmodel file of a folder name the classes of a task's model."""
-    record = Model.load(str(folder / MLMODEL_FILE_NAME))
+def declare(head: OwnHead, record: Model) -> None:
+    """Have what MLmodel says of a model name the classes of a task's model."""
     for said in record.flavors.values():
         said.update({key: value for key, value in head.declared.items() if key in said})
-    record.save(str(folder / MLMODEL_FILE_NAME))
 
 
 def _config(version: versions.OpenedVersion) -> dict[str, Any]:

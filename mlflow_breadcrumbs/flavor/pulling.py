@@ -4,7 +4,6 @@ MLflow keeps a transformers model in a folder of its own beside those of its tok
 processors; `from_pretrained` and vLLM want all of it in one. What is MLflow's own stays behind.
 """
 
-import contextlib
 import dataclasses
 import os
 import secrets
@@ -13,16 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mlflow_breadcrumbs import errors, flavor
+from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.engine import checkpoints
-from mlflow_breadcrumbs.flavor import foreign, own_heads
-from mlflow_breadcrumbs.registry import versions
-from mlflow_breadcrumbs.support import copies, json_documents, progress
+from mlflow_breadcrumbs.flavor import foreign, libraries, own_heads
+from mlflow_breadcrumbs.registry import layouts, versions
+from mlflow_breadcrumbs.support import confined, copies, progress
 
-TRANSFORMERS = "transformers"
 LINEAGE = "lineage.json"
-COMPONENTS = "components"
-"""The folder that MLflow keeps a transformers model's tokenizer and processors in."""
 LEFT_BEHIND = frozenset(
     {
         "MLmodel",
@@ -75,7 +71,7 @@ def pull(
         uri: of the version.
         folder: that does not exist yet, or is empty.
         task: with the head that the version carries for it; `None` is the version as it is.
-        load: also load it by its own library, where that is open_clip or transformers.
+        load: also load it by its own library, where `libraries` knows that.
         show: is told what is done.
 
     Raises:
@@ -107,7 +103,7 @@ def pull(
                 copies.copy(source, place)
             if head is not None:
                 _give_head(opened, head, temporary)
-            loaded, note = _load(opened, temporary) if load else (None, None)
+            loaded, note = libraries.load(opened, temporary) if load else (None, None)
             if target.exists():
                 target.rmdir()
             os.replace(temporary, target)
@@ -136,7 +132,7 @@ def pull(
 
 def _head(opened: versions.OpenedVersion, task: str) -> own_heads.OwnHead:
     """The head that a version of another flavor carries for a task."""
-    if opened.flavor == flavor.FLAVOR_NAME:
+    if opened.flavor == layouts.OURS:
         raise errors.TaskError(
             f"{opened.resolved.uri} is an open_clip model, which has one folder for all of its "
             "tasks, with their heads in it; leave --task out"
@@ -163,15 +159,20 @@ def _flat(opened: versions.OpenedVersion) -> Iterator[tuple[Path, str]]:
     """The files to take, each with its name in the folder.
 
     Raises:
-        IntegrityError: two files have one name.
+        IntegrityError: two files have one name, or one is a link that leads out of the version.
     """
-    root, weights = opened.folder, opened.path.parent
+    root = opened.folder
     seen: dict[str, Path] = {}
-    for base in (weights, *_components(opened)):
+    for base in opened.folders:
         for file in sorted(base.rglob("*")):
             name = str(file.relative_to(base))
             if not file.is_file() or (base == root and name.split("/")[0] in LEFT_BEHIND):
                 continue
+            if file.is_symlink() and confined.linked(file) is None:
+                raise errors.IntegrityError(
+                    f"{opened.resolved.uri} has {name}, a symlink to a file outside of it; "
+                    f"register a copy with what the links lead to (cp -rL {base} COPY)"
+                )
             if name in seen and seen[name].read_bytes() != file.read_bytes():
                 raise errors.IntegrityError(
                     f"{opened.resolved.uri} has two files {name}, {seen[name].relative_to(root)} "
@@ -183,74 +184,3 @@ def _flat(opened: versions.OpenedVersion) -> Iterator[tuple[Path, str]]:
                 yield file, name
     if LINEAGE not in seen and (root / LINEAGE).is_file():
         yield root / LINEAGE, LINEAGE
-
-
-def _components(opened: versions.OpenedVersion) -> list[Path]:
-    """The folders beside the weights' whose files belong into the same one."""
-    folder = opened.folder / COMPONENTS
-    if opened.flavor != TRANSFORMERS or not folder.is_dir():
-        return []
-    return sorted(path for path in folder.iterdir() if path.is_dir())
-
-
-def _load(opened: versions.OpenedVersion, folder: Path) -> tuple[str | None, str | None]:
-    """Load the folder by the library that it is for: which one, or why none.
-
-    Raises:
-        IntegrityError: the library refuses it, or finds other tensors than it wants.
-    """
-    if opened.is_adapter:
-        return None, "it is a LoRA adapter, which peft loads on its base"
-    if opened.flavor == flavor.FLAVOR_NAME:
-        import open_clip
-
-        with _refusals(opened, "open_clip"):
-            open_clip.create_model_and_transforms(f"local-dir:{folder}")
-        return "open_clip", None
-    if opened.flavor != TRANSFORMERS:
-        return None, f"nothing here loads models of the flavor {opened.flavor}"
-    try:
-        import transformers
-    except ImportError:
-        return None, "transformers is not installed here"
-    _load_transformers(opened, folder, transformers)
-    return TRANSFORMERS, None
-
-
-def _load_transformers(opened: versions.OpenedVersion, folder: Path, library: Any) -> None:
-    """Load configuration, weights and tokenizer; no code from the folder runs."""
-    config = json_documents.read(
-        folder / "config.json", f"config.json of {opened.resolved.uri}", errors.IntegrityError
-    )
-    named = config.get("architectures") if isinstance(config, dict) else None
-    kind = getattr(library, str(named[0]), None) if isinstance(named, list) and named else None
-    with _refusals(opened, TRANSFORMERS):
-        loader = kind or library.AutoModel
-        _, found = loader.from_pretrained(
-            folder, output_loading_info=True, trust_remote_code=False, local_files_only=True
-        )
-        if any(file.name.startswith("tokenizer") for file in folder.iterdir()):
-            library.AutoTokenizer.from_pretrained(
-                folder, trust_remote_code=False, local_files_only=True
-            )
-    wrong = [name for key in ("missing_keys", "mismatched_keys") for name in found.get(key, ())]
-    if wrong:
-        listed = ", ".join(map(str, sorted(map(str, wrong))[:5]))
-        raise errors.IntegrityError(
-            f"transformers finds {len(wrong)} of the tensors of {opened.resolved.uri} missing or "
-            f"of another shape: {listed}. The version is damaged; nothing was kept (--no-load "
-            "takes it all the same)"
-        )
-
-
-@contextlib.contextmanager
-def _refusals(opened: versions.OpenedVersion, library: str) -> Iterator[None]:
-    """Turn whatever a library raises into one message."""
-    try:
-        yield
-    except Exception as error:
-        said = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise errors.IntegrityError(
-            f"{library} can't load {opened.resolved.uri}: {said}. Nothing was kept; --no-load "
-            "takes the files all the same"
-        ) from error

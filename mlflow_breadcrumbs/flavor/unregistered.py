@@ -9,7 +9,6 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
-from mlflow.models import Model
 from mlflow.models.model import MLMODEL_FILE_NAME
 
 from mlflow_breadcrumbs import flavor
@@ -42,17 +41,18 @@ def lay_out(
         config = flavor.load_config(base.folder)
         flavor.save_model(folder, config=config, weights=weights, heads=heads)
         return folder
-    unwanted = shutil.ignore_patterns("*.safetensors", "*.safetensors.index.json")
-    shutil.copytree(base.folder, folder, ignore=unwanted)
-    place = folder / foreign.weights_file(base)
+    foreign.lay_out(base, folder)
     if own is None:
-        several = foreign.files_of(weights)
-        for file in several:
-            copies.copy(file, place if len(several) == 1 else place.with_name(file.name))
+        for name, file in foreign.arrange(base, weights).files.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            copies.copy(file, folder / name)
     else:
+        place = folder / foreign.weights_file(base)
+        place.parent.mkdir(parents=True, exist_ok=True)
         own_heads.lay(own, weights, place, max_shard_size=foreign.shard_size(base))
-        own_heads.declare(own, folder)
-    record = Model.load(str(folder / MLMODEL_FILE_NAME))
+    record = foreign.record_of(base)
+    if own is not None:
+        own_heads.declare(own, record)
     # What MLflow measures of this folder is not the base's.
     record.model_id = record.run_id = record.model_uuid = None
     record.save(str(folder / MLMODEL_FILE_NAME))

@@ -6,11 +6,11 @@ from typing import Any
 
 from mlflow_breadcrumbs import errors, flavor
 from mlflow_breadcrumbs.models import agreement, architecture
-from mlflow_breadcrumbs.registry import versions
+from mlflow_breadcrumbs.registry import layouts, versions
 from mlflow_breadcrumbs.support import documents
 
 FOREIGN_FILE = "config.json"
-"""Where transformers and its kin keep a model's configuration."""
+"""Where transformers and its kin keep a model's configuration, or a module's."""
 
 FOREIGN_HARMLESS = frozenset(
     {
@@ -25,6 +25,9 @@ FOREIGN_HARMLESS = frozenset(
         "gradient_checkpointing",
         "hidden_dropout_prob",
         "initializer_range",
+        "label_descriptions",
+        "label_names",
+        "pretrained_cfg",
         "problem_type",
         "torch_dtype",
         "transformers_version",
@@ -122,12 +125,12 @@ def _judge(base: versions.OpenedVersion, source: versions.OpenedVersion) -> Fit:
         own = theirs if found.preprocessing and not found.model else None
         return Fit(*uris, found, own)
     ours_foreign, theirs_foreign = (_foreign(version) for version in (base, source))
-    if base.flavor != source.flavor or ours_foreign is None or theirs_foreign is None:
-        return Fit(*uris, agreement.Disagreement())  # the tensors alone can tell
-    differing = agreement.of_mappings(
-        _own_fields(ours_foreign), _own_fields(theirs_foreign), FOREIGN_HARMLESS
-    )
-    remedy = f"register it with the right {FOREIGN_FILE}"
+    differing: tuple[str, ...] = ()
+    for name in sorted(ours_foreign.keys() & theirs_foreign.keys()):  # else the tensors can tell
+        pair = _own_fields(ours_foreign[name]), _own_fields(theirs_foreign[name])
+        fields = agreement.of_mappings(*pair, FOREIGN_HARMLESS)
+        differing += tuple(f"{name}: {said}" if name != FOREIGN_FILE else said for said in fields)
+    remedy = f"register it again with the {FOREIGN_FILE} of the base"
     return Fit(*uris, agreement.Disagreement(model=differing), remedy=remedy)
 
 
@@ -142,11 +145,22 @@ def _listed(differing: Sequence[str]) -> str:
     return "; ".join(differing[:SHOWN]) + (f"; and {rest} more" if rest > 0 else "")
 
 
-def _foreign(version: versions.OpenedVersion) -> dict[str, Any] | None:
-    """The configuration beside the weights of a model of another flavor; `None` without one."""
-    path = version.path.with_name(FOREIGN_FILE)
-    if not path.is_file():
-        return None
-    origin = f"{FOREIGN_FILE} of {version.resolved.uri}"
-    content = documents.read(path, origin, errors.ArchitectureError).content
-    return content if isinstance(content, dict) else None
+def _foreign(version: versions.OpenedVersion) -> dict[str, dict[str, Any]]:
+    """The configurations of a model of another flavor by their place, which may be none.
+
+    There is one beside the weights, and in sentence-transformers one per module.
+    """
+    if version.flavor == flavor.FLAVOR_NAME:
+        return {}
+    places = {FOREIGN_FILE: version.path.with_name(FOREIGN_FILE)}
+    folder = version.folders[0]
+    if (folder / layouts.MODULES).is_file():
+        files = sorted(folder.glob(f"*/{FOREIGN_FILE}"))
+        places |= {file.relative_to(folder).as_posix(): file for file in files}
+    found: dict[str, dict[str, Any]] = {}
+    for name, file in places.items():
+        if file.is_file():
+            origin = f"{name} of {version.resolved.uri}"
+            content = documents.read(file, origin, errors.ArchitectureError).content
+            found |= {name: content} if isinstance(content, dict) else {}
+    return found

@@ -211,13 +211,14 @@ def _register(
             show=show,
         )
         named = adapting.named(made)
+    placed = registration.place(taken, merged)
     stated = registration.lineage(
-        run_id, started, request, taken, computed, card, kept, named, device
+        run_id, started, request, taken, computed, placed, card, kept, named, device
     )
     if card and not taken.is_ours:
         measured = (score.task for score in card.scores)
         tags[tag_keys.TASK] = ",".join(dict.fromkeys((*taken.own, *measured)))
-    version = registration.register(request, taken, merged, stated, tags)
+    version = registration.register(request, taken, merged, placed, stated, tags)
     stories.tell(version, statement.parse(stated))
     return version, card.metrics() if card else {}, canonical.sha256(stated), made
 

@@ -54,6 +54,13 @@ def _keep(
                 f"has one tower of a kind: {', '.join(source.alignment.own[:5])}. Its heads are in "
                 "the folder tasks; leave --own out"
             )
+        if len(taken.base.checkpoints) > 1:
+            raise errors.MergeError(
+                f"{version.resolved.uri} has tensors that the base has not, and the base "
+                f"{taken.base.resolved.uri} has several checkpoints "
+                f"({', '.join(taken.base.checkpoints)}), beside which no head is kept; leave the "
+                "source out, or these tensors (--exclude)"
+            )
         for task in _tasks_of(version):
             if task in found:
                 raise errors.MergeError(

@@ -203,8 +203,8 @@ def plan_evaluation(taken: Inputs, task_file: str) -> tuple[tuple[int, tasks.Tas
     if not taken.is_ours:
         raise errors.TaskError(
             f"the base {taken.base.resolved.uri} was logged by the flavor "
-            f"{taken.base.flavor!r}; only imported open_clip models can be evaluated. "
-            "Merge without --tasks"
+            f"{taken.base.flavor!r}; --tasks measures open_clip models alone. Measure it by means "
+            "of your own (--evaluator), or merge without --tasks"
         )
     return scorecard.plan(taken.candidates, task_files.load(task_file))
 

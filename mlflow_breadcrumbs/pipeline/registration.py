@@ -29,6 +29,7 @@ def lineage(
     request: MergeRequest,
     taken: inputs.Inputs,
     computed: computing.Computed,
+    placed: foreign.MergedFiles,
     card: scorecard.Scorecard | None,
     kept: kept_parts.KeptParts | None,
     adapter: kept_adapters.KeptAdapter | None,
@@ -59,8 +60,8 @@ def lineage(
         )
     ]
     return statement.build(
-        file_name=flavor.WEIGHTS_FILE if taken.is_ours else _placed(taken, merged),
-        file_digest=checkpoints.file_digest(merged.output),
+        file_name=placed.main,
+        file_digest=checkpoints.file_digest(placed.files[placed.main]),
         weights_digest=merged.weights_digest,
         settings=request.recipe,
         given={
@@ -91,15 +92,19 @@ def _aligned(taken: inputs.Inputs, uri: str) -> dict[str, Any] | None:
     return taken.alignments[uri].to_dict() | ({"heads": heads} if heads else {})
 
 
-def _placed(taken: inputs.Inputs, merged: merging.MergeResult) -> str:
-    """Where the merged file, or the index of its shards, is in the version."""
-    return str(Path(foreign.weights_file(taken.base)).with_name(Path(merged.output).name))
+def place(taken: inputs.Inputs, merged: merging.MergeResult) -> foreign.MergedFiles:
+    """The merged weights as the files that the version will have."""
+    output = Path(merged.output)
+    if taken.is_ours:
+        return foreign.MergedFiles(flavor.WEIGHTS_FILE, {flavor.WEIGHTS_FILE: output})
+    return foreign.arrange(taken.base, output)
 
 
 def register(
     request: MergeRequest,
     taken: inputs.Inputs,
     merged: merging.MergeResult,
+    placed: foreign.MergedFiles,
     stated: bytes,
     tags: Mapping[str, str],
 ) -> records.RegisteredVersion:
@@ -115,7 +120,7 @@ def register(
             info = flavor.log_model(
                 name,
                 config=flavor.load_config(taken.base.folder),
-                weights=Path(merged.output),
+                weights=placed.files[placed.main],
                 weights_digest=merged.weights_digest,
                 keep_weights=False,
                 heads=list(taken.all_heads.values()),
@@ -126,7 +131,7 @@ def register(
             info = foreign.log_model(
                 name,
                 base=taken.base,
-                weights=Path(merged.output),
+                weights=placed,
                 heads=taken.own.values(),
                 extra_files=extra,
                 tags=tags,

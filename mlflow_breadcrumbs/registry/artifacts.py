@@ -1,5 +1,6 @@
 """Files that MLflow keeps for a version, and what it means when it does not give them."""
 
+import os
 import shutil
 import urllib.parse
 from collections.abc import Iterable
@@ -11,9 +12,10 @@ import mlflow
 import requests
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact import artifact_repository_registry, local_artifact_repo
+from mlflow.utils import file_utils
 
 from mlflow_breadcrumbs.registry import failures
-from mlflow_breadcrumbs.support import copies
+from mlflow_breadcrumbs.support import confined, copies
 
 AT_ONCE = 8
 """Downloads from a store at one time; a connection each."""
@@ -58,6 +60,10 @@ class Artifacts:
     def file(self, path: str) -> Path:
         """A path on this machine for one file."""
         if self._local:
+            linked = self.root() / path
+            # MLflow follows no link out of the folder, as those of a hub's cache are.
+            if linked.is_symlink() and confined.linked(linked) is not None:
+                return linked
             return Path(
                 self._ask(mlflow.artifacts.download_artifacts, artifact_uri=self._uri(path))
             )
@@ -86,7 +92,9 @@ class Artifacts:
 
     def root(self) -> Path:
         """The folder that holds the files."""
-        return self.file("MLmodel").parent
+        if not self._local:
+            return self._folder
+        return Path(os.path.abspath(file_utils.local_file_uri_to_path(self._location)))
 
     def _uri(self, path: str) -> str:
         return f"{self._location.rstrip('/')}/{path}" if path else self._location

@@ -14,7 +14,7 @@ from mlflow.utils import rest_utils
 from mlflow.utils.credentials import get_default_host_creds
 
 from mlflow_breadcrumbs import errors
-from mlflow_breadcrumbs.engine import stored_bytes
+from mlflow_breadcrumbs.engine import bundles, stored_bytes
 from mlflow_breadcrumbs.engine.remote import stores
 from mlflow_breadcrumbs.registry import failures
 
@@ -31,10 +31,11 @@ def place(location: str, path: str, sizes: Mapping[str, int]) -> stores.Target |
 
     Args:
         location: of the version's artifacts.
-        path: of the checkpoint, a file or an index, in it.
+        path: of the checkpoint, a file or an index, in it; or of several, see `bundles`.
         sizes: the bytes of every file, by its path.
     """
-    folder, name = posixpath.split(path)
+    bundle = bundles.parse(path)
+    folder, name = (bundle.folder, bundle.file) if bundle else posixpath.split(path)
     if location.startswith(PROXIED):
         return stores.Target(ServedFolder(location, folder, sizes), name)
     if location.partition("://")[0].lower() not in stores.EXTRAS:
@@ -59,17 +60,16 @@ class ServedFolder:
 
     def __init__(self, location: str, folder: str, sizes: Mapping[str, int]) -> None:
         self.address = posixpath.join(location.rstrip("/"), folder).rstrip("/")
+        below = f"{folder}/" if folder else ""
         self._sizes = {
-            posixpath.basename(path): size
-            for path, size in sizes.items()
-            if posixpath.dirname(path) == folder
+            path.removeprefix(below): size for path, size in sizes.items() if path.startswith(below)
         }
         # The address that the server answers at.
         self._url: str = get_artifact_repository(self.address).artifact_uri
 
     def names(self, folder: str = "") -> list[str]:
         """See `stores.Folder.names`."""
-        return sorted(self._sizes)
+        return sorted(name for name in self._sizes if "/" not in name)
 
     def state(self, name: str) -> stored_bytes.FileState:
         """See `stores.Folder.state`; a server does not say which version of a file it has."""

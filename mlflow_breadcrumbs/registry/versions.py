@@ -19,12 +19,13 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from mlflow_breadcrumbs import errors
-from mlflow_breadcrumbs.engine import headers, tensor_files
+from mlflow_breadcrumbs.engine import bundles, headers
 from mlflow_breadcrumbs.engine.remote import stores
 from mlflow_breadcrumbs.registry import (
     artifacts,
     database,
     failures,
+    layouts,
     records,
     remote_weights,
     tag_keys,
@@ -84,10 +85,12 @@ class OpenedVersion:
     """A resolved version whose files can be read on this machine."""
 
     resolved: ResolvedVersion
-    path: Path
-    """Where the checkpoint is on this machine, or would be: a file, or the index of shards."""
+    checkpoints: tuple[str, ...]
+    """Its checkpoints, each a file or the index of shards, as paths in the folder; the main one
+    first."""
     flavor: str
-    """`breadcrumbs`, or the MLflow flavor whose safetensors these are."""
+    """`breadcrumbs`, the MLflow flavor whose safetensors these are, or `safetensors` of a folder
+    without MLmodel."""
     folder: Path
     """Holds the version's small files (configuration, heads, MLmodel)."""
     declared: Mapping[str, Any]
@@ -98,6 +101,19 @@ class OpenedVersion:
     """Downloads the checkpoint, if that has not been done."""
 
     @property
+    def path(self) -> Path:
+        """Where the main checkpoint is on this machine, or would be."""
+        return self.folder / self.checkpoints[0]
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """The folders whose files its library wants in one, that of the weights first."""
+        files = sorted(path for path in self.folder.rglob("*") if path.is_file())
+        paths = [path.relative_to(self.folder).as_posix() for path in files]
+        found = layouts.of(self.flavor, paths).folders(paths, self.checkpoints)
+        return tuple(self.folder / path for path in found)
+
+    @property
     def is_adapter(self) -> bool:
         """Whether the checkpoint is a LoRA adapter, which is only a change of another model."""
         config = self.path.with_name(headers.ADAPTER_CONFIG)
@@ -105,14 +121,18 @@ class OpenedVersion:
 
     @property
     def weights(self) -> Path:
-        """The checkpoint on this machine; it is downloaded when this is first asked for."""
+        """The checkpoint on this machine; it is downloaded when this is first asked for.
+
+        Of several it is the location that has them read as one, see `bundles`.
+        """
         self.bring()
-        return self.path
+        return self.folder / _joined(self.checkpoints)
 
     @property
     def stored(self) -> Path | stores.Target:
         """The checkpoint where it is, to be read from there."""
-        if self.elsewhere is None or self.path.exists() or self.is_adapter:
+        brought = any(self.path.parent.glob("*.safetensors"))
+        if self.elsewhere is None or brought or self.is_adapter:
             return self.weights
         return self.elsewhere
 
@@ -233,9 +253,8 @@ def open_version(
     """Make a version's weights and small files readable here.
 
     On a store that this machine mounts nothing is copied; otherwise the files are downloaded into
-    `folder`. No pickle is read: a version that only has one is refused. This package's code, which
-    lies beside the models of its flavor for those who serve them, is only downloaded if `whole`:
-    it was more than a hundred files once. The checkpoint itself is downloaded only once it is asked
+    `folder`. No pickle is read: a version that only has one is refused. What its layout calls an
+    extra is only downloaded if `whole`. The checkpoint itself is downloaded only once it is asked
     for if `lazily`, and may be read where it is instead.
 
     Raises:
@@ -245,44 +264,44 @@ def open_version(
     fetch = _artifacts(resolved, folder)
     sizes = fetch.sizes()
     paths = sorted(sizes)
-    if "MLmodel" not in paths:
-        raise errors.RegistryError(
-            f"{resolved.uri} has no MLmodel file at {resolved.location}: its artifacts were "
-            "deleted or moved. Restore them or register the model again"
-        )
-    flavors = _flavors(resolved, fetch.file("MLmodel"))
+    flavors = _read_flavors(resolved, fetch, paths)
     flavor = next((name for name in flavors if name != "python_function"), "python_function")
-    candidates = [
-        path
-        for path in paths
-        if path.endswith((".safetensors", tensor_files.INDEX_SUFFIX))
-        and not path.startswith("tasks/")
-    ]
-    if adapter := [path for path in candidates if path.endswith(f"/{headers.ADAPTER_WEIGHTS}")]:
-        candidates = adapter  # a base that lies beside it is what the merge names
-    indexes = [path for path in candidates if path.endswith(tensor_files.INDEX_SUFFIX)]
-    chosen = indexes or candidates
-    if len(chosen) != 1:
-        found = ", ".join(candidates) or "no safetensors"
-        raise errors.RegistryError(
-            f"{resolved.uri} was logged by the flavor {flavor!r} and holds {found}; a merge reads "
-            "one safetensors checkpoint and never a pickle. Save the model's state_dict as "
-            "safetensors, or as a .pt of plain tensors, and register it with "
-            "`mlflow-breadcrumbs import CHECKPOINT --architecture … --registered-model …`"
-        )
-    unread = set(candidates) if lazily else set()
-    if flavor == "breadcrumbs" and not whole:
-        unread |= {path for path in paths if path.startswith("code/")}
+    layout = layouts.of(flavor, paths)
+    chosen = layout.checkpoints(paths, fetch.file)
+    layouts.check(resolved.uri, flavor, paths, chosen)
+    weights = [path for path in layouts.candidates(paths) if path.endswith(".safetensors")]
+    unread = set(weights) if lazily else set()
+    if not whole:
+        unread |= {path for path in paths if layout.is_extra(path)}
     fetch.fetch(path for path in paths if path not in unread)
-    root = fetch.root()
+    place = _joined(chosen)
     return OpenedVersion(
         resolved,
-        path=root / chosen[0],
+        checkpoints=chosen,
         flavor=flavor,
-        folder=root,
+        folder=fetch.root(),
         declared=flavors.get(flavor, {}),
-        elsewhere=remote_weights.place(resolved.location, chosen[0], sizes) if lazily else None,
-        bring=functools.partial(fetch.fetch, candidates) if lazily else _nothing,
+        elsewhere=remote_weights.place(resolved.location, place, sizes) if lazily else None,
+        bring=functools.partial(fetch.fetch, weights) if lazily else _nothing,
+    )
+
+
+def _joined(checkpoints: tuple[str, ...]) -> str:
+    """A checkpoint's path, or the location that has several read as one."""
+    return checkpoints[0] if len(checkpoints) == 1 else bundles.of(checkpoints).location
+
+
+def _read_flavors(
+    resolved: ResolvedVersion, fetch: artifacts.Artifacts, paths: list[str]
+) -> dict[str, dict[str, Any]]:
+    """The flavors that MLmodel names; a folder that was registered as it is needs none."""
+    if "MLmodel" in paths:
+        return _flavors(resolved, fetch.file("MLmodel"))
+    if resolved.model_id is None and layouts.candidates(paths):
+        return {layouts.PLAIN: {}}
+    raise errors.RegistryError(
+        f"{resolved.uri} has no MLmodel file at {resolved.location}: its artifacts were "
+        "deleted or moved. Restore them or register the model again"
     )
 
 

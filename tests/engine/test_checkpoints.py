@@ -2,16 +2,19 @@
 
 import hashlib
 import json
+import os
 import pickle
+import shutil
 import struct
 import zipfile
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from mlflow_breadcrumbs import errors
-from mlflow_breadcrumbs.engine import checkpoints
+from mlflow_breadcrumbs.engine import bundles, checkpoints
 
 TENSORS = {
     "a.weight": torch.arange(6, dtype=torch.float32).reshape(2, 3),
@@ -229,11 +232,48 @@ def test_shards_outside_the_folder_are_refused(tmp_path, target):
         checkpoints.Checkpoint.open(index)
 
 
-def test_shards_behind_a_symlink_are_refused(tmp_path):
-    index = shards(tmp_path, {"x": "link.safetensors"}, one=ONE)
-    (tmp_path / "link.safetensors").symlink_to(tmp_path / "one.safetensors")
-    with pytest.raises(errors.CheckpointError, match="which is a symlink"):
+def test_shards_behind_a_symlink_that_leads_elsewhere_are_refused(tmp_path):
+    """A link to a file beside it, or in the same cache of Hugging Face, is followed."""
+    snapshot = tmp_path / "models--org--bert" / "snapshots" / "c0ffee"
+    blobs = snapshot.parent.parent / "blobs"
+    for folder in (snapshot, blobs, tmp_path / "elsewhere"):
+        folder.mkdir(parents=True)
+    index = shards(snapshot, {"x": "link.safetensors"}, one=ONE)
+    link = snapshot / "link.safetensors"
+    link.symlink_to("one.safetensors")
+    assert checkpoints.Checkpoint.open(index).names == ("x",)
+    for place in (blobs, tmp_path / "elsewhere"):
+        link.unlink()
+        save_file(ONE, place / "0123")
+        link.symlink_to(os.path.relpath(place / "0123", snapshot))
+        if place == blobs:
+            assert checkpoints.Checkpoint.open(index).names == ("x",)
+    with pytest.raises(errors.CheckpointError, match=r"nor in the same Hugging Face cache; copy"):
         checkpoints.Checkpoint.open(index)
+    shutil.copytree(snapshot, tmp_path / "copy")  # as cp -rL does
+    assert checkpoints.Checkpoint.open(tmp_path / "copy" / index.name).names == ("x",)
+
+
+def test_several_checkpoints_are_read_as_one(tmp_path):
+    """The first as it is, each further one with its place before its names; none hides another."""
+    (tmp_path / "2_Dense").mkdir()
+    index = shards(tmp_path, {"x": "one.safetensors"}, one=ONE)
+    save_file(TWO | ONE, tmp_path / "2_Dense" / "model.safetensors")
+    save_file(TWO, tmp_path / "value, head.safetensors")
+    paths = [str(tmp_path / name) for name in (index.name, "2_Dense/model.safetensors")]
+    several = bundles.of([*paths, str(tmp_path / "value, head.safetensors")])
+    assert bundles.parse(Path(several.location)) == several
+    with checkpoints.Checkpoint.open(Path(several.location)) as opened:
+        assert opened.names == ("2_Dense/x", "2_Dense/y", "value, head/y", "x")
+        assert torch.equal(opened.tensor("2_Dense/y"), TWO["y"])
+        assert [opened.prefix(name) for name in opened.names] == [
+            *("2_Dense/", "2_Dense/", "value, head/", "")
+        ]
+        assert len(opened.files) == 3
+    save_file({"2_Dense/x": torch.ones(1)}, tmp_path / "one.safetensors")
+    index.write_text(json.dumps({"weight_map": {"2_Dense/x": "one.safetensors"}}))
+    with pytest.raises(errors.CheckpointError, match=r"has two tensors '2_Dense/x', one"):
+        checkpoints.Checkpoint.open(several.location)
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"weight_map": 3}'])

@@ -55,7 +55,7 @@ def test_two_merges_differ_in_sources_recipe_metrics_and_weights(zoo):
 
 def opened(path, tensors):
     save_file(tensors, path)
-    return versions.OpenedVersion(None, path, "breadcrumbs", path.parent, {})
+    return versions.OpenedVersion(None, (path.name,), "breadcrumbs", path.parent, {})
 
 
 def test_the_distance_is_the_norm_of_the_difference_per_group(tmp_path):

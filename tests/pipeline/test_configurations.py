@@ -139,9 +139,7 @@ def test_models_of_other_flavors_are_held_against_their_own_configuration(tmp_pa
         folder.mkdir()
         (folder / "config.json").write_text(json.dumps({"hidden_act": "gelu", **fields}))
         resolved = versions.ResolvedVersion("", f"models:/{name}/1", name, "1", None, None, "", {})
-        return versions.OpenedVersion(
-            resolved, folder / "model.safetensors", "transformers", folder, {}
-        )
+        return versions.OpenedVersion(resolved, ("model.safetensors",), "transformers", folder, {})
 
     base = opened("base", num_attention_heads=2, text_config={"dtype": "float32"})
     same = opened("same", num_attention_heads=2, text_config={"dtype": "bfloat16"})
@@ -149,6 +147,15 @@ def test_models_of_other_flavors_are_held_against_their_own_configuration(tmp_pa
     assert not configurations.check([base, same])[0].found
     with pytest.raises(errors.MergeError, match=r"num_attention_heads is 4 \(the base's: 2\)"):
         configurations.check([base, same, other])
+    assert "register it again with the config.json of the base" in (
+        configurations.compare([base, other])[0].refusal
+    )
+    for version, mode in ((base, "mean"), (same, "cls")):
+        (version.folder / "modules.json").write_text("[]")
+        (version.folder / "1_Pooling").mkdir()
+        (version.folder / "1_Pooling/config.json").write_text(json.dumps({"pooling_mode": mode}))
+    with pytest.raises(errors.MergeError, match=r"1_Pooling/config.json: pooling_mode is cls"):
+        configurations.check([base, same])
 
 
 def test_a_version_without_its_configuration_is_one_message(tmp_path):

@@ -1,15 +1,19 @@
 """Merges of versions whose weights are in an object store, or come through the tracking server."""
 
 import json
+import math
 from pathlib import Path
 
+import merging_anything
 import mlflow
 import pytest
+import torch
 import zoos
 from click.testing import CliRunner
+from safetensors.torch import save_file
 
 from mlflow_breadcrumbs import cli
-from mlflow_breadcrumbs.engine import files, recipe
+from mlflow_breadcrumbs.engine import bundles, files, recipe
 from mlflow_breadcrumbs.registry import versions
 
 RECIPE = ["--density", 0.3, "--gamma", 0.01, "--alpha", 0.4]
@@ -42,7 +46,7 @@ def downloads(monkeypatch):
     found, download = [], mlflow.artifacts.download_artifacts
 
     def recording(**arguments):
-        if arguments["artifact_uri"].endswith("open_clip_model.safetensors"):
+        if arguments["artifact_uri"].endswith("model.safetensors"):
             found.append(arguments["artifact_uri"])
         return download(**arguments)
 
@@ -116,6 +120,42 @@ def test_weights_that_a_server_hands_on_are_streamed(on_server, downloads, tmp_p
         "merge", "--base", zoo.base, *sources, "--registered-model", "x", *RECIPE, *words, code=1
     )
     assert "come through the tracking server, and workers read a disk" in refused.output
+
+
+def several(folder, name, seed):
+    """A version with two checkpoints, registered as a folder; and the location of both here."""
+    (folder / name / "2_Dense").mkdir(parents=True)
+    paths = [f"{folder / name}/{place}model.safetensors" for place in ("", "2_Dense/")]
+    for path, shape in zip(paths, ((16, 8), (4, 16)), strict=True):
+        base = {"linear.weight": torch.arange(float(math.prod(shape))).reshape(shape)}
+        save_file(merging_anything.shift(base, seed), path)
+    return merging_anything.register(folder / name), bundles.of(paths).location
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["in_bucket", "on_server"])
+def test_several_checkpoints_of_a_version_are_read_where_they_are(
+    place, request, downloads, tmp_path
+):
+    if place == "in_bucket":
+        request.getfixturevalue("object_store")
+    request.getfixturevalue(place)
+    mlflow.set_experiment(f"several {place}")
+    found = [several(tmp_path, f"{place}-{number}", number) for number in range(3)]
+    (base, *sources), (first, *others) = zip(*found, strict=True)
+    words = ["merge", "--base", base, "--registered-model", f"{place}-merged", *RECIPE]
+    words += [word for uri in sources for word in ("--source", uri)]
+    assert json.loads(run(*words, "--dry-run", "--json").stdout)["files"] == 1
+    made = json.loads(run(*words, "--tasks", "none", "--json").stdout)
+    assert downloads == []
+    here = files.merge_files(
+        first,
+        others,
+        recipe.MergeRecipe(density=0.3, gamma=0.01, alpha=0.4),
+        tmp_path / "expected.safetensors",
+    )
+    assert made["weights_digest"] == here.weights_digest
+    run("verify", made["uri"])
 
 
 def test_a_stopped_merge_goes_on_in_its_work_folder(zoo, tmp_path, monkeypatch):

@@ -5,12 +5,13 @@ files on a disk then judges these.
 """
 
 import concurrent.futures
+import posixpath
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
 from mlflow_breadcrumbs import errors
-from mlflow_breadcrumbs.engine import headers
+from mlflow_breadcrumbs.engine import bundles, headers
 from mlflow_breadcrumbs.engine.remote import fetching, stores
 from mlflow_breadcrumbs.engine.stored_bytes import FileState
 from mlflow_breadcrumbs.support import json_documents
@@ -25,7 +26,8 @@ def find(place: stores.Target) -> tuple[str, headers.CheckpointHeaders, fetching
     """The headers of a checkpoint, and its bytes.
 
     Args:
-        place: the folder, and the file or index; without one, the only checkpoint in the folder.
+        place: the folder, and the file or index, or several of them as `bundles` names them;
+            without one, the only checkpoint in the folder.
 
     Returns:
         How it is called, its headers, its bytes.
@@ -38,15 +40,19 @@ def find(place: stores.Target) -> tuple[str, headers.CheckpointHeaders, fetching
     with tempfile.TemporaryDirectory() as temporary:
         outlines = Path(temporary)
         try:
-            states = _outline(folder, [name], outlines)
-            if name.endswith(headers.INDEX_SUFFIX):
-                states = _outline(folder, _shards(outlines / name), outlines)
+            bundle = bundles.parse(name)
+            names = bundle.names if bundle else (name,)
+            states = _outline(folder, names, outlines)
+            for index in (own for own in names if own.endswith(headers.INDEX_SUFFIX)):
+                beside = posixpath.dirname(index)
+                shards = (posixpath.join(beside, own) for own in _shards(outlines / index))
+                states += _outline(folder, shards, outlines)
             found = headers.read(outlines / name)
         except errors.CheckpointError as error:
             said = str(error).replace(str(outlines), folder.address)
             raise errors.CheckpointError(said) from error
-    by_name = {state.name: state for state in states}
-    ordered = [by_name[file.name] for file in found.files]
+        by_name = {state.name: state for state in states}
+        ordered = [by_name[file.relative_to(outlines).as_posix()] for file in found.files]
     return location, found, fetching.Fetched(folder, ordered, found)
 
 
@@ -86,6 +92,7 @@ def _outline_one(folder: stores.Folder, name: str, target: Path) -> FileState:
     length = 8 + int.from_bytes(content[:8], "little")
     if not is_index and len(content) < length <= min(state.nbytes, 8 + headers.HEADER):
         content = _start(folder, name, length)
+    target.parent.mkdir(parents=True, exist_ok=True)
     with target.open("wb") as file:
         file.write(content)
         file.truncate(state.nbytes)

@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol, TypeGuard, TypeVar
 
 from mlflow_breadcrumbs import errors
+from mlflow_breadcrumbs.engine import bundles
 from mlflow_breadcrumbs.engine.stored_bytes import FileState
 from mlflow_breadcrumbs.support import credentials, extras, json_documents
 
@@ -99,6 +100,8 @@ def of(location: str) -> Target:
         CheckpointError: nothing can be read from such an address.
         ExtraError: the library for it is not installed.
     """
+    if bundle := bundles.parse(location):
+        return Target(ObjectFolder(bundle.folder), bundle.file)
     if location.endswith((".safetensors", ".json")):
         folder, file = posixpath.split(location)
         return Target(ObjectFolder(folder), file)

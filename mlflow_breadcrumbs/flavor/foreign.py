@@ -1,7 +1,7 @@
 """A merged version of a model that another MLflow flavor logged: its base with new weights.
 
-The base's artifact is kept file by file (configuration, tokenizer, MLmodel flavors), and only its
-safetensors checkpoints are replaced, by files of those names and sizes. So the merged
+The base's artifact is kept file by file (configuration, tokenizer, input example, MLmodel flavors),
+and only its safetensors checkpoints are replaced, by files of those names and sizes. So the merged
 version loads as its base does. What was registered without MLmodel gets one, of the flavor
 `safetensors`.
 """
@@ -165,6 +165,9 @@ class _Carrier:
         mlflow_model.flavors.update(original.flavors)
         mlflow_model.signature = original.signature
         mlflow_model.metadata = original.metadata
+        mlflow_model.saved_input_example_info = original.saved_input_example_info
+        files = (file for file in folder.rglob("*") if file.is_file())
+        mlflow_model.model_size_bytes = sum(file.stat().st_size for file in files)
         mlflow_model.save(str(folder / MLMODEL_FILE_NAME))
 
 
@@ -234,6 +237,7 @@ def log_model(
         "weights": weights,
         "heads": list(heads),
         "extra_files": extra_files,
+        "validate_serving_input": False,  # the example is the base's, which was served with it
     }
     return Model.log(
         artifact_path=None,

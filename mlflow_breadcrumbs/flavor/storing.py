@@ -27,8 +27,9 @@ class Storing:
 
     def save_model(self, path: str, *, mlflow_model: Model, **settings: Any) -> None:
         """Save to MLflow's folder, and put the weights into the store where that is near."""
+        tries = settings.pop("validate_serving_input", True)  # by loading the folder
         self.save(path, mlflow_model=mlflow_model, **settings)
-        tried = mlflow_model.saved_input_example_info is not None  # by loading the folder
+        tried = tries and mlflow_model.saved_input_example_info is not None
         if mlflow_model.model_id is not None and not tried:
             for file in self.weights_files:
                 artifacts.hand_over(Path(path), file, mlflow_model.model_id, ours=self.ours)

@@ -24,6 +24,24 @@ def folder_of(uri):
     return Path(versions.resolve(uri).location.removeprefix("file://"))
 
 
+def held_to_the_bases(uri):
+    """What MLmodel says beside the flavors, and what it says of the files."""
+    base, merged = (mlflow.models.Model.load(address) for address in ("models:/base/1", uri))
+    assert merged.saved_input_example_info == base.saved_input_example_info
+    folders = [folder_of(address) for address in ("models:/base/1", uri)]
+    examples = [
+        model.load_input_example(folder)
+        for model, folder in zip((base, merged), folders, strict=True)
+    ]
+    assert list(examples[0]) == list(examples[1]) == ["w1 w2"]
+    assert merged.get_serving_input(folders[1]) == base.get_serving_input(folders[0])
+    assert (merged.signature, merged.metadata) == (base.signature, base.metadata)
+    assert merged.metadata == {"team": "search"}
+    of_mlflow = {"MLmodel", "registered_model_meta"}
+    files = [file for file in folders[1].rglob("*") if file.name not in of_mlflow]
+    assert merged.model_size_bytes == sum(file.stat().st_size for file in files if file.is_file())
+
+
 @pytest.fixture
 def sentences(tmp_path):
     """Three models of a tiny BERT, a pooling and a Dense module."""
@@ -61,6 +79,7 @@ def test_sentence_transformers_with_a_dense_module(store, sentences, tmp_path):
     names = {path.relative_to(before) for path in before.rglob("*.safetensors")}
     assert Path("model.sentence_transformer/2_Dense/model.safetensors") in names
     assert {path.relative_to(after) for path in after.rglob("*.safetensors")} == names
+    held_to_the_bases(result.version.uri)
     states = [model.state_dict() for model in sentences]
     loaded = mlflow.sentence_transformers.load_model(result.version.uri)
     merging_anything.hold(loaded.state_dict(), states[0], states[1:])

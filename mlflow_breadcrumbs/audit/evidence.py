@@ -34,6 +34,8 @@ class Contents:
     """What the files of a version hold now, recomputed from their bytes."""
 
     weights_digest: str
+    main_digest: str | None
+    """Of several checkpoints that of the main one, which earlier releases read alone."""
     is_adapter: bool
     """Whether the files hold a change of another model, and no model."""
     file_digest: str | None
@@ -233,6 +235,7 @@ def _read(
         signed = fault is not None and (opened.folder / signing.FILE).is_file()
         return Contents(
             weights_digest=_digest(opened, base, folder),
+            main_digest=main_digest(opened),
             is_adapter=opened.is_adapter,
             file_digest=checkpoints.file_digest(opened.path) if merged else None,
             declared_digest=opened.declared.get("weights_digest"),
@@ -253,6 +256,12 @@ def _digest(opened: versions.OpenedVersion, base: statement.Input | None, folder
         below = versions.open_version(found, folder).weights
         _, made = adapters.open_all(stack, [below, opened.weights])
         return checkpoints.weights_digest(made)
+
+
+def main_digest(opened: versions.OpenedVersion) -> str | None:
+    """The weights digest of the main checkpoint, where there are several."""
+    alone = len(opened.checkpoints) == 1
+    return None if alone else checkpoints.weights_digest(opened.path)
 
 
 def _configuration_digest(folder: Path) -> str:

@@ -116,7 +116,9 @@ def _find(stated: statement.Input, folder: Path) -> Path:
         ) from version
     if deleted:
         _logger.warning("%s was deleted; taking the bytes of %s", stated.uri, version.uri)
-    return versions.open_version(version, folder).weights
+    opened = versions.open_version(version, folder)
+    alone = evidence.main_digest(opened) == stated.weights_digest
+    return opened.path if alone else opened.weights
 
 
 def _compare(

@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from safetensors.torch import load_file, save_file, save_model
 
 from mlflow_breadcrumbs import cli, errors
+from mlflow_breadcrumbs.audit import reproduce, verify
 from mlflow_breadcrumbs.registry import versions
 
 transformers = pytest.importorskip("transformers")
@@ -197,6 +198,23 @@ def test_a_folder_without_mlmodel_is_merged_and_merged_again(store, tmp_path):
     assert set(said["files"]) == {"model.safetensors", "notes.json", "lineage.json"}
     again = merging_anything.merge(uris[0], result.version.uri, registered_model="again")
     assert versions.resolve(again.version.uri).recorded_digest is not None
+
+
+def test_what_was_merged_without_a_further_checkpoint_is_still_true(store, tmp_path):
+    """As releases did that read the main one alone; what it holds is still held against it."""
+    tensors = {"a.weight": torch.randn(8, 4)}
+    uris = [
+        folder_with(tmp_path / f"main-{number}", merging_anything.shift(tensors, number))
+        for number in range(2)
+    ]
+    result = merging_anything.merge(*uris)
+    save_file({"v.weight": torch.ones(3)}, tmp_path / "main-0" / "value_head.safetensors")
+    report = verify.verify(result.version.uri)
+    assert report.ok, report.failures
+    assert any("main checkpoint, without those" in check.detail for check in report.checks)
+    assert reproduce.reproduce(result.version.uri).identical
+    save_file({"a.weight": torch.ones(8, 4)}, tmp_path / "main-0" / "model.safetensors")
+    assert not verify.verify(result.version.uri).ok
 
 
 def test_folders_of_a_hub_cache_are_merged(store, monkeypatch, tmp_path):

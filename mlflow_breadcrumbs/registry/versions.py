@@ -25,6 +25,7 @@ from mlflow_breadcrumbs.registry import (
     artifacts,
     database,
     failures,
+    hub_weights,
     layouts,
     records,
     remote_weights,
@@ -99,6 +100,8 @@ class OpenedVersion:
     """Where the checkpoint is read if it is not on this machine."""
     bring: Callable[[], None] = _nothing
     """Downloads the checkpoint, if that has not been done."""
+    original: Path | None = None
+    """Where the checkpoint is for good, where its path is only a link that will be gone."""
 
     @property
     def path(self) -> Path:
@@ -125,6 +128,8 @@ class OpenedVersion:
 
         Of several it is the location that has them read as one, see `bundles`.
         """
+        if self.original is not None:
+            return self.original
         self.bring()
         return self.folder / _joined(self.checkpoints)
 
@@ -266,6 +271,9 @@ def open_version(
     paths = sorted(sizes)
     flavors = _read_flavors(resolved, fetch, paths)
     flavor = next((name for name in flavors if name != "python_function"), "python_function")
+    declared = flavors.get(flavor, {})
+    if not layouts.candidates(paths) and (refers := hub_weights.reference(declared, resolved.uri)):
+        return _open_on_hub(resolved, refers, fetch, declared, folder)
     layout = layouts.of(flavor, paths)
     chosen = layout.checkpoints(paths, fetch.file)
     layouts.check(resolved.uri, flavor, paths, chosen)
@@ -280,7 +288,7 @@ def open_version(
         checkpoints=chosen,
         flavor=flavor,
         folder=fetch.root(),
-        declared=flavors.get(flavor, {}),
+        declared=declared,
         elsewhere=remote_weights.place(resolved.location, place, sizes) if lazily else None,
         bring=functools.partial(fetch.fetch, weights) if lazily else _nothing,
     )
@@ -302,6 +310,27 @@ def _read_flavors(
     raise errors.RegistryError(
         f"{resolved.uri} has no MLmodel file at {resolved.location}: its artifacts were "
         "deleted or moved. Restore them or register the model again"
+    )
+
+
+def _open_on_hub(
+    resolved: ResolvedVersion,
+    refers: hub_weights.HubReference,
+    fetch: artifacts.Artifacts,
+    declared: Mapping[str, Any],
+    folder: Path,
+) -> OpenedVersion:
+    """Open a version that names a repository in place of weights, as if it had them."""
+    fetch.fetch(fetch.list())
+    whole = folder / f"{resolved.model_id or f'{resolved.name}-{resolved.version}'}-whole"
+    found = hub_weights.lay_out(refers, declared, fetch.root(), whole, resolved.uri)
+    return OpenedVersion(
+        resolved,
+        checkpoints=(found.path.relative_to(found.folder).as_posix(),),
+        flavor=layouts.TRANSFORMERS,
+        folder=found.folder,
+        declared=declared,
+        original=found.original,
     )
 
 

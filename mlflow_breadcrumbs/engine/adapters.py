@@ -1,6 +1,7 @@
 """LoRA adapters as checkpoints: the base with their change, tensor by tensor, when it is asked for.
 
-An adapter is a folder as `peft` writes it: `adapter_config.json` and `adapter_model.safetensors`.
+An adapter is a folder as `peft` writes it, on a disk or in an object store:
+`adapter_config.json` and `adapter_model.safetensors`.
 For each tensor that it changes, in this order of arithmetic, so that the bits are fixed:
 
     change[i, j] = ((B[i, 0] · A[0, j] + B[i, 1] · A[1, j]) + B[i, 2] · A[2, j]) + …
@@ -74,12 +75,11 @@ class Adapted(checkpoints.Checkpoint):
 
 
 def is_adapter(location: object) -> bool:
-    """Whether a location is the folder of an adapter, or its file in one."""
-    if not isinstance(location, str | Path):
-        return False
-    path = Path(location)
-    folder = path.parent if path.name == WEIGHTS else path
-    return (folder / CONFIG).is_file()
+    """Whether a location is the folder of an adapter, or its file in one; a store is asked."""
+    place = stores.of(location) if stores.is_address(location) else location
+    if isinstance(place, stores.Target):
+        return place.file in (None, WEIGHTS) and _is_there(place.folder, CONFIG)
+    return isinstance(place, str | Path) and (_folder(place) / CONFIG).is_file()
 
 
 def open_source(
@@ -87,7 +87,6 @@ def open_source(
 ) -> checkpoints.Checkpoint:
     """Open a source: a checkpoint, or the folder of an adapter on the base; raises as both do."""
     if is_adapter(location):
-        assert isinstance(location, str | Path)
         return open_on(base, location)
     return checkpoints.Checkpoint.open(location)
 
@@ -103,32 +102,64 @@ def open_all(
     return found
 
 
-def open_on(base: checkpoints.Checkpoint, location: str | Path) -> Adapted:
+def open_on(base: checkpoints.Checkpoint, location: "str | Path | stores.Target") -> Adapted:
     """Open an adapter as the checkpoint that it makes of its base.
 
     Args:
         base: the model that it was trained on; it must stay open.
-        location: the adapter's folder, or its file in there.
+        location: the adapter's folder, or its file in there; a path, an address, or what that
+            means.
 
     Raises:
         CheckpointError: it is damaged, of another kind than LoRA, or changes what the base has not.
     """
+    place = stores.of(location) if stores.is_address(location) else location
+    if isinstance(place, stores.Target):
+        folder, own = place.folder.address, stores.Target(place.folder, WEIGHTS)
+        content = stores.small(place.folder, CONFIG)
+        config = json_documents.parse(content, f"{folder}/{CONFIG}", errors.CheckpointError)
+        return _open(base, folder, config, f"{folder}/{WEIGHTS}", own)
+    path = _folder(place)
+    config = json_documents.read(path / CONFIG, str(path / CONFIG), errors.CheckpointError)
+    return _open(base, str(path), config, str(path), path / WEIGHTS)
+
+
+def _folder(location: str | Path) -> Path:
+    """The folder of an adapter that is named by it or by its file."""
     path = Path(location)
-    folder = path.parent if path.name == WEIGHTS else path
-    config = json_documents.read(folder / CONFIG, str(folder / CONFIG), errors.CheckpointError)
+    return path.parent if path.name == WEIGHTS else path
+
+
+def _is_there(folder: stores.Folder, name: str) -> bool:
+    """Whether a folder elsewhere has a file."""
+    try:
+        folder.state(name)
+    except errors.CheckpointError:
+        return False
+    return True
+
+
+def _open(
+    base: checkpoints.Checkpoint,
+    folder: str,
+    config: Any,
+    location: str,
+    weights: Path | stores.Target,
+) -> Adapted:
+    """The adapter in a folder, by its configuration and its file."""
     if not isinstance(config, dict):
-        raise errors.CheckpointError(f"{folder / CONFIG} is no adapter's configuration: no object")
+        raise errors.CheckpointError(f"{folder}/{CONFIG} is no adapter's configuration: no object")
     _check_kind(folder, config)
-    own = checkpoints.Checkpoint.open(folder / WEIGHTS)
+    own = checkpoints.Checkpoint.open(weights)
     changes, whole = _match(folder, config, own, base)
     taken = {name: overlays.Taken(0, name) for name in base.names}
     taken |= {name: overlays.Taken(1, replacing) for name, replacing in whole.items()}
     made = {name: headers.TensorEntry("F32", base.entry(name).shape) for name in changes}
     making = _Making(base, own, changes)
-    return Adapted(str(folder), *overlays.lay([base, own], taken, made, making, closing=[own]))
+    return Adapted(location, *overlays.lay([base, own], taken, made, making, closing=[own]))
 
 
-def _check_kind(folder: Path, config: Mapping[str, Any]) -> None:
+def _check_kind(folder: str, config: Mapping[str, Any]) -> None:
     """Raise `CheckpointError` for what is no plain LoRA."""
     kind = config.get("peft_type")
     begun = str(config.get("init_lora_weights", True)).lower()
@@ -159,7 +190,7 @@ def _are_names(patterns: Any) -> bool:
 
 
 def _match(
-    folder: Path,
+    folder: str,
     config: Mapping[str, Any],
     own: checkpoints.Checkpoint,
     base: checkpoints.Checkpoint,
@@ -202,7 +233,7 @@ def _match(
 
 
 def _change(
-    folder: Path,
+    folder: str,
     config: Mapping[str, Any],
     own: checkpoints.Checkpoint,
     base: checkpoints.Checkpoint,
@@ -230,7 +261,7 @@ def _change(
     module = target.removesuffix(".weight")
     alpha = _pattern(config.get("alpha_pattern"), module, config.get("lora_alpha", 8))
     if not isinstance(alpha, int | float) or not math.isfinite(alpha):
-        raise errors.CheckpointError(f"{folder / CONFIG} has the lora_alpha {alpha!r}: no number")
+        raise errors.CheckpointError(f"{folder}/{CONFIG} has the lora_alpha {alpha!r}: no number")
     scale = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
     return _Change(pair["A"], pair["B"], scale, transposed)
 

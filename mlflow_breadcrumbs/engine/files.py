@@ -257,7 +257,8 @@ def _check_different(paths: Sequence[str | Path], opened: Sequence[checkpoints.C
     seen: dict[object, str | Path] = {}
     for path, checkpoint in zip(paths, opened, strict=True):
         files = tuple(file.resolve() for file in checkpoint.files)
-        real = stores.normal(checkpoint.location) if checkpoint.is_remote else files
+        location = checkpoint.location
+        real = stores.normal(location) if stores.is_address(location) else files
         if real in seen:
             raise errors.MergeError(
                 f"{path} is given twice (first as {seen[real]}); name a source once, with a "

@@ -223,11 +223,6 @@ def check_executor(executor: executors.Executor, held: keeping.HeldParts, *, kee
 def check_reachable(taken: inputs.Inputs) -> None:
     """Raise `MergeError` for an input that workers who know no MLflow can't read."""
     for version in taken.everything:
-        if version.elsewhere is not None and version.is_adapter:
-            raise errors.MergeError(
-                f"{version.resolved.uri} is a LoRA adapter in a store, and workers read adapters "
-                "from a disk that they mount; merge in one process"
-            )
         if version.elsewhere is not None and not version.elsewhere.folder.ranged:
             raise errors.MergeError(
                 f"the weights of {version.resolved.uri} come through the tracking server, and "

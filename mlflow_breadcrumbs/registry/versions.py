@@ -144,8 +144,9 @@ class OpenedVersion:
     @property
     def lasting(self) -> Path | stores.Target:
         """Where the checkpoint is even after what was downloaded is gone."""
-        here = self.elsewhere is None or self.is_adapter
-        return self.weights if here or self.elsewhere is None else self.elsewhere
+        if self.elsewhere is None or (self.is_adapter and not self.elsewhere.folder.ranged):
+            return self.weights
+        return self.elsewhere
 
 
 def resolve(uri: str) -> ResolvedVersion:

@@ -1,5 +1,6 @@
 """LoRA adapters as sources: what `peft` makes of them, in float64, and by transformers."""
 
+import contextlib
 import json
 import shutil
 
@@ -154,6 +155,36 @@ def test_masks_shards_and_workers_see_the_same_adapter(base, tmp_path):
     result = finishing.finish(plan)
     assert result.weights_digest == whole.weights_digest
     assert result.source_digests == whole.source_digests
+
+
+def test_adapters_in_an_object_store_are_read_there_by_workers_too(base, object_store, tmp_path):
+    folders = [adapter(base, tmp_path / f"a{seed}", seed) for seed in (1, 2)]
+    made = recipe.MergeRecipe(density=0.2, gamma=0.01, alpha=0.5)
+    whole = files.merge_files(base, folders, made, tmp_path / "whole.safetensors", verify=True)
+    place = f"s3://models/{tmp_path.name}"
+    for folder in (base, *folders):
+        for file in folder.iterdir():
+            object_store.put(file, f"{tmp_path.name}/{folder.name}")
+    addresses = [f"{place}/a1", f"{place}/a2/{adapters.WEIGHTS}"]
+    for number, first in enumerate((base, f"{place}/{base.name}")):
+        output = tmp_path / f"out-{number}.safetensors"
+        again = files.merge_files(first, addresses, made, output, verify=True)
+        assert again.weights_digest == whole.weights_digest
+        assert again.source_digests == whole.source_digests
+        with contextlib.ExitStack() as stack:
+            opened, *views = adapters.open_all(stack, [first, *addresses])
+            plan = plans.make(
+                opened, views, made, tmp_path / f"o-{number}.safetensors", max_shard_size=40_000
+            )
+        assert [s.path for s in plan.sources] == [
+            f"{place}/a{n}/{adapters.WEIGHTS}" for n in (1, 2)
+        ]
+        plan = plans.parse(json.loads(json.dumps(plan.to_dict())), "plan")
+        list(working.work_all(plan, range(1, len(plan.shards) + 1)))
+        assert finishing.finish(plan).weights_digest == whole.weights_digest
+    twice = [addresses[0], f"{addresses[0]}/{adapters.WEIGHTS}"]
+    with pytest.raises(errors.MergeError, match="is given twice"):
+        files.merge_files(base, twice, made, tmp_path / "twice.safetensors")
 
 
 def test_a_small_change_of_a_coarse_base_is_kept(base, tmp_path):

@@ -107,6 +107,41 @@ def test_workers_read_the_object_store_themselves(in_bucket, object_store, downl
     assert merge(zoo, "by-workers", *more)["reused"]
 
 
+@pytest.mark.slow
+def test_workers_read_an_adapter_in_the_object_store(store, object_store, tmp_path):
+    """A registered one, of a base that is there too."""
+    transformers, peft = pytest.importorskip("transformers"), pytest.importorskip("peft")
+    berts = pytest.importorskip("berts")
+    place = f"s3://models/{tmp_path.name}"
+    mlflow.set_experiment(experiment_id=mlflow.create_experiment("s3", artifact_location=place))
+    torch.manual_seed(0)
+    model = transformers.BertForSequenceClassification(berts.config())
+    model.save_pretrained(tmp_path / "base")
+    berts.register("bert", model, tmp_path)
+    for number in (1, 2):
+        model = transformers.BertForSequenceClassification.from_pretrained(tmp_path / "base")
+        tuned = peft.get_peft_model(model, peft.LoraConfig(r=3, target_modules=["query"]))
+        for name, parameter in tuned.named_parameters():
+            if "lora_" in name:
+                torch.nn.init.normal_(parameter, std=0.1)
+        tuned.save_pretrained(tmp_path / f"lora-{number}")
+        berts.register(f"lora-{number}", tuned, tmp_path)
+    words = ["merge", "--base", "bert/1", "--source", "lora-1/1", "--source", "lora-2/1"]
+    words += ["--registered-model", "merged", *RECIPE, "--work-folder", tmp_path / "work", "--json"]
+    plan = json.loads(run(*words, "--plan-only").stdout)["plan"]
+    paths = [source["path"] for source in json.loads(Path(plan).read_text())["sources"]]
+    assert all(path.startswith(place) and "/peft/adapter_model" in path for path in paths)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")  # workers need none
+        run("work", plan, "--missing")
+    made = json.loads(run(*words).stdout)
+    folders = [tmp_path / f"lora-{number}" for number in (1, 2)]
+    same = recipe.MergeRecipe(density=0.3, gamma=0.01, alpha=0.4)
+    whole = files.merge_files(tmp_path / "base", folders, same, tmp_path / "e.safetensors")
+    assert made["weights_digest"] == whole.weights_digest
+    assert not made["reused"]
+
+
 def test_weights_that_a_server_hands_on_are_streamed(on_server, downloads, tmp_path):
     zoo = on_server
     mlflow.set_experiment("streamed")

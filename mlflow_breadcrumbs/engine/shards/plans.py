@@ -418,7 +418,7 @@ def _check_apart(
     folder = posixpath.dirname(stores.normal(output))
     for checkpoint in job.inputs:
         place = posixpath.dirname(stores.normal(checkpoint.location))
-        if checkpoint.is_remote and place == folder:
+        if stores.is_address(checkpoint.location) and place == folder:
             raise errors.CheckpointError(
                 f"the output {output} would lie beside the input {checkpoint.location}, whose "
                 "files it may replace; write to another folder"
@@ -427,7 +427,8 @@ def _check_apart(
 
 def _whole(checkpoint: checkpoints.Checkpoint) -> str:
     """Where a checkpoint is, for workers that may run in other folders."""
-    return checkpoint.location if checkpoint.is_remote else os.path.abspath(checkpoint.location)
+    location = checkpoint.location
+    return location if stores.is_address(location) else os.path.abspath(location)
 
 
 def _cuts(job: backends.Job, threads: int) -> masking.ModelCuts:

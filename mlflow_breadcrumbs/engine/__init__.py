@@ -4,7 +4,8 @@
 2. `checkpoints` reads tensors lazily and hashes them, with `tensor_files`, which knows no torch:
    `headers` finds them, `stored_bytes` reads them from a disk, the room `remote` from an object
    store; `bundles` names several as one, `overlays` lay one over another, `adapters` makes them of
-   LoRA adapters. `writing` writes the one output.
+   LoRA adapters, `renamed` knows what else their tensors are called. `writing` writes the one
+   output.
 3. `backends` compute: the reference, the CPU's, the GPU's, with the same bits.
 4. `alignment` shows sources under the base's names where their own are not quite those: with
    `naming` (prefixes, tied outputs), `library_configs` (which are a head's) and `mismatches` (why

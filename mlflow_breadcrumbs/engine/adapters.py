@@ -26,7 +26,7 @@ import numpy as np
 import torch
 
 from mlflow_breadcrumbs import errors
-from mlflow_breadcrumbs.engine import checkpoints, headers, overlays, stored_bytes
+from mlflow_breadcrumbs.engine import checkpoints, headers, overlays, renamed, stored_bytes
 from mlflow_breadcrumbs.engine.backends.cpu import kernels, reading
 from mlflow_breadcrumbs.engine.remote import stores
 from mlflow_breadcrumbs.support import json_documents
@@ -258,7 +258,7 @@ def _change(
             f"{target!r}, which has {list(base.info(target).shape)} in the base {base.location}; "
             "name the base that it was trained on"
         )
-    module = target.removesuffix(".weight")
+    module = pair["A"].removeprefix(PREFIX).rpartition(".lora_")[0]  # as `peft` calls it
     alpha = _pattern(config.get("alpha_pattern"), module, config.get("lora_alpha", 8))
     if not isinstance(alpha, int | float) or not math.isfinite(alpha):
         raise errors.CheckpointError(f"{folder}/{CONFIG} has the lora_alpha {alpha!r}: no number")
@@ -280,11 +280,14 @@ def _pattern(patterns: Any, module: str, otherwise: Any) -> Any:
 
 
 def _in_base(name: str, base: checkpoints.Checkpoint) -> str | None:
-    """The base's tensor of that name; one of both may have a prefix, as `bert.`, more."""
+    """The base's tensor of that name; one of both may have a prefix, as `bert.`, more.
+
+    The adapter may call it as transformers 5 does in memory, see `renamed`.
+    """
     if name in base:
         return name
     found = [n for n in base.names if n.endswith(f".{name}") or name.endswith(f".{n}")]
-    return found[0] if len(found) == 1 else None
+    return found[0] if len(found) == 1 else renamed.in_file(name, base.names)
 
 
 def _listed(names: list[str]) -> str:

@@ -7,6 +7,7 @@ is the r leading components of its singular value decomposition (Eckart–Young)
 
 in float32, with alpha = r, so that the scale of B · A is 1. What has no factors in `peft` goes in
 whole where `peft` has a way: a norm as a module of its own (`modules_to_save`), a bias as a bias.
+Modules are called as transformers 5 calls them in memory, see `renamed`.
 The rest is left out, and what share of ‖Δ‖² that is, is said.
 """
 
@@ -21,7 +22,7 @@ from typing import Any
 import torch
 
 from mlflow_breadcrumbs import errors
-from mlflow_breadcrumbs.engine import adapters, checkpoints, layer_groups, writing
+from mlflow_breadcrumbs.engine import adapters, checkpoints, layer_groups, renamed, writing
 from mlflow_breadcrumbs.engine.backends import singular, symmetric
 from mlflow_breadcrumbs.support import json_documents, progress
 
@@ -155,8 +156,7 @@ def write(
             "whole (without --as-adapter)"
         )
     whole = _whole(base, merged, found.values(), factored)
-    tensors = {key: tensor for each in factored.values() for key, tensor in each.factors.items()}
-    tensors |= whole.tensors
+    tensors = _named(base, factored, whole)
     _save(folder, tensors, _config(base, factored, whole, rank, named), overwrite=overwrite)
     with adapters.open_on(base, folder) as made:
         digest = checkpoints.weights_digest(made)
@@ -187,7 +187,8 @@ class _Lowered:
     """‖Δ‖²; 0 where nothing changed."""
     kept: float = 0.0
     """Σ σ² of what the factors have."""
-    factors: Mapping[str, torch.Tensor] = dataclasses.field(default_factory=dict)
+    factors: tuple[torch.Tensor, ...] = ()
+    """A and B, as `peft` has them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,13 +196,13 @@ class _Whole:
     """What is in an adapter whole."""
 
     tensors: Mapping[str, torch.Tensor]
-    """By their keys in the file."""
-    names: tuple[str, ...]
-    """In the base."""
+    """By their names in the base."""
     modules: tuple[str, ...]
     """That are saved as modules of their own."""
+    beside: tuple[str, ...]
+    """The biases of layers that have factors."""
     biases: bool
-    """Whether there are biases beside them."""
+    """Whether there are biases that are in no such module."""
 
 
 def _ways(base: checkpoints.Checkpoint) -> dict[str, str]:
@@ -279,14 +280,7 @@ def _lowered(
     a[: len(roots)] = (right * roots).T.float()
     if way == "convolution":
         a, b = a.reshape(rank, *shape[1:]), b.reshape(*b.shape, *(1 for _ in shape[2:]))
-    module = f"{adapters.PREFIX}{name.removesuffix('.weight')}"
-    keys = ("lora_embedding_A", "lora_embedding_B")
-    if way != "embedding":
-        keys = ("lora_A.weight", "lora_B.weight")
-    kept = min(energy, float(values.square().sum()))
-    return _Lowered(
-        name, way, energy, kept, {f"{module}.{key}": x for key, x in zip(keys, (a, b), strict=True)}
-    )
+    return _Lowered(name, way, energy, min(energy, float(values.square().sum())), (a, b))
 
 
 def _whole(
@@ -302,18 +296,34 @@ def _whole(
             modules.add(each.name.rpartition(".")[0])
         elif each.way == "bias":
             biases.append(each.name)
-    tensors, names = {}, []
+    tensors = {}
     for name in base.names:  # a module goes in with all that it has
         if name.rpartition(".")[0] in modules:
-            tensors[adapters.PREFIX + name] = merged.tensor(name).clone()
-            names.append(name)
+            tensors[name] = merged.tensor(name).clone()
     for name in biases:
-        module = name.removesuffix(".bias")
-        inner = f"{module}.{adapters.INNER}.bias" if f"{module}.weight" in factored else name
-        if module not in modules:
-            tensors[adapters.PREFIX + inner] = merged.tensor(name).clone()
-            names.append(name)
-    return _Whole(tensors, tuple(sorted(names)), tuple(sorted(modules)), bool(biases))
+        tensors.setdefault(name, merged.tensor(name).clone())
+    beside = tuple(name for name in biases if f"{name.removesuffix('.bias')}.weight" in factored)
+    return _Whole(tensors, tuple(sorted(modules)), beside, bool(biases))
+
+
+def _named(
+    base: checkpoints.Checkpoint, factored: Mapping[str, _Lowered], whole: _Whole
+) -> dict[str, torch.Tensor]:
+    """All tensors of an adapter by their keys in its file."""
+    kind = _config_of(base).get("model_type")
+    found = {}
+    for name, each in factored.items():
+        module = renamed.in_memory(name, kind).removesuffix(".weight")
+        keys = ("lora_A.weight", "lora_B.weight")
+        if each.way == "embedding":
+            keys = ("lora_embedding_A", "lora_embedding_B")
+        for key, factor in zip(keys, each.factors, strict=True):
+            found[f"{adapters.PREFIX}{module}.{key}"] = factor
+    for name, tensor in whole.tensors.items():
+        module, _, part = renamed.in_memory(name, kind).rpartition(".")
+        inner = f"{module}.{adapters.INNER}" if name in whole.beside else module
+        found[f"{adapters.PREFIX}{inner}.{part}"] = tensor
+    return found
 
 
 def _config(
@@ -324,18 +334,21 @@ def _config(
     named: str,
 ) -> dict[str, Any]:
     """The adapter's configuration."""
+    kind = _config_of(base).get("model_type")
     return {
         "base_model_name_or_path": named,
         "bias": "all" if whole.biases else "none",
-        "fan_in_fan_out": _config_of(base).get("model_type") in TRANSPOSED,
+        "fan_in_fan_out": kind in TRANSPOSED,
         "inference_mode": True,
         "init_lora_weights": True,
         "lora_alpha": rank,
         "lora_dropout": 0.0,
-        "modules_to_save": list(whole.modules) or None,
+        "modules_to_save": [renamed.in_memory(name, kind) for name in whole.modules] or None,
         "peft_type": "LORA",
         "r": rank,
-        "target_modules": sorted(name.removesuffix(".weight") for name in factored),
+        "target_modules": sorted(
+            renamed.in_memory(name, kind).removesuffix(".weight") for name in factored
+        ),
         "task_type": None,
         "use_rslora": False,
     }
@@ -378,7 +391,7 @@ def _told(
     """What is said of an adapter: the shares of all energy."""
     total = math.fsum(each.energy for each in found.values())
     kept = {name: each.kept for name, each in found.items()}
-    kept |= {name: found[name].energy for name in whole.names if name in found}
+    kept |= {name: found[name].energy for name in whole.tensors if name in found}
     groups: dict[str, list[str]] = {}
     for name, group in layer_groups.group(found).items():
         groups.setdefault(group, []).append(name)
@@ -395,7 +408,7 @@ def _told(
         folder=folder,
         rank=rank,
         matrices=len(factored),
-        whole=whole.names,
+        whole=tuple(sorted(whole.tensors)),
         left_out={
             name: energy / total
             for name, energy in sorted(lost.items(), key=lambda each: (-each[1], each[0]))

@@ -101,6 +101,8 @@ BREADCRUMBS_MAX_REQUEST_PIXELS: of all images of a request to a served model (2,
 
 BREADCRUMBS_NOTIFY_SECRET: signs what --notify-url sends.
 
+BREADCRUMBS_SERVER_CONFIG: file that says which aliases mlflow server guards.
+
 BREADCRUMBS_WEBHOOK_SECRET: MLflow signs its webhooks with it.
 """
 

@@ -37,7 +37,12 @@ uri_option = click.option(
 @version_option
 @uri_option
 @alias_option
-@click.option("--policy", required=True, metavar="FILE", help="What it must show (YAML).")
+@click.option(
+    "--policy",
+    type=options.TEXT,
+    metavar="FILE",
+    help="What it must show (YAML); a server that guards the alias has its own.",
+)
 @task_choice.option(
     "Task file: measure what is missing or too old. Without it, or with none, nothing is measured."
 )
@@ -69,7 +74,7 @@ def promote_command(
     version: int | None,
     uri: str | None,
     alias: str,
-    policy: str,
+    policy: str | None,
     tasks: str | None,
     evaluator: str | None,
     expect_current: str | None,
@@ -91,15 +96,18 @@ def promote_command(
     chosen = _uri(name or named, version, uri)
     expected = _expected(expect_current)
     from mlflow_breadcrumbs.commands import terminal
-    from mlflow_breadcrumbs.promotion import policies, promote
+    from mlflow_breadcrumbs.promotion import guards, policies, promote
 
+    rules = policies.load(policy) if policy else guards.policy_of(chosen, alias)
+    if rules is None:
+        raise click.UsageError("Missing option '--policy': no server guards this alias.")
     own = evaluator_choice.chosen(evaluator, tasks)
     given: dict[str, Any] = {"batch_size": batch_size, "experiment": experiment}
     given = {field: value for field, value in given.items() if value} | expected
     request = promote.PromotionRequest(
         chosen,
         alias,
-        policies.load(policy),
+        rules,
         tasks=None if own else task_choice.chosen(tasks),
         evaluator=own,
         dry_run=dry_run,

@@ -8,7 +8,7 @@
    that had registered its version has left to do.
 4. `index` is filled from the registry and answers what descends from what, by recursive `queries`.
 5. `alias_moves` moves an alias, with the compare-and-set that MLflow lacks; `turns` are taken
-   where others have other ledgers.
+   where others have other ledgers; `locks` let one at a time judge and move.
 6. `alias_state` keeps where each alias was last known to be; `alias_watch` holds that against the
    registry, or takes what a webhook tells; `alias_history` reads the events as moves of aliases.
 7. `sharing` makes one history of the ledgers that several users of a registry have: what others

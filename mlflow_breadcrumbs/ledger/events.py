@@ -27,6 +27,8 @@ BEGUN_BY = "begun_by"
 """In the details of an outcome that somebody else settled: the actor of its intent."""
 FOREIGN = "foreign"
 """The kind of an event that says: another ledger has this event, which the details hold whole."""
+VOUCHED = "vouched"
+"""In the details: true where a server wrote the event for an actor whom it had authenticated."""
 FROM_LEDGER = "from_ledger"
 """In the details of another ledger's event, as `of_name` gives it: its place and hash there."""
 
@@ -160,6 +162,8 @@ def observed(actor: str, name: str, details: Mapping[str, Any]) -> Draft:
 
 def _append(connection: sql.Connection, draft: Draft) -> ChainHead:
     last = head(connection)
+    if accounts.is_vouched():
+        draft = dataclasses.replace(draft, details={**draft.details, VOUCHED: True})
     event = Event(
         **{
             field.name: credentials.cleaned(getattr(draft, field.name))
@@ -236,8 +240,9 @@ def counted(event: Event) -> Event:
         return event
     known = {field.name for field in dataclasses.fields(Event)}
     inner = Event(**{key: event.details["event"][key] for key in known})
-    numbers = ("cause", "of")  # which are sequences there
-    told = {key: value for key, value in inner.details.items() if key not in numbers}
+    # The first two are sequences there; and only who wrote an event can say whom they knew.
+    unsaid = ("cause", "of", VOUCHED)
+    told = {key: value for key, value in inner.details.items() if key not in unsaid}
     return dataclasses.replace(
         inner,
         sequence=event.sequence,

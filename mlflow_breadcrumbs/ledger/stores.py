@@ -21,6 +21,7 @@ FILE = "breadcrumbs-ledger.db"
 BUSY_SECONDS = 60
 """How long a writer waits for the others."""
 
+_served: contextvars.ContextVar[bool] = contextvars.ContextVar("ledger_served", default=False)
 _chosen: contextvars.ContextVar[str | None] = contextvars.ContextVar("ledger_uri", default=None)
 
 
@@ -32,6 +33,16 @@ def using(uri: str) -> Iterator[None]:
         yield
     finally:
         _chosen.reset(token)
+
+
+@contextlib.contextmanager
+def serving() -> Iterator[None]:
+    """Be the registry's server, in this context: its users can't see a ledger that is a file."""
+    token = _served.set(True)
+    try:
+        yield
+    finally:
+        _served.reset(token)
 
 
 def location() -> str:
@@ -56,11 +67,12 @@ def is_file() -> bool:
 
 
 def is_private() -> bool:
-    """Whether the ledger is a file of this machine, and the registry is not.
+    """Whether the ledger is a file of this machine, and the registry is not, or is served from it.
 
     Then others who use the registry can't see the ledger, and `sharing` is needed.
     """
-    return is_file() and not mlflow.get_registry_uri().startswith(("sqlite:", "file:", "/", "."))
+    here = mlflow.get_registry_uri().startswith(("sqlite:", "file:", "/", "."))
+    return is_file() and (_served.get() or not here)
 
 
 def _data_folder(file: str) -> Path:
@@ -85,6 +97,12 @@ class Store:
     def place(self) -> str:
         """Where it is, without a password."""
         return self._engine.url.render_as_string(hide_password=True)
+
+    @property
+    def file(self) -> Path | None:
+        """The file that it is; `None` where it is a server's."""
+        url = self._engine.url
+        return Path(url.database or "") if url.get_backend_name() == "sqlite" else None
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[sql.Connection]:

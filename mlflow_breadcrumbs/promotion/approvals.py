@@ -4,13 +4,14 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+import mlflow
 from mlflow.utils.mlflow_tags import MLFLOW_USER
 
 from mlflow_breadcrumbs import errors, ledger
 from mlflow_breadcrumbs.ledger import events, journal, sharing
 from mlflow_breadcrumbs.lineage import contents
-from mlflow_breadcrumbs.promotion import facts
-from mlflow_breadcrumbs.registry import accounts, versions
+from mlflow_breadcrumbs.promotion import facts, guards
+from mlflow_breadcrumbs.registry import accounts, failures, versions
 from mlflow_breadcrumbs.support import people
 
 APPROVED, WITHDRAWN = "approval", "approval_withdrawn"
@@ -39,7 +40,8 @@ class Approved:
 def approve(uri: str, comment: str = "") -> Approved:
     """Say that a version may be promoted, for as long as its weights are these.
 
-    Saying so twice is saying it once.
+    Saying so twice is saying it once. Where the registry's server guards an alias of the model, the
+    server writes it down.
 
     Raises:
         PromotionError: this user made the weights.
@@ -47,6 +49,8 @@ def approve(uri: str, comment: str = "") -> Approved:
         IntegrityError: its bytes are not those that were registered.
         LedgerError: the ledger can't be written.
     """
+    if (told := _ask(uri, comment, withdraw=False)) is not None:
+        return told
     ledger.check()
     resolved, digest, name = _version(uri)
     sharing.check(resolved.uri, "the approval")
@@ -72,6 +76,8 @@ def withdraw(uri: str, comment: str = "") -> Approved:
         IntegrityError: its bytes are not those that were registered.
         LedgerError: the ledger can't be written.
     """
+    if (told := _ask(uri, comment, withdraw=True)) is not None:
+        return told
     ledger.check()
     resolved, digest, name = _version(uri)
     sharing.check(resolved.uri, "the approval")
@@ -131,6 +137,20 @@ def makers(
         users = (run.data.tags.get(MLFLOW_USER), run.info.user_id)
         found = {people.normal(user) for user in users if user}
     return tuple(sorted(found))
+
+
+def _ask(uri: str, comment: str, *, withdraw: bool) -> Approved | None:
+    """What the registry's server did, where it guards an alias of the model; else `None`."""
+    if not failures.is_http(mlflow.get_registry_uri()):
+        return None
+    resolved = versions.resolve(uri)
+    offer = guards.offered(resolved.name) if resolved.name else None
+    if offer is None:
+        return None
+    fields = {"name": resolved.name, "version": str(resolved.version), "comment": comment}
+    said = offer.take("approve", fields | {"withdraw": withdraw})
+    given = tuple(facts.Approval(**each) for each in said["standing"])
+    return Approved(**said | {"standing": given})
 
 
 def _version(uri: str) -> tuple[versions.ResolvedVersion, str, str]:

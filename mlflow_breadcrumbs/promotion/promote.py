@@ -23,6 +23,7 @@ from mlflow_breadcrumbs.promotion import (
     facts,
     gates,
     gathering,
+    guards,
     measuring,
     policies,
     predecessors,
@@ -104,6 +105,9 @@ def promote(
 ) -> Decision:
     """Decide whether a version may have an alias, record that, and move the alias.
 
+    Where the registry's server guards the alias, it decides, by its own policy; what a task file or
+    an evaluator can measure for that is measured here before.
+
     However a call is stopped, the alias is at one version, and the next call writes into the
     history what became of it.
 
@@ -114,12 +118,16 @@ def promote(
 
     Raises:
         RegistryError: the version can't be read, or MLflow refused something.
+        PolicyError: the server's policy for this alias is another one.
         PromotionError: another process is moving the alias, and does not come to an end.
         LedgerError: the ledger can't be written; nothing was moved.
         BreadcrumbsError: another of its kinds; the alias was not moved.
     """
     aliases.check_alias(request.alias)
     resolved = _resolve(request.uri)
+    offer = guards.offered(str(resolved.name), request.alias)
+    if offer is not None:
+        return _ask(offer, request, resolved, now, show)
     ledger.check()
     seen = aliases.version_at(str(resolved.name), request.alias)
     expected = seen if isinstance(request.expected, alias_moves.Anywhere) else request.expected
@@ -145,6 +153,47 @@ def promote(
         run_id=run_id,
         would_measure=plan.wanted if request.dry_run else (),
         recorded=plan.recorded,
+    )
+
+
+def _ask(
+    offer: guards.Offer,
+    request: PromotionRequest,
+    resolved: versions.ResolvedVersion,
+    now: datetime.datetime | None,
+    show: progress.Progress,
+) -> Decision:
+    """Measure what the server's judgement could lack, and have it judge."""
+    name, alias = str(resolved.name), request.alias
+    if offer.rules is None or offer.rules.digest != request.rules.digest:
+        raise errors.PolicyError(
+            f"{name}@{alias} moves by the policy of the server, and the policy that was given is "
+            f"another one ({request.rules.digest}); leave it out"
+        )
+    if request.experiment != decisions.EXPERIMENT:
+        raise errors.PromotionError(
+            f"the server that guards {name}@{alias} keeps its decisions in "
+            f"{decisions.EXPERIMENT!r}; leave the experiment out"
+        )
+    fields: dict[str, Any] = {"name": name, "version": str(resolved.version), "alias": alias}
+    if not isinstance(request.expected, alias_moves.Anywhere):
+        fields["expected"] = request.expected
+    title = f"promote {resolved.uri} to {alias}"
+    plan = measuring.Plan()
+    with projects.resumed(title):
+        if request.tasks or request.evaluator:
+            seen = aliases.version_at(name, alias)
+            _, _, plan = _judge(request, resolved, seen, now, show)
+        said = offer.take("promote", fields | {"dry_run": request.dry_run})
+        if said["run_id"] is not None:
+            run_id = str(said["run_id"])
+            projects.point(title, said["sentence"], version=resolved.uri, run_id=run_id)
+    del said["would_measure"], said["recorded"]
+    return Decision(
+        verdict=verdicts.Verdict(tuple(verdicts.Rule(**row) for row in said.pop("rules"))),
+        would_measure=plan.wanted if request.dry_run else (),
+        recorded=plan.recorded,
+        **said,
     )
 
 

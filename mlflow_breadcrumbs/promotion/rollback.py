@@ -11,7 +11,7 @@ from typing import Any
 from mlflow_breadcrumbs import errors, ledger
 from mlflow_breadcrumbs.ledger import events, settling
 from mlflow_breadcrumbs.lineage import contents
-from mlflow_breadcrumbs.promotion import approvals, predecessors, recalls
+from mlflow_breadcrumbs.promotion import approvals, guards, predecessors, recalls
 from mlflow_breadcrumbs.registry import aliases, uris, versions
 
 
@@ -40,7 +40,7 @@ class Rollback:
 
 
 def rollback(name: str, alias: str, to: str | None = None) -> Rollback:
-    """Move an alias back.
+    """Move an alias back; where the registry's server guards it, the server does.
 
     Args:
         name: the registered model.
@@ -53,6 +53,11 @@ def rollback(name: str, alias: str, to: str | None = None) -> Rollback:
         LedgerError: the ledger can't be used, or its chain does not hold; nothing was moved.
     """
     aliases.check_alias(alias)
+    offer = guards.offered(name, alias)
+    if offer is not None:
+        said = offer.take("rollback", {"name": name, "alias": alias, "to": to})
+        del said["moved"]
+        return Rollback(**said | {"skipped": tuple(said["skipped"])})
     ledger.proven(name)  # what a chain says that does not hold is no reason to move anything
     stopped = _stopped(name, alias)
     if stopped is not None and to in (None, stopped.after):

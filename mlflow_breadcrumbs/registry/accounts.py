@@ -5,8 +5,12 @@ accounts knows who asks, so that its answer counts; one that can't be asked gets
 sent to it with the password.
 """
 
+import contextlib
+import contextvars
+import dataclasses
 import functools
 import urllib.parse
+from collections.abc import Iterator
 
 import mlflow
 import requests
@@ -17,8 +21,35 @@ from mlflow.utils import credentials, rest_utils
 from mlflow_breadcrumbs.registry import failures
 from mlflow_breadcrumbs.support import processes
 
+_asking: contextvars.ContextVar["Asking | None"] = contextvars.ContextVar("asking", default=None)
+
 CURRENT = "/api/2.0/mlflow/users/current"
 """Where MLflow's own server with accounts says who asks."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Asking:
+    """Who a server works for at the moment."""
+
+    name: str
+    vouched: bool
+    """Whether the server has authenticated them; else it is what they say."""
+
+
+@contextlib.contextmanager
+def working_for(asking: Asking) -> Iterator[None]:
+    """Do what is done in this context, in a server, in the name of who asked for it."""
+    token = _asking.set(asking)
+    try:
+        yield
+    finally:
+        _asking.reset(token)
+
+
+def is_vouched() -> bool:
+    """Whether this is done in a server, for somebody whom it has authenticated."""
+    found = _asking.get()
+    return found is not None and found.vouched
 
 
 def user() -> str:
@@ -29,8 +60,11 @@ def user() -> str:
 def account() -> str | None:
     """The account by which the registry's server knows this user; `None` without one.
 
-    A database knows no accounts of MLflow, nor does a server to which no name is sent.
+    A database knows no accounts of MLflow, nor does a server to which no name is sent. Inside a
+    server it is who asks.
     """
+    if (asking := _asking.get()) is not None:
+        return asking.name
     uri = mlflow.get_registry_uri()
     parts = urllib.parse.urlsplit(uri)
     if parts.scheme not in ("http", "https"):

@@ -2,7 +2,8 @@
 
 1. `app` adds the pages to MLflow's app, `accounts_app` does so around MLflow's basic-auth.
 2. `pinning` reads which aliases are guarded, and by which policies; `guard` refuses what would move
-   them past these.
+   them past these. `deciding` takes promotions, rollbacks and approvals as requests (`asking`);
+   `callers` is who asks.
 3. `visibility` is what the one who asks may see; `account_sight` says it of an account.
 4. `pages` is the list of the addresses: what each answers, as HTML by `rendering` or as JSON, which
    `openapi` describes.

@@ -11,7 +11,7 @@ from typing import Any
 import flask
 from mlflow.server import auth, handlers
 
-from mlflow_breadcrumbs.server import pages, visibility
+from mlflow_breadcrumbs.server import callers, pages, visibility
 
 
 def of_request() -> visibility.Sight:
@@ -27,6 +27,20 @@ def of_request() -> visibility.Sight:
     )
 
 
+def caller_of_request() -> callers.Caller:
+    """Who sent the request, whom MLflow has authenticated."""
+    return callers.Caller(
+        flask.g.mlflow_authenticated_user, may_read=of_request().model, may_edit=_may_edit
+    )
+
+
+def _may_edit(name: str) -> bool:
+    """Whether the account may set aliases of a model, named in the request as in MLflow's own."""
+    if auth.store.get_user(flask.g.mlflow_authenticated_user).is_admin:
+        return True
+    return bool(auth.validate_can_set_model_or_prompt_version_alias())
+
+
 def allow_pages() -> None:
     """Let accounts reach the pages where MLflow denies every route that it has no rule for.
 
@@ -34,7 +48,8 @@ def allow_pages() -> None:
     account may not see.
     """
     path = re.compile(re.escape(handlers._add_static_prefix(pages.PREFIX)) + "(/.*)?")
-    auth.PARAMETERIZED_AFTER_REQUEST_HANDLERS[path, "GET"] = _leave
+    for method in ("GET", "POST"):
+        auth.PARAMETERIZED_AFTER_REQUEST_HANDLERS[path, method] = _leave
     auth._SELF_AUTHORIZING_AFTER_REQUEST_HANDLERS |= {_leave}
 
 

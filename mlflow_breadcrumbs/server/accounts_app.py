@@ -32,9 +32,9 @@ def _create_app() -> Any:
     import mlflow.server
     from mlflow.server import auth
 
-    from mlflow_breadcrumbs.server import account_sight, app, guard, pinning
+    from mlflow_breadcrumbs.server import account_sight, app
 
     account_sight.allow_pages()
     app.add_pages(mlflow.server.app, account_sight.of_request)
-    guard.stand(pinning.configured())
+    app.add_guard(mlflow.server.app, account_sight.caller_of_request)
     return auth.create_app(mlflow.server.app)

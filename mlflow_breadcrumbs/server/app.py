@@ -49,11 +49,11 @@ def _create_app() -> Any:
     import mlflow.server
     from mlflow.server import fastapi_app
 
-    from mlflow_breadcrumbs.server import guard, pinning, visibility
+    from mlflow_breadcrumbs.server import callers, visibility
 
     flask_app = mlflow.server.app
     add_pages(flask_app, visibility.everything)
-    guard.stand(pinning.configured())
+    add_guard(flask_app, callers.anybody)
     if _MLFLOW_SGI_NAME.get() == "uvicorn":
         return fastapi_app.create_fastapi_app(flask_app)
     return flask_app
@@ -77,3 +77,24 @@ def add_pages(flask_app: Any, sight: Any) -> None:
     mlflow.set_registry_uri(os.environ.get(server.REGISTRY_STORE_URI_ENV_VAR) or store)
     prefix = handlers._add_static_prefix(pages.PREFIX)
     flask_app.register_blueprint(pages.blueprint(sight), url_prefix=prefix)
+
+
+def add_guard(flask_app: Any, caller: Any) -> None:
+    """Guard what the configuration pins, and let MLflow's Flask app take the requests for it.
+
+    Args:
+        flask_app: Of MLflow, which has the pages already.
+        caller: Says, inside a request, who asks.
+
+    Raises:
+        GuardError: The registry's database is none that can be guarded.
+    """
+    from mlflow.server import handlers
+
+    from mlflow_breadcrumbs.server import deciding, guard, kept_files, pages, pinning
+
+    pins = pinning.configured()
+    guard.stand(pins)
+    kept_files.take_over()
+    prefix = handlers._add_static_prefix(pages.PREFIX)
+    flask_app.register_blueprint(deciding.blueprint(pins, caller), url_prefix=prefix)

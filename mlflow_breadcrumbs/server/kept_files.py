@@ -11,6 +11,7 @@ from typing import Any
 
 from mlflow import server
 from mlflow.server import handlers
+from mlflow.store.artifact import artifact_repository_registry, mlflow_artifacts_repo
 
 from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.registry import artifacts, versions
@@ -23,6 +24,20 @@ def location(uri: str) -> str:
         return uri
     inside = handlers._get_proxied_run_artifact_destination_path(uri)
     return posixpath.join(os.environ[server.ARTIFACTS_DESTINATION_ENV_VAR], inside)
+
+
+def take_over() -> None:
+    """Let all that this process reads and writes of such artifacts go where they lie."""
+    registry = artifact_repository_registry._artifact_repository_registry
+    remote = mlflow_artifacts_repo.MlflowArtifactsRepository
+
+    def repository(artifact_uri: str, *given: Any, **more: Any) -> Any:
+        place = location(artifact_uri)
+        if place == artifact_uri:
+            return remote(artifact_uri, *given, **more)
+        return registry.get_artifact_repository(place, *given, **more)
+
+    registry.register("mlflow-artifacts", repository)
 
 
 def resolve(uri: str) -> versions.ResolvedVersion:

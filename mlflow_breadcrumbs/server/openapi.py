@@ -5,9 +5,12 @@ import types
 import typing
 from typing import Any
 
+import pydantic
+
 import mlflow_breadcrumbs
 from mlflow_breadcrumbs.server import (
     alias_page,
+    asking,
     comparison_page,
     lineage_page,
     model_page,
@@ -74,6 +77,16 @@ _PAGES: dict[str, tuple[str, type, list[dict[str, Any]]]] = {
 }
 """By address: what it is, the record that it answers with, its parameters."""
 
+_REQUESTS: dict[str, tuple[str, type[pydantic.BaseModel]]] = {
+    "/promote": (
+        "Give a version a guarded alias, if the server's policy lets it; as `promote --json`.",
+        asking.PromotionAsked,
+    ),
+    "/rollback": ("Move a guarded alias back; as `rollback --json`.", asking.RollbackAsked),
+    "/approve": ("Approve a version's weights; as `approve --json`.", asking.ApprovalAsked),
+}
+"""By address: what it does and answers, the record that it takes."""
+
 
 def document(server: str) -> dict[str, Any]:
     """The OpenAPI document.
@@ -97,6 +110,13 @@ def document(server: str) -> dict[str, Any]:
         {"type": "object"},
         [_NAME, _NUMBER, _FORM],
     )
+    paths["/guard.json"] = _path(
+        "Whether the server guards an alias, or any of a model's; then the three requests are for "
+        "it, and the policy is here as YAML.",
+        {"type": "object"},
+        [_of_query("name"), _of_query("alias")],
+    )
+    paths |= {path: _request(*said, schemas) for path, said in _REQUESTS.items()}
     return {
         "openapi": "3.1.0",
         "info": {
@@ -108,6 +128,26 @@ def document(server: str) -> dict[str, Any]:
         "paths": paths,
         "components": {"schemas": schemas},
     }
+
+
+def _of_query(name: str) -> dict[str, Any]:
+    return {"name": name, "in": "query", "schema": {"type": "string"}}
+
+
+def _request(
+    summary: str, kind: type[pydantic.BaseModel], schemas: dict[str, Any]
+) -> dict[str, Any]:
+    """A request that changes something: JSON, of the server's own pages or of no page at all."""
+    schemas[kind.__name__] = kind.model_json_schema(ref_template="#/components/schemas/{model}")
+    body = {"schema": {"$ref": f"#/components/schemas/{kind.__name__}"}}
+    found = _path(summary, {"type": "object"}, [])["get"]
+    said = {
+        "403": "You may not, or a page of another site asks.",
+        "415": "It is not JSON.",
+    }
+    found["responses"] |= {status: {"description": text} for status, text in said.items()}
+    found["requestBody"] = {"required": True, "content": {"application/json": body}}
+    return {"post": found}
 
 
 def _path(summary: str, schema: Any, parameters: list[dict[str, Any]]) -> dict[str, Any]:

@@ -79,9 +79,9 @@ def blueprint(sight: Callable[[], visibility.Sight]) -> flask.Blueprint:
 
     @made.get("/openapi.json")
     def described() -> flask.Response:
-        return _json(openapi.document(flask.url_for("breadcrumbs.start").rstrip("/")))
+        return as_json(openapi.document(flask.url_for("breadcrumbs.start").rstrip("/")))
 
-    made.after_request(_guarded)
+    made.after_request(guarded)
     return made
 
 
@@ -129,7 +129,7 @@ def _answer(template: str, gather: Callable[[], Any]) -> flask.Response:
     def show() -> flask.Response:
         found = gather()
         if _wants_json():
-            return _json(found.to_dict())
+            return as_json(found.to_dict())
         given = flask.request.args
         pair = (given.get("one", ""), given.get("other", ""))
         page = rendering.render(template, found, most=_most(), given=pair)
@@ -150,7 +150,7 @@ def _tried(act: Callable[[], flask.Response]) -> flask.Response:
             _logger.warning("%s: %s", flask.request.path, said)
             said = "The registry can't be read at the moment; the server's log says why."
     if _wants_json():
-        response = _json({"error": said})
+        response = as_json({"error": said})
     else:
         page = rendering.render("error", {"status": status, "text": said}, most=MOST)
         response = flask.Response(page, mimetype="text/html")
@@ -182,13 +182,14 @@ def _wants_json() -> bool:
     return flask.request.accept_mimetypes.best_match(kinds, "text/html") == "application/json"
 
 
-def _json(content: Any) -> flask.Response:
+def as_json(content: Any) -> flask.Response:
+    """An answer in JSON: no passwords, and no number that is none."""
     text = json.dumps(_plain(content), ensure_ascii=False, allow_nan=False)
     return flask.Response(text, mimetype="application/json")
 
 
 def _plain(value: Any) -> Any:
-    """A value as JSON has it: no passwords, and no number that is none."""
+    """A value as JSON has it."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, Mapping):
@@ -198,7 +199,7 @@ def _plain(value: Any) -> Any:
     return credentials.hidden(value) if isinstance(value, str) else value
 
 
-def _guarded(response: flask.Response) -> flask.Response:
+def guarded(response: flask.Response) -> flask.Response:
     """Every answer of ours with `HEADERS`; a file of the package may be kept for an hour."""
     for header, text in HEADERS.items():
         response.headers[header] = text

@@ -1,9 +1,11 @@
 """A server with the pages, started once for all tests of them, and what it shows."""
 
 import dataclasses
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import apps
 import mlflow
@@ -34,6 +36,12 @@ class ShownApp:
     def ask(self, path: str = "/breadcrumbs/", **options) -> apps.Answer:
         """Ask for a page."""
         return apps.ask(self.uri, path, **options)
+
+    def request(self, what: str, fields: Any, **options) -> apps.Answer:
+        """Ask for a promotion, a rollback or an approval."""
+        options = {"Content_Type": "application/json"} | options
+        body = fields if isinstance(fields, bytes) else json.dumps(fields).encode()
+        return self.ask(f"/breadcrumbs/{what}", method="POST", body=body, **options)
 
 
 def furnish(family: zoos.Family) -> None:

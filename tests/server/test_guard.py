@@ -13,17 +13,27 @@ from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.server import guard, pinning
 
 TIMEOUT = 60
-SET = {"name": "merged", "alias": "champion", "version": "2"}
+OTHER = "another version"
+"""In a body: that of the fixture `other`."""
+SET = {"name": "merged", "alias": "champion", "version": OTHER}
 
 
 @pytest.fixture(scope="module")
-def client(guarded) -> Iterator[mlflow.MlflowClient]:
-    """`merged` has a second version here, where its alias could go."""
-    found = mlflow.MlflowClient(guarded.uri, guarded.uri)
-    made = found.copy_model_version("models:/top/1", "merged")
-    assert made.version == SET["version"]
-    yield found
-    found.delete_model_version("merged", made.version)
+def client(guarded) -> mlflow.MlflowClient:
+    return mlflow.MlflowClient(guarded.uri, guarded.uri)
+
+
+@pytest.fixture(scope="module")
+def other(client) -> Iterator[str]:
+    """A second version of `merged`, where its alias could go."""
+    made = client.copy_model_version("models:/top/1", "merged")
+    yield made.version
+    client.delete_model_version("merged", made.version)
+
+
+def filled(body, other):
+    """A body with the number of the other version."""
+    return {key: other if value == OTHER else value for key, value in body.items()}
 
 
 def addresses(handler):
@@ -61,7 +71,8 @@ def test_there_are_addresses_to_try():
 
 
 @pytest.mark.parametrize(("method", "path", "body"), REFUSED)
-def test_every_address_of_mlflow_says_no(guarded, client, method, path, body):
+def test_every_address_of_mlflow_says_no(guarded, client, other, method, path, body):
+    body = filled(body, other)
     before = client.get_registered_model("merged"), client.get_model_version("merged", "1")
     answer = requests.request(method, f"{guarded.uri}{path}", json=body, timeout=TIMEOUT)
     assert answer.status_code == 403
@@ -102,7 +113,7 @@ def test_a_stage_moves_no_alias(client):
     for stage, archive in (("Production", True), ("None", False)):
         with pytest.warns(FutureWarning):
             client.transition_model_version_stage("merged", "1", stage, archive)
-    assert client.get_registered_model("merged").aliases == {"champion": "1"}
+    assert client.get_registered_model("merged").aliases["champion"] == "1"
 
 
 def test_what_is_not_pinned_goes_as_before(client):
@@ -150,7 +161,7 @@ ODD = (
     PATH.replace("/api", "/x/../api"),
     PATH.replace("/api", "/breadcrumbs/..;/api"),
     PATH + ";x=1",
-    PATH + "?name=merged&alias=champion&version=1",
+    PATH + "?name=merged&alias=champion&version=7",
     PATH.replace("2.0", "3.0"),
     PATH.replace("/api", "/ajax-api"),
     "/graphql",
@@ -160,14 +171,15 @@ OVERRIDES = ("X-HTTP-Method-Override", "X-HTTP-Method", "X-Method-Override")
 
 
 @pytest.mark.parametrize("path", ODD)
-def test_no_way_to_write_the_address_leads_past(guarded, client, path):
-    """The version of the alias is deleted or moved by none of them, whatever they answer."""
+def test_no_way_to_write_the_address_leads_past(guarded, client, other, path):
+    """The alias is deleted or moved by none of them, whatever they answer."""
+    move = filled(SET, other)
     bodies = (
-        {"json": SET},
+        {"json": move},
         {"json": {"name": "merged", "alias": "champion"}},
         {"json": {"query": 'mutation { setRegisteredModelAlias(name: "merged") { name } }'}},
-        {"data": SET},
-        {"json": [SET]},
+        {"data": move},
+        {"json": [move]},
     )
     for method, body in itertools.product(METHODS, bodies):
         headers = dict.fromkeys(OVERRIDES, "DELETE")
@@ -175,7 +187,7 @@ def test_no_way_to_write_the_address_leads_past(guarded, client, path):
             method, f"{guarded.uri}{path}", headers=headers, timeout=TIMEOUT, **body
         )
         assert answer.status_code >= 400 or method == "GET" or path == "/graphql"
-    assert client.get_registered_model("merged").aliases == {"champion": "1"}
+    assert client.get_registered_model("merged").aliases["champion"] == "1"
 
 
 def test_a_registry_that_compares_names_otherwise_is_not_guarded(monkeypatch, tmp_path):
@@ -187,7 +199,9 @@ def test_a_registry_that_compares_names_otherwise_is_not_guarded(monkeypatch, tm
     guard.stand(pinning.Pins())
 
 
-def test_the_message_is_what_a_client_shows(client):
+def test_the_message_is_what_a_client_shows(client, other):
     with pytest.raises(MlflowException) as caught:
-        client.set_registered_model_alias("merged", "champion", "2")
-    assert "mlflow-breadcrumbs promote merged --version 2 --alias champion" in str(caught.value)
+        client.set_registered_model_alias("merged", "champion", other)
+    assert f"mlflow-breadcrumbs promote merged --version {other} --alias champion" in str(
+        caught.value
+    )

@@ -12,6 +12,7 @@ import pytest
 
 MERGED = apps.version("merged", 1)
 QUOTED = urllib.parse.quote(apps.NAMED, safe="")
+REQUESTS = {"/promote", "/rollback", "/approve"}
 PAGES = {
     "/": "/breadcrumbs/",
     "/models/{name}": "/breadcrumbs/models/merged",
@@ -70,8 +71,9 @@ def test_a_page_is_json_as_openapi_says(shown_app, path):
 
 def test_openapi_names_every_address(shown_app):
     document = shown_app.ask("/breadcrumbs/openapi.json").json
-    named = {*PAGES, "/models/{name}/versions/{number}/exports/{form}"}
-    assert set(document["paths"]) == named
+    named = {*PAGES, "/models/{name}/versions/{number}/exports/{form}", "/guard.json"}
+    assert set(document["paths"]) == named | REQUESTS
+    assert all("post" in document["paths"][path] for path in REQUESTS)
     assert document["openapi"].startswith("3.1")
 
 

@@ -33,7 +33,11 @@ def entry_points(folder: Path) -> dict[str, str]:
     return {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 
-PINNED = {"merged@champion": "average_accuracy: 0\n", "*@pinned": "average_accuracy: 1\n"}
+PINNED = {
+    "merged@champion": "average_accuracy: 0\n",
+    "merged@approved": "approvals: 2\n",
+    "*@pinned": "average_accuracy: 1\n",
+}
 """Patterns of aliases, each with its policy."""
 
 
@@ -63,14 +67,15 @@ class Answer:
 
 def ask(
     uri: str, path: str = "/breadcrumbs/", *, as_json: bool = False, account: str | None = None,
-    password: str = "", method: str = "GET",
+    password: str = "", method: str = "GET", body: bytes | None = None, **headers: str,
 ) -> Answer:  # fmt: skip
     """Ask for a page; an error is an answer, too."""
-    headers = {"Accept": "application/json" if as_json else "text/html"}
+    headers = {name.replace("_", "-"): text for name, text in headers.items()}
+    headers["Accept"] = "application/json" if as_json else "text/html"
     if account is not None:
         token = base64.b64encode(f"{account}:{password}".encode()).decode()
         headers["Authorization"] = f"Basic {token}"
-    request = urllib.request.Request(uri + path, headers=headers, method=method)
+    request = urllib.request.Request(uri + path, body, headers, method=method)
     try:
         with urllib.request.urlopen(request, timeout=60) as found:
             return Answer(found.status, dict(found.headers), found.read().decode())

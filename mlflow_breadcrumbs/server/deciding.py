@@ -1,0 +1,191 @@
+"""Promotions, rollbacks and approvals as requests: judged here, by the pinned policies.
+
+What is known is what the server's registry and ledger have: it measures nothing. Reading, judging
+and moving are one step for all of its processes. The alias is moved in the registry's store, past
+the guard, and MLflow's webhooks are told as of any other move.
+"""
+
+import functools
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import flask
+import pydantic
+from mlflow.entities.webhook import WebhookAction, WebhookEntity, WebhookEvent
+from mlflow.server import handlers
+from mlflow.webhooks.delivery import deliver_webhook
+from mlflow.webhooks.types import ModelVersionAliasCreatedPayload
+
+from mlflow_breadcrumbs import errors
+from mlflow_breadcrumbs.ledger import locks, stores
+from mlflow_breadcrumbs.promotion import approvals, promote, rollback
+from mlflow_breadcrumbs.registry import accounts, aliases, failures, uris
+from mlflow_breadcrumbs.server import asking, callers, pages, pinning
+from mlflow_breadcrumbs.support import credentials, json_documents, validation
+
+LONGEST = 100_000
+"""Bytes of a request."""
+
+_logger = logging.getLogger(__name__)
+
+
+def blueprint(pins: pinning.Pins, caller: Callable[[], callers.Caller]) -> flask.Blueprint:
+    """The requests, for MLflow's Flask app.
+
+    Args:
+        pins: what is guarded.
+        caller: says, inside a request, who asks.
+    """
+    made = flask.Blueprint("breadcrumbs_requests", __name__)
+
+    @made.get("/guard.json")
+    def offer() -> flask.Response:
+        return pages.as_json(_offer(pins, caller()))
+
+    def request(path: str, kind: type[Any], act: Callable[..., dict[str, Any]]) -> None:
+        def answer() -> flask.Response:
+            return _answer(functools.partial(_taken, kind, act, pins, caller()))
+
+        made.add_url_rule(path, path.strip("/"), answer, methods=["POST"])
+
+    request("/promote", asking.PromotionAsked, _promote)
+    request("/rollback", asking.RollbackAsked, _rollback)
+    request("/approve", asking.ApprovalAsked, _approve)
+    made.after_request(pages.guarded)
+    return made
+
+
+def _offer(pins: pinning.Pins, caller: callers.Caller) -> dict[str, Any]:
+    """What the server decides itself, for clients to find out."""
+    name, alias = flask.request.args.get("name", ""), flask.request.args.get("alias")
+    pin = None if alias is None else pins.of_alias(name, alias)
+    return {
+        "pinned": pins.concern(name) if alias is None else pin is not None,
+        "policy": None if pin is None else pin.rules.to_yaml(),
+        "policy_digest": None if pin is None else pin.rules.digest,
+        "accounts": caller.account is not None,
+    }
+
+
+def _taken(
+    kind: type[Any],
+    act: Callable[..., dict[str, Any]],
+    pins: pinning.Pins,
+    caller: callers.Caller,
+) -> dict[str, Any]:
+    """Read what is asked for, and do it in the name of who asks."""
+    asked = _read(kind)
+    if not caller.may_read(asked.name):
+        raise errors.AbsentError(f"{asked.name!r} is not here, or not visible to you")
+    with accounts.working_for(caller.asking(asked.user)), stores.serving():
+        return act(asked, pins, caller)
+
+
+def _promote(
+    asked: asking.PromotionAsked, pins: pinning.Pins, caller: callers.Caller
+) -> dict[str, Any]:
+    pin = _pin(asked, pins, caller)
+    expected = asked.expected
+    if "expected" not in asked.model_fields_set:
+        expected = aliases.version_at(asked.name, asked.alias)
+    request = promote.PromotionRequest(
+        uris.of_version(asked.name, asked.version),
+        asked.alias,
+        pin.rules,
+        expected=expected,
+        dry_run=asked.dry_run,
+    )
+    with locks.held(asked.name):
+        done = promote.promote(request)
+    if done.result == "promoted" and done.before != done.version and not asked.dry_run:
+        _tell(asked.name, asked.alias, done.version)
+    return done.to_dict()
+
+
+def _rollback(
+    asked: asking.RollbackAsked, pins: pinning.Pins, caller: callers.Caller
+) -> dict[str, Any]:
+    _pin(asked, pins, caller)
+    with locks.held(asked.name):
+        done = rollback.rollback(asked.name, asked.alias, asked.to)
+    if done.after is not None:
+        _tell(asked.name, asked.alias, done.after)
+    return done.to_dict()
+
+
+def _approve(
+    asked: asking.ApprovalAsked, pins: pinning.Pins, caller: callers.Caller
+) -> dict[str, Any]:
+    if not pins.concern(asked.name):
+        raise errors.AbsentError(f"this server guards no alias of {asked.name!r}")
+    act = approvals.withdraw if asked.withdraw else approvals.approve
+    with locks.held(asked.name):
+        return act(uris.of_version(asked.name, asked.version), asked.comment).to_dict()
+
+
+def _pin(
+    asked: asking.PromotionAsked | asking.RollbackAsked, pins: pinning.Pins, caller: callers.Caller
+) -> pinning.Pin:
+    """What an alias is pinned by, for somebody who may move it."""
+    pin = pins.of_alias(asked.name, asked.alias)
+    if pin is None:
+        raise errors.AbsentError(f"this server does not guard {asked.name}@{asked.alias}")
+    if not caller.may_edit(asked.name):
+        raise _ForbiddenError(
+            403, f"to move {asked.name}@{asked.alias} needs the permission EDIT of the model"
+        )
+    return pin
+
+
+def _tell(name: str, alias: str, version: str) -> None:
+    """Tell MLflow's webhooks of a move, as MLflow does of those by its own API."""
+    deliver_webhook(
+        event=WebhookEvent(WebhookEntity.MODEL_VERSION_ALIAS, WebhookAction.CREATED),
+        payload=ModelVersionAliasCreatedPayload(name=name, alias=alias, version=version),
+        store=handlers._get_model_registry_store(),
+    )
+
+
+class _ForbiddenError(Exception):
+    """A request is refused before anything is judged; its status, and why."""
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+def _read(kind: type[Any]) -> Any:
+    """The body of the request."""
+    if forged := callers.forgery():
+        raise _ForbiddenError(*forged)
+    if (flask.request.content_length or 0) > LONGEST:
+        raise _ForbiddenError(413, f"a request has at most {LONGEST:,} bytes")
+    content = json_documents.parse(flask.request.get_data(), "the request", errors.GuardError)
+    try:
+        return kind.model_validate(content)
+    except pydantic.ValidationError as error:
+        faults = [
+            f"{'.'.join(map(str, fault['loc'])) or 'it'} must be {validation.expected(fault)}"
+            for fault in error.errors(include_url=False)
+        ]
+        raise errors.GuardError(f"the request is refused: {'; '.join(faults)}") from error
+
+
+def _answer(act: Callable[[], dict[str, Any]]) -> flask.Response:
+    """What came of it, or why nothing did, with the kind of the error."""
+    try:
+        with failures.explained("the server can't do this"):
+            return pages.as_json(act())
+    except _ForbiddenError as error:
+        status, kind, text = error.status, errors.RegistryError.__name__, str(error)
+    except errors.BreadcrumbsError as error:
+        status = next(
+            (status for known, status in pages.STATUS.items() if isinstance(error, known)), 400
+        )
+        kind, text = type(error).__name__, str(error)
+        if status == 503:
+            _logger.warning("%s: %s", flask.request.path, credentials.hidden(text))
+    response = pages.as_json({"error": text, "kind": kind})
+    response.status_code = status
+    return response

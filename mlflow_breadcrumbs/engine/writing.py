@@ -264,6 +264,27 @@ class CheckpointWriter(ShardWriter):
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
+def write_all(
+    path: Path, found: checkpoints.Checkpoint, *, max_shard_size: int | None = None
+) -> Path:
+    """Write all tensors of a checkpoint as one of its own; the file, or the index of its shards.
+
+    Args:
+        path: as for `CheckpointWriter`.
+        found: open; it may be made of others.
+        max_shard_size: bytes of tensors per file at most; `None` writes one.
+
+    Raises:
+        CheckpointError: it can't be written.
+    """
+    infos = {name: found.info(name) for name in found.names}
+    with CheckpointWriter(path, infos, max_shard_size=max_shard_size) as writer:
+        for name in found.names:
+            writer.write(name, found.tensor(name))
+            found.release(name)
+    return writer.output
+
+
 def check_suffix(path: Path) -> None:
     """Raise `CheckpointError` unless the path ends as a checkpoint's must."""
     if path.suffix != ".safetensors":

@@ -202,11 +202,7 @@ def lay(head: OwnHead, merged: Path, target: Path, *, max_shard_size: int | None
         }
         taken |= {name: overlays.Taken(1, name) for name in own.names}
         laid = checkpoints.Checkpoint(str(merged), *overlays.lay([backbone, own], taken))
-        infos = {name: laid.info(name) for name in laid.names}
-        with writing.CheckpointWriter(target, infos, max_shard_size=max_shard_size) as writer:
-            for name in laid.names:
-                writer.write(name, laid.tensor(name))
-                laid.release(name)
+        written = writing.write_all(target, laid, max_shard_size=max_shard_size)
     config = target.with_name(library_configs.FILE)
     if config.is_file() and head.config:
         content = json_documents.read(config, str(config), errors.TaskError)
@@ -215,7 +211,7 @@ def lay(head: OwnHead, merged: Path, target: Path, *, max_shard_size: int | None
         merged_config = {k: v for k, v in (content | dict(head.config)).items() if v is not None}
         os.remove(config)  # it may be a link into the store
         config.write_text(json.dumps(merged_config, indent=2) + "\n", encoding="utf-8")
-    return writer.output
+    return written
 
 
 def carry(heads: Iterable[OwnHead], folder: Path) -> None:

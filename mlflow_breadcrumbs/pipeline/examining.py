@@ -6,9 +6,10 @@ import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from mlflow_breadcrumbs.engine import adapters, writing
 from mlflow_breadcrumbs.evaluation import evaluator_files, examiners, grading, scorecard
 from mlflow_breadcrumbs.flavor import unregistered
-from mlflow_breadcrumbs.pipeline import inputs
+from mlflow_breadcrumbs.pipeline import computing, inputs
 from mlflow_breadcrumbs.registry import versions
 from mlflow_breadcrumbs.support import progress
 
@@ -59,11 +60,15 @@ def measure_before(
     alone = {task: numbers[0] for task, numbers in owners.items() if len(numbers) == 1}
     labels = [source.resolved.uri for source in taken.sources]
     alone |= {task: labels.index(head.source) for task, head in taken.own.items()}
-    base, *sources = (
-        subject_of(version, digest)
-        for version, digest in zip(taken.everything, taken.digests, strict=True)
-    )
     with versions.workspace() as space:
+        base, *sources = (
+            subject_of(version, digest)
+            if not version.is_adapter
+            else _adapted(taken, version, digest, space / f"adapted-{number}")
+            for number, (version, digest) in enumerate(
+                zip(taken.everything, taken.digests, strict=True)
+            )
+        )
         own = unregistered.by_task(taken.base, base.weights, taken.own, space / "examined")
         base = dataclasses.replace(base, own=own)
         return grading.measure_before(grader, base, sources, alone | dict(known or {}))
@@ -78,6 +83,23 @@ def subject_of(version: versions.OpenedVersion, digest: str | None) -> examiners
         folder=version.folder,
         uri=version.resolved.uri,
     )
+
+
+def _adapted(
+    taken: inputs.Inputs, version: versions.OpenedVersion, digest: str, folder: Path
+) -> examiners.Examined:
+    """An adapter as the model that it makes of the base, whatever the base was called in training.
+
+    The base that an adapter names may be elsewhere by now, or another; the merge's is the one that
+    counts.
+    """
+    weights = folder.with_name(f"{folder.name}-weights") / computing.weights_name(taken)
+    weights.parent.mkdir()
+    with contextlib.ExitStack() as stack:
+        _, made = adapters.open_all(stack, [taken.base.stored, version.stored])
+        writing.write_all(weights, made)
+    unregistered.lay_out(taken.base, weights, (), folder)
+    return examiners.Examined(version.resolved.uri, weights, digest, folder=folder)
 
 
 @contextlib.contextmanager

@@ -47,11 +47,18 @@ def of_merge(
     settings: recipe.MergeRecipe, uris: Sequence[str], digests: Sequence[str]
 ) -> dict[str, str]:
     """The tags of what went into a merge, base first; one per source, for searching its merges."""
-    return {
-        **by_name(uris),
-        tag_keys.RECIPE_DIGEST: settings.digest,
-        tag_keys.MERGE_DIGEST: merge_digest(settings, digests),
-    } | {tag_keys.of_source(digest): uri for digest, uri in zip(digests[1:], uris[1:], strict=True)}
+    return (
+        {
+            tag_keys.KIND: "merge",
+            tag_keys.RECIPE_DIGEST: settings.digest,
+            tag_keys.MERGE_DIGEST: merge_digest(settings, digests),
+        }
+        | by_name(uris)
+        | {
+            tag_keys.of_source(digest): uri
+            for digest, uri in zip(digests[1:], uris[1:], strict=True)
+        }
+    )
 
 
 def by_name(uris: Sequence[str]) -> dict[str, str]:

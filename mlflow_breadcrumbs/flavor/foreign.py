@@ -17,11 +17,10 @@ from mlflow.models import Model
 from mlflow.models.model import MLMODEL_FILE_NAME, ModelInfo
 
 import mlflow_breadcrumbs
-from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.engine import checkpoints, headers, tensor_files, writing
 from mlflow_breadcrumbs.flavor import own_heads, storing
 from mlflow_breadcrumbs.registry import layouts, versions
-from mlflow_breadcrumbs.support import confined, copies
+from mlflow_breadcrumbs.support import copies
 
 OF_VERSION = (MLMODEL_FILE_NAME, "registered_model_meta", "lineage.json", "model.sig")
 """What is true of one version only."""
@@ -104,22 +103,13 @@ def _write_apart(
 
 
 def lay_out(base: versions.OpenedVersion, folder: Path) -> None:
-    """Put all files of the base into a folder but its weights and what is only true of it.
-
-    Raises:
-        RegistryError: one is a link that leads out of the version.
-    """
+    """Put all files of the base into a folder but its weights and what is only true of it."""
     names = sorted(path.relative_to(base.folder) for path in base.folder.rglob("*"))
     unwanted = layouts.candidates([name.as_posix() for name in names])
     for name in names:
         file, target = base.folder / name, folder / name
         if name.as_posix() in unwanted or name.as_posix() in OF_VERSION or file.is_dir():
             continue
-        if file.is_symlink() and confined.linked(file) is None:
-            raise errors.RegistryError(
-                f"{base.resolved.uri} has {name}, a symlink to a file outside of it; register a "
-                f"copy of the folder with what the links lead to (cp -rL {base.folder} COPY)"
-            )
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, target)
 

@@ -16,7 +16,7 @@ from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.engine import checkpoints
 from mlflow_breadcrumbs.flavor import foreign, libraries, own_heads
 from mlflow_breadcrumbs.registry import layouts, versions
-from mlflow_breadcrumbs.support import confined, copies, progress
+from mlflow_breadcrumbs.support import copies, progress
 
 LINEAGE = "lineage.json"
 LEFT_BEHIND = frozenset(
@@ -159,7 +159,7 @@ def _flat(opened: versions.OpenedVersion) -> Iterator[tuple[Path, str]]:
     """The files to take, each with its name in the folder.
 
     Raises:
-        IntegrityError: two files have one name, or one is a link that leads out of the version.
+        IntegrityError: two files have one name.
     """
     root = opened.folder
     seen: dict[str, Path] = {}
@@ -168,13 +168,6 @@ def _flat(opened: versions.OpenedVersion) -> Iterator[tuple[Path, str]]:
             name = str(file.relative_to(base))
             if not file.is_file() or (base == root and name.split("/")[0] in LEFT_BEHIND):
                 continue
-            # Of a version that names a commit on the hub, this package made the links.
-            ours = opened.original is not None
-            if file.is_symlink() and not ours and confined.linked(file) is None:
-                raise errors.IntegrityError(
-                    f"{opened.resolved.uri} has {name}, a symlink to a file outside of it; "
-                    f"register a copy with what the links lead to (cp -rL {base} COPY)"
-                )
             if name in seen and seen[name].read_bytes() != file.read_bytes():
                 raise errors.IntegrityError(
                     f"{opened.resolved.uri} has two files {name}, {seen[name].relative_to(root)} "

@@ -14,6 +14,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.artifact import artifact_repository_registry, local_artifact_repo
 from mlflow.utils import file_utils
 
+from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.registry import failures
 from mlflow_breadcrumbs.support import confined, copies
 
@@ -60,10 +61,10 @@ class Artifacts:
     def file(self, path: str) -> Path:
         """A path on this machine for one file."""
         if self._local:
-            linked = self.root() / path
-            # MLflow follows no link out of the folder, as those of a hub's cache are.
-            if linked.is_symlink() and confined.linked(linked) is not None:
-                return linked
+            link = self.root() / path
+            if link.is_symlink() and confined.inside(self.root(), path) is None:
+                self._check_link(link)
+                return link  # MLflow follows none out of the folder
             return Path(
                 self._ask(mlflow.artifacts.download_artifacts, artifact_uri=self._uri(path))
             )
@@ -76,6 +77,14 @@ class Artifacts:
                 dst_path=str(target),
             )
         return self._folder / path
+
+    def _check_link(self, link: Path) -> None:
+        if confined.linked(link) is None:
+            raise errors.RegistryError(
+                f"{self._version} has {link.name} at {self._location}, a symlink to a file that is "
+                "neither in the version nor in the same Hugging Face cache. Register a copy with "
+                f"what the links lead to (cp -rL {self.root()} COPY)"
+            )
 
     def fetch(self, paths: Iterable[str]) -> None:
         """Have several files on this machine, of a remote store a few at a time."""

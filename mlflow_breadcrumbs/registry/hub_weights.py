@@ -21,7 +21,6 @@ from mlflow.models.model import MLMODEL_FILE_NAME
 from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.engine import headers
 from mlflow_breadcrumbs.registry import layouts
-from mlflow_breadcrumbs.support import confined
 
 DOWNLOAD = "BREADCRUMBS_HUB_DOWNLOAD"
 """The variable that, as `true`, lets a pinned commit be downloaded that is not in the cache."""
@@ -91,7 +90,7 @@ def lay_out(
 
     Raises:
         RegistryError: a file is not in the cache and may not be downloaded, or there is no
-            safetensors checkpoint; or a file of the version is a link that leads out of it.
+            safetensors checkpoint.
     """
     snapshot = _snapshot(refers, version)
     name = _checkpoint(snapshot)
@@ -101,12 +100,6 @@ def lay_out(
             f"{' or '.join(reversed(NAMES))}; a merge reads one safetensors checkpoint and never "
             "a pickle. Log the model with its weights (save_pretrained=True)"
         )
-    for file in root.rglob("*"):
-        if file.is_symlink() and confined.linked(file) is None:
-            raise errors.RegistryError(
-                f"{version} has {file.relative_to(root)}, a symlink to a file outside of it; "
-                "register it again without"
-            )
     if not folder.exists():
         model = Model.load(str(root / MLMODEL_FILE_NAME))
         shutil.copytree(root, folder)

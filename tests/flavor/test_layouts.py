@@ -245,8 +245,19 @@ def test_folders_of_a_hub_cache_are_merged(store, monkeypatch, tmp_path):
     (tmp_path / "models--org--bert-0/snapshots/c0ffee/notes.json").symlink_to(
         tmp_path / "secret.json"
     )
-    with pytest.raises(errors.RegistryError, match=r"outside the artifact directory"):
+    with pytest.raises(errors.RegistryError, match=r"notes.json at .*, a symlink .*\(cp -rL /"):
         merging_anything.merge(*uris, force=True)
+
+
+def test_code_that_a_folder_brings_is_not_run(store, tmp_path):
+    """As a module of sentence-transformers may be named."""
+    pytest.importorskip("sentence_transformers")
+    modules = [{"idx": 0, "name": "0", "path": "", "type": "own.Module"}]
+    uri = folder_with(tmp_path / "coded", {"a.weight": torch.ones(2)}, modules=modules)
+    (tmp_path / "coded" / "own.py").write_text("raise SystemExit('run')")
+    said = command("pull", uri, str(tmp_path / "pulled"))
+    assert said["note"] == "its module own.Module is code of its own, which is not run"
+    assert "own.py" in said["files"]
 
 
 @pytest.mark.parametrize("library", ["torchvision", "timm"])

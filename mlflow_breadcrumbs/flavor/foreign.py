@@ -38,7 +38,9 @@ class MergedFiles:
     """All files of weights, by their paths in the version."""
 
 
-def arrange(base: versions.OpenedVersion, weights: Path) -> MergedFiles:
+def arrange(
+    base: versions.OpenedVersion, weights: Path, max_shard_size: int | None = None
+) -> MergedFiles:
     """Merged weights as the base has its own: the same checkpoints, with the same names in them.
 
     One checkpoint is as it should be already. What several had together is written apart again,
@@ -47,6 +49,8 @@ def arrange(base: versions.OpenedVersion, weights: Path) -> MergedFiles:
     Args:
         base: opened.
         weights: the merged checkpoint, a file or an index.
+        max_shard_size: bytes of tensors in a file of the main checkpoint; as the base's if not
+            given.
 
     Raises:
         CheckpointError: the disk is full.
@@ -64,7 +68,7 @@ def arrange(base: versions.OpenedVersion, weights: Path) -> MergedFiles:
         outputs = [
             _write_apart(merged, prefix, tensors, apart / _file(name), size)
             for (prefix, tensors, size), name in zip(
-                _members(own, merged, base), base.checkpoints, strict=True
+                _members(own, merged, base, max_shard_size), base.checkpoints, strict=True
             )
         ]
     files = {
@@ -77,9 +81,12 @@ def _members(
     own: tensor_files.TensorFiles,
     merged: checkpoints.Checkpoint,
     base: versions.OpenedVersion,
+    max_shard_size: int | None,
 ) -> list[tuple[str, list[str], int | None]]:
     """Per checkpoint of the base its prefix, the tensors with it, and the bytes of a shard."""
     sizes = shard_sizes(own, base)
+    if max_shard_size is not None:
+        sizes[""] = max_shard_size
     tensors: dict[str, list[str]] = {prefix: [] for prefix in sizes}
     for name in merged.names:
         tensors[own.prefix(name)].append(name)

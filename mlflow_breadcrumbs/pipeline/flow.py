@@ -211,7 +211,7 @@ def _register(
             show=show,
         )
         named = adapting.named(made)
-    placed = registration.place(taken, merged)
+    placed = registration.place(request, taken, merged)
     stated = registration.lineage(
         run_id, started, request, taken, computed, placed, card, kept, named, device
     )

@@ -92,12 +92,14 @@ def _aligned(taken: inputs.Inputs, uri: str) -> dict[str, Any] | None:
     return taken.alignments[uri].to_dict() | ({"heads": heads} if heads else {})
 
 
-def place(taken: inputs.Inputs, merged: merging.MergeResult) -> foreign.MergedFiles:
+def place(
+    request: MergeRequest, taken: inputs.Inputs, merged: merging.MergeResult
+) -> foreign.MergedFiles:
     """The merged weights as the files that the version will have."""
     output = Path(merged.output)
     if taken.is_ours:
         return foreign.MergedFiles(flavor.WEIGHTS_FILE, {flavor.WEIGHTS_FILE: output})
-    return foreign.arrange(taken.base, output)
+    return foreign.arrange(taken.base, output, request.max_shard_size)
 
 
 def register(

@@ -116,6 +116,13 @@ def test_a_value_head_beside_a_sharded_model(store, monkeypatch, tmp_path):
     assert max(file.stat().st_size for file in after.glob("model-*")) <= 1.5 * largest
     said = command("pull", result.version.uri, str(tmp_path / "pulled"))
     assert {"value_head.safetensors", "model.safetensors.index.json"} <= set(said["files"])
+    smaller = merging_anything.merge(*uris, force=True, max_shard_size=3_000)
+    assert smaller.version.weights_digest == result.version.weights_digest
+    finer = folder_of(smaller.version.uri) / "model"
+    assert len(list(finer.glob("model-*"))) > len(list(after.glob("model-*")))
+    assert (finer / "value_head.safetensors").read_bytes() == (
+        after / "value_head.safetensors"
+    ).read_bytes()
 
 
 NORMS = """

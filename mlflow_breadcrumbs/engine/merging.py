@@ -19,6 +19,7 @@ from mlflow_breadcrumbs.engine import (
     alignment,
     backends,
     checkpoints,
+    deciding,
     drafts,
     layer_groups,
     lowering,
@@ -343,7 +344,7 @@ def plan(
         raise errors.MergeError("there are no sources; a merge needs at least one (--source)")
     weights = settings.weight_of(len(sources))
     labels = list(labels) if labels is not None else [source.location for source in sources]
-    aligned, apart = alignment.align(base, sources, settings, labels, apart)
+    aligned, apart = deciding.align(base, sources, settings, labels, apart)
     job = dataclasses.replace(
         outline(base, settings, keep_running=keep_running, apart=apart),
         sources=aligned,

@@ -99,8 +99,9 @@ class Mismatch:
             return None
         return (
             f"The vocabulary of {self.label} was resized, to {there[0]:,} tokens from "
-            f"{here[0]:,}. Resize it back (resize_token_embeddings), or keep the base's "
-            f"embedding (--exclude '{ours}')"
+            f"{here[0]:,}, and a tokenizer is missing beside it or the base, by which common "
+            "tokens could be told. Log both with their tokenizer (tokenizer.json), or keep the "
+            f"base's embedding (--exclude '{ours}')"
         )
 
     def _untied(self) -> str | None:

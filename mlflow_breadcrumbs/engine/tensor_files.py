@@ -11,6 +11,7 @@ import concurrent.futures
 import hashlib
 import math
 import os
+import posixpath
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
@@ -103,15 +104,20 @@ class TensorFiles:
     def beside(self, name: str) -> bytes | None:
         """A small file that lies beside the checkpoint; `None` where there is none of that name.
 
+        Args:
+            name: of the file, or its path from the checkpoint's folder.
+
         Raises:
             CheckpointError: it can't be read, or is not small.
         """
         if self._folder is not None:
-            size = self._folder.size(name)
-            return None if size is None else stores.small(self._folder, name)
+            place, file = posixpath.split(name)
+            folder = self._folder.related(place) if place else self._folder
+            there = folder is not None and folder.size(file) is not None
+            return stores.small(folder, file) if folder is not None and there else None
         several = bundles.parse(self.location)
         main = Path(several.folder, several.names[0]) if several else Path(self.location)
-        path = main.with_name(name)
+        path = main.parent / name
         if not path.is_file():
             return None
         return intake.content(path, str(path), errors.CheckpointError, json_documents.BYTES)

@@ -108,18 +108,19 @@ def keep(
         for name in found.own:
             writer.write(name, own.tensor(name))
     # What is read from the base, or for a tied output from its embedding, is there by its own name.
-    alone = {*found.base, *(name for name in found.tied if name in found.names)}
+    read = {**found.names, **found.resized}
+    alone = {*found.base, *(name for name in found.tied if name in read)}
     inside = frozenset(own.names)
     kept = OwnHead(
         task=task,
         source=source.resolved.uri,
         renamed={
             name: theirs
-            for name, theirs in found.names.items()
+            for name, theirs in read.items()
             if name != theirs and name not in found.tied
         },
         absent=tuple(sorted(name for name in alone if name not in inside)),
-        config=_differences(_config(base), _config(source)),
+        config=_differences(_config(base), _config(source), resized=bool(found.resized)),
         declared={key: str(source.declared[key]) for key in DECLARED if source.declared.get(key)},
         weights=weights,
     )
@@ -243,11 +244,24 @@ def _config(version: versions.OpenedVersion) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _differences(base: Mapping[str, Any], source: Mapping[str, Any]) -> dict[str, Any]:
-    """What a configuration has other than the base's; `None` for what it has not."""
+def _differences(
+    base: Mapping[str, Any], source: Mapping[str, Any], *, resized: bool
+) -> dict[str, Any]:
+    """What a configuration has other than the base's; `None` for what it has not.
+
+    Args:
+        base: of the base; empty where there is none.
+        source: of the source, likewise.
+        resized: the vocabularies have other sizes; the merged one is the base's.
+    """
     if not source:
         return {}
-    return {key: source.get(key) for key in {**base, **source} if base.get(key) != source.get(key)}
+    kept = {"vocab_size"} if resized else set()
+    return {
+        key: source.get(key)
+        for key in {**base, **source}
+        if base.get(key) != source.get(key) and key not in kept
+    }
 
 
 def _is_sound(content: Mapping[str, Any], task: str) -> bool:

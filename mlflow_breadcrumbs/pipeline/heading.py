@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mlflow_breadcrumbs import errors
-from mlflow_breadcrumbs.engine import adapters, alignment, checkpoints, recipe
+from mlflow_breadcrumbs.engine import adapters, alignment, checkpoints, deciding, recipe
 from mlflow_breadcrumbs.flavor import own_heads
 from mlflow_breadcrumbs.pipeline import inputs
 from mlflow_breadcrumbs.registry import tag_keys, versions
@@ -30,7 +30,7 @@ def with_heads(taken: inputs.Inputs, settings: recipe.MergeRecipe, folder: Path)
     with contextlib.ExitStack() as stack:
         base, *sources = adapters.open_all(stack, (version.stored for version in taken.everything))
         labels = [source.resolved.uri for source in taken.sources]
-        aligned, _ = alignment.align(base, sources, settings, labels)
+        aligned, _ = deciding.align(base, sources, settings, labels)
         found = {
             label: source.alignment
             for label, source in zip(labels, aligned, strict=True)

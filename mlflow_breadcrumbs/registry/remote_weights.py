@@ -59,6 +59,7 @@ class ServedFolder:
     ranged = False
 
     def __init__(self, location: str, folder: str, sizes: Mapping[str, int]) -> None:
+        self._origin = location, folder, sizes
         self.address = posixpath.join(location.rstrip("/"), folder).rstrip("/")
         below = f"{folder}/" if folder else ""
         self._sizes = {
@@ -76,6 +77,12 @@ class ServedFolder:
         if name not in self._sizes:
             raise errors.CheckpointError(f"there is no {self.address}/{name}; restore it")
         return stored_bytes.FileState(name, self._sizes[name], "")
+
+    def related(self, path: str) -> "ServedFolder | None":
+        """See `stores.Folder.related`; the version's files alone are there."""
+        location, folder, sizes = self._origin
+        found = posixpath.normpath(posixpath.join(folder, path))
+        return None if found.startswith("..") else ServedFolder(location, found, sizes)
 
     def size(self, name: str) -> int | None:
         """See `stores.Folder.size`."""

@@ -20,9 +20,9 @@ import torch
 from mlflow_breadcrumbs import flavor
 from mlflow_breadcrumbs.engine import (
     adapters,
-    alignment,
     backends,
     checkpoints,
+    deciding,
     drafts,
     merging,
     recipe,
@@ -345,7 +345,7 @@ class Study:
         own = tuple(weights[i] for i in chosen) if settings.weights else ()
         patterns = (settings.include, settings.exclude, settings.own)
         if patterns not in self._apart:  # what any source keeps is merged for none of them
-            found = alignment.align(self._base, self._sources, settings, self.labels)
+            found = deciding.align(self._base, self._sources, settings, self.labels)
             self._apart[patterns] = found[1]
         return merging.plan(
             self._base,

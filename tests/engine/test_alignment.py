@@ -259,6 +259,71 @@ def test_a_wrong_base_is_refused_with_its_cause(tmp_path, change, words):
         merge(tmp_path, base, save(tmp_path / "one", model))
 
 
+def worded(tmp_path, name, words, seed=None):
+    """A model of masked words with a row per word, and its tokenizer."""
+    torch.manual_seed(0)
+    model = transformers.BertForMaskedLM(berts.config(vocab_size=40))
+    model.resize_token_embeddings(len(words))
+    if seed is not None:
+        tuned(model, seed)
+    path = save(tmp_path / name, model)
+    (tmp_path / f"{name}.txt").write_text("\n".join(words))
+    tokenizer = transformers.BertTokenizer(str(tmp_path / f"{name}.txt"))
+    tokenizer.save_pretrained(path.parent)
+    return path
+
+
+WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{number}" for number in range(20)))
+ROWS = ("bert.embeddings.word_embeddings.weight", "cls.predictions.bias")
+
+
+@pytest.mark.parametrize("words", [(*WORDS, "new", "newer"), WORDS[:20]])
+def test_a_vocabulary_of_another_size_is_merged_on_common_tokens(tmp_path, words):
+    base = worded(tmp_path, "base", WORDS)
+    source = worded(tmp_path, "one", words, seed=1)
+    other = worded(tmp_path, "two", WORDS, seed=2)
+    result, merged = merge(tmp_path, base, source, other)
+    ours, state = load_file(base), load_file(source)
+    common = min(len(words), len(WORDS))
+    for name in ROWS:
+        state[name] = torch.cat([state[name][:common], ours[name][common:]])
+    assert same(merged, oracle(tmp_path, ours, state, load_file(other)))
+    aligned = result.alignments[str(source)]
+    assert aligned.tokens == (((0, common),), common, max(0, len(words) - len(WORDS)))
+    assert set(aligned.resized) == set(ROWS)
+    assert result.source_digests[0] == checkpoints.weights_digest(source)
+    assert aligned.to_dict()["vocabulary"]["tensors"] == sorted(ROWS)
+
+
+def test_a_vocabulary_in_other_bits_is_merged_exactly(tmp_path):
+    base = worded(tmp_path, "base", WORDS)
+    source = worded(tmp_path, "one", (*WORDS, "new"), seed=1)
+    half = {name: tensor.to(torch.bfloat16) for name, tensor in load_file(source).items()}
+    save_file(half, source)
+    _, merged = merge(tmp_path, base, source)
+    ours = load_file(base)
+    for name in ROWS:
+        half[name] = half[name].float()[: len(WORDS)]
+    assert same(merged, oracle(tmp_path, ours, half))
+
+
+def test_tokenizers_that_disagree_are_refused_by_the_first_token(tmp_path):
+    base = worded(tmp_path, "base", WORDS)
+    words = [*WORDS, "new"]
+    words[7], words[9] = words[9], words[7]
+    source = worded(tmp_path, "one", words, seed=1)
+    said = r"disagree: token 7 is 'w4' there and 'w2' in the base"
+    with pytest.raises(errors.MergeError, match=said):
+        merge(tmp_path, base, source)
+    os.remove(source.with_name("tokenizer.json"))
+    said = r"resized, to 26 tokens from 25, and a tokenizer is missing"
+    with pytest.raises(errors.MergeError, match=said):
+        merge(tmp_path, base, source)
+    source.with_name("vocab.txt").write_text("\n".join([*WORDS, "new"]))
+    result, _ = merge(tmp_path, base, source)
+    assert result.alignments[str(source)].tokens.added == 1
+
+
 def test_another_architecture_is_named(tmp_path):
     base = save(tmp_path / "base", classifier(2))
     with pytest.raises(errors.MergeError, match=r"model_type is qwen2 \(the base's: bert\)"):

@@ -136,6 +136,24 @@ def test_heads_are_carried_by_the_merged_version(family, tmp_path):
     assert plain.loaded == "transformers"
 
 
+def test_a_vocabulary_is_told_by_the_tokenizer_that_mlflow_keeps(family, tmp_path):
+    words = copy.deepcopy(family["words"])
+    words.add_tokens(["mango"])
+    model = copy.deepcopy(family["fruit"])
+    model.resize_token_embeddings(len(words))
+    texts.log("bert-mango", model, words)
+    result = flow.merge(request(sources=("models:/bert-mango/1", SOURCES[1])))
+    assert any("models:/bert-mango/1 added (1 token) is left out" in note for note in result.notes)
+    assert verify.verify("models:/merged/1").ok
+    assert reproduce.reproduce("models:/merged/1").identical
+    found = pulling.pull("models:/merged/1", tmp_path / "mango", task="bert-mango")
+    kind = transformers.AutoModelForSequenceClassification
+    loaded = kind.from_pretrained(found.folder)
+    assert loaded.config.vocab_size == len(family["words"])
+    for name, tensor in expected(family).items():
+        torch.testing.assert_close(loaded.bert.state_dict()[name], tensor, atol=1e-6, rtol=0)
+
+
 def test_a_head_that_was_changed_is_found(family, tmp_path):
     flow.merge(request())
     with versions.workspace() as folder:

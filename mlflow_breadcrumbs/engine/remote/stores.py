@@ -65,6 +65,10 @@ class Folder(Protocol):
         """Bytes of a file; `None` where there is none of that name."""
         ...
 
+    def related(self, path: str) -> "Folder | None":
+        """Another folder, by its path from this one; `None` where that leads nowhere."""
+        ...
+
     def read(self, name: str, start: int, stop: int) -> bytes:
         """The bytes of a file from `start` to `stop`."""
         ...
@@ -210,6 +214,12 @@ class ObjectFolder:
                 self._asked(lambda: self._system.get_file(place, file.name), place)
                 self.put(Path(file.name), target)
         self._asked(lambda: self._system.rm_file(place), place)
+
+    def related(self, path: str) -> "ObjectFolder | None":
+        """See `Folder.related`."""
+        scheme, mark, place = self.address.partition("://")
+        found = posixpath.normpath(posixpath.join(place, path))
+        return None if found.startswith(("..", "/")) else ObjectFolder(f"{scheme}{mark}{found}")
 
     def size(self, name: str) -> int | None:
         """Bytes of a file; `None` where there is none of that name."""

@@ -39,6 +39,11 @@ def config(words, **settings):
 def family(store, tmp_path, monkeypatch):
     """A backbone, and a classifier per task that was trained from it; the models by name."""
     monkeypatch.chdir(tmp_path)
+    return register(tmp_path)
+
+
+def register(tmp_path):
+    """Register them where MLflow is, with texts in a folder."""
     texts.write(tmp_path)
     for split in ("validation", "test"):  # the third class is not one of two
         file = tmp_path / f"place-{split}.csv"
@@ -151,6 +156,25 @@ def test_a_vocabulary_is_told_by_the_tokenizer_that_mlflow_keeps(family, tmp_pat
     loaded = kind.from_pretrained(found.folder)
     assert loaded.config.vocab_size == len(family["words"])
     for name, tensor in expected(family).items():
+        torch.testing.assert_close(loaded.bert.state_dict()[name], tensor, atol=1e-6, rtol=0)
+
+
+def test_heads_and_tokenizers_come_through_a_server(on_server, tmp_path):
+    """The weights are streamed; what lies beside them is asked for by itself."""
+    models = register(tmp_path)
+    words = copy.deepcopy(models["words"])
+    words.add_tokens(["mango"])
+    model = copy.deepcopy(models["fruit"])
+    model.resize_token_embeddings(len(words))
+    texts.log("bert-mango", model, words)
+    sources = ("models:/bert-mango/1", SOURCES[1])
+    flow.merge(request(sources=sources, registered_model="bert-merged"))
+    assert verify.verify("models:/bert-merged/1").ok
+    found = pulling.pull("models:/bert-merged/1", tmp_path / "place", task="place")
+    kind = transformers.AutoModelForSequenceClassification
+    loaded = kind.from_pretrained(found.folder)
+    assert torch.equal(loaded.classifier.weight, models["place"].classifier.weight)
+    for name, tensor in expected(models).items():
         torch.testing.assert_close(loaded.bert.state_dict()[name], tensor, atol=1e-6, rtol=0)
 
 

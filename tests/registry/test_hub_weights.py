@@ -11,6 +11,7 @@ import yaml
 from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.audit import reproduce, verify
 from mlflow_breadcrumbs.engine import checkpoints, recipe
+from mlflow_breadcrumbs.flavor import pulling
 from mlflow_breadcrumbs.lineage import contents
 from mlflow_breadcrumbs.pipeline import flow
 from mlflow_breadcrumbs.registry import hub_weights, versions
@@ -94,6 +95,9 @@ def test_the_merged_version_carries_what_the_base_names(commit, published, cache
     assert stated.base.weights_digest == base
     assert verify.verify(made.version.uri).ok
     assert reproduce.reproduce(made.version.uri).identical
+    pulled = pulling.pull("models:/bert/1", tmp_path / "pulled")
+    assert (pulled.weights_digest, pulled.loaded) == (base, "transformers")
+    assert not (pulled.folder / "model.safetensors").is_symlink()
     before = transformers.BertForSequenceClassification.from_pretrained(published).state_dict()
     sources = [
         mlflow.transformers.load_model(uri, return_type="components")["model"].state_dict()

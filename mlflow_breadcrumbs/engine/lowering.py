@@ -265,15 +265,16 @@ def _lowered(
 ) -> _Lowered:
     """The factors of a tensor's change, where it has some."""
     before = base.tensor(name)
-    change = merged.tensor(name).double().reshape(-1) - before.double().reshape(-1)
-    energy = float(change.square().sum())
+    change = merged.tensor(name).to(torch.float64, copy=True).reshape(-1)
+    change -= before.reshape(-1)  # in place: an embedding is no small thing in float64
+    energy = float(change @ change)
     if not energy or way in ("module", "bias", "none"):
         return _Lowered(name, way, energy)
     shape = tuple(before.shape)
     matrix = change.reshape(shape[0], math.prod(shape[1:]))
     if way in ("transposed", "embedding"):
         matrix = matrix.T
-    left, values, right = singular.leading(matrix.contiguous(), min(rank, *matrix.shape))
+    left, values, right = singular.leading(matrix, min(rank, *matrix.shape))
     roots = values.sqrt()
     b, a = torch.zeros(len(left), rank), torch.zeros(rank, len(right))
     b[:, : len(roots)] = (left * roots).float()

@@ -21,6 +21,10 @@ setup: $(VENV)/.installed  ## make the environment in .venv
 demo: setup compiled  ## make a small zoo, merge it through `mlflow run`, show what came out
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m mlflow_breadcrumbs quickstart --folder demo
 
+.PHONY: demo-text
+demo-text: setup compiled  ## the same with text models: a pretrained MiniLM, five tasks of real texts
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m mlflow_breadcrumbs quickstart --kind text --folder demo-text
+
 test: setup compiled  ## all tests, the slow ones too, a worker per core
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest $(SPREAD) --durations 10 $(ARGUMENTS)
 
@@ -64,7 +68,7 @@ screenshots: setup  ## pictures of MLflow's pages of the demo into docs/images; 
 	$(BIN)/python docs/screenshots.py
 
 clean:  ## remove the environment and what the demo made
-	rm -rf $(VENV) demo build dist *.egg-info
+	rm -rf $(VENV) demo demo-text build dist *.egg-info
 
 .PHONY: docs
 docs: setup  ## build the documentation into site/, strictly: a broken link fails

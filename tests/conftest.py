@@ -38,6 +38,7 @@ os.environ |= ray_cluster.VARIABLES  # Ray reads them when it is imported
 TOGETHER = {
     "server": "server",
     "shown": "quickstart",
+    "shown_text": "quickstart of texts",
     "registry_and_ledger": "postgresql",
     "place": "postgresql",
     "bucket": "object store",

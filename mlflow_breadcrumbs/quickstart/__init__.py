@@ -1,4 +1,4 @@
-"""A whole zoo on one machine in four minutes: what `mlflow-breadcrumbs quickstart` does.
+"""A whole zoo on one machine in a few minutes: what `mlflow-breadcrumbs quickstart` does.
 
 ```
 settings    how large, how long
@@ -10,6 +10,7 @@ run         import the base, fine-tune it per task, merge through `mlflow run`, 
 staging     a folder and a store of its own, and what is shown in the end
 contest     the other ways to merge beside it, untuned, and two of them tuned as well
 conclusion  what came out, in three sentences
+text        the same with text models, from a pretrained encoder that a package carries
 ```
 
 No image is drawn by a program: digits are scikit-learn's handwritten ones, letters and arrows are

@@ -37,3 +37,27 @@ class QuickstartSettings:
     """Highest learning rate of a fine-tuning."""
     alphas: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.25, 1.5)
     """Scales that are tried on the validation images, for the rows of the table that say tuned."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TextSettings:
+    """The quickstart of text models; the defaults take a few minutes on two processors."""
+
+    seed: int = 0
+    """Of everything that is drawn: which texts, the order of the training."""
+    weights_digest: str = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+    """SHA-256 of the encoder's file as its authors published it; another file is refused."""
+    tokens: int = 32
+    """Of a text that the encoder sees; the rest is cut off."""
+    train_texts: int = 640
+    """Of a task, at most; all classes alike as far as there are enough."""
+    validation_texts: int = 100
+    """Of a task, at most."""
+    test_texts: int = 240
+    """Of a task, at most."""
+    finetune_steps: int = 40
+    """Optimizer steps of each fine-tuning."""
+    finetune_batch: int = 16
+    """Texts per step of a fine-tuning."""
+    finetune_rate: float = 2e-4
+    """Highest learning rate of a fine-tuning."""

@@ -131,7 +131,7 @@ def diff_command(uri: str, other: str, as_json: bool) -> None:
     )
     for uri_of, names in zip(found.uris, found.only, strict=True):
         if names:
-            printing.echo(f"only in {uri_of}, or of another shape: {', '.join(names)}")
+            printing.echo(f"only in {uri_of}, or of another shape: {wording.listed(names)}")
 
 
 @click.group("ledger")

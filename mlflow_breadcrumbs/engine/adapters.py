@@ -29,7 +29,7 @@ from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.engine import checkpoints, headers, overlays, renamed, stored_bytes
 from mlflow_breadcrumbs.engine.backends.cpu import kernels, reading
 from mlflow_breadcrumbs.engine.remote import stores
-from mlflow_breadcrumbs.support import json_documents
+from mlflow_breadcrumbs.support import json_documents, wording
 
 CONFIG, WEIGHTS = headers.ADAPTER_CONFIG, headers.ADAPTER_WEIGHTS
 ROWS = 1 << 20
@@ -216,7 +216,7 @@ def _match(
     if unknown:
         raise errors.CheckpointError(
             f"the adapter {folder} changes what the base {base.location} has not: "
-            f"{_listed(unknown)}. Name the base that it was trained on"
+            f"{wording.listed(unknown)}. Name the base that it was trained on"
         )
     changes = {
         target: _change(folder, config, own, base, target, pair, target in embeddings)
@@ -288,10 +288,6 @@ def _in_base(name: str, base: checkpoints.Checkpoint) -> str | None:
         return name
     found = [n for n in base.names if n.endswith(f".{name}") or name.endswith(f".{n}")]
     return found[0] if len(found) == 1 else renamed.in_file(name, base.names)
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def _matrix(shape: tuple[int, ...]) -> tuple[int, int]:

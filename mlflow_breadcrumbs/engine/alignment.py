@@ -13,7 +13,6 @@ from typing import Any
 
 from mlflow_breadcrumbs.engine import (
     checkpoints,
-    mismatches,
     overlays,
     stored_bytes,
     vocabularies,
@@ -59,7 +58,7 @@ class Alignment:
         if self.own:
             found.append(
                 f"{label} has {wording.counted(len(self.own), 'tensors')} of its own, not merged: "
-                f"{mismatches.listed(self.own)}"
+                f"{wording.listed(self.own)}"
             )
         if self.tied:
             pairs = ", ".join(f"{name} is {other}" for name, other in self.tied.items())
@@ -75,7 +74,7 @@ class Alignment:
             )
         rest = [name for name, why in self.left_out.items() if why != "tied"]
         if rest:
-            found.append(f"left out of {label}: {mismatches.listed(rest)}")
+            found.append(f"left out of {label}: {wording.listed(rest)}")
         return found
 
     def to_dict(self) -> dict[str, Any]:

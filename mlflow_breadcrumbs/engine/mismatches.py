@@ -4,9 +4,10 @@ import dataclasses
 from collections.abc import Sequence
 
 from mlflow_breadcrumbs.engine import checkpoints, library_configs, naming
+from mlflow_breadcrumbs.support import wording
 
 SHOWN = 5
-"""Names of one kind that a message lists."""
+"""Fields of configurations that a message lists."""
 HEADS = ("classifier", "score", "lm_head", "head", "cls", "qa_outputs", "fc", "heads")
 """What the modules of heads are called."""
 
@@ -43,7 +44,7 @@ class Mismatch:
             for name, own in self.kinds
         ]
         return [
-            f"{self.label}: {kind}: {listed(names)}"
+            f"{self.label}: {kind}: {wording.listed(names)}"
             for kind, names in (
                 ("missing", self.missing),
                 ("extra", self.extra),
@@ -148,12 +149,6 @@ def refusal(found: Sequence[Mismatch]) -> str:
     causes = list(dict.fromkeys(mismatch.cause() for mismatch in found))
     lines = [f"  {line}" for mismatch in found for line in mismatch.lines()]
     return "\n".join(["the sources don't have the base's tensors:", *lines, *causes])
-
-
-def listed(names: Sequence[str]) -> str:
-    """Some names, and how many there are further."""
-    rest = len(names) - SHOWN
-    return ", ".join(names[:SHOWN]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def _dtype(found: checkpoints.Checkpoint, name: str) -> str:

@@ -97,7 +97,6 @@ def merge(
         request = _settled(request, taken, draft, backend, show)
         if draft.open and (found := _find(request, told)):
             return found
-        taken = heading.with_heads(taken, request.recipe, folder)
         pairs = inputs.plan_evaluation(taken, request.tasks) if request.tasks is not None else ()
         asked = merge_request.digest(request, taken, pairs)
         if left := recovery.take_up(request.registered_model, asked):
@@ -112,6 +111,7 @@ def merge(
             started = registration.now()
             work = computing.work_folder(request.work_folder, asked, otherwise=folder)
             recording.log_inputs(run_id, request.recipe, taken, request.named)
+            taken = heading.with_heads(taken, request.recipe, folder)
             computed = computing.merge(
                 taken,
                 held,
@@ -215,8 +215,8 @@ def _register(
     stated = registration.lineage(
         run_id, started, request, taken, computed, placed, card, kept, named, device
     )
-    if card and not taken.is_ours:
-        measured = (score.task for score in card.scores)
+    if not taken.is_ours and (card or taken.own):
+        measured = [score.task for score in card.scores] if card else []
         tags[tag_keys.TASK] = ",".join(dict.fromkeys((*taken.own, *measured)))
     version = registration.register(request, taken, merged, placed, stated, tags)
     stories.tell(version, statement.parse(stated))

@@ -93,11 +93,6 @@ class Inputs:
         return tuple(fit.note for fit in self.fits if fit.note)
 
     @property
-    def tasks(self) -> tuple[str, ...]:
-        """The tasks that the merged version carries heads for."""
-        return (*self.all_heads, *self.own)
-
-    @property
     def all_heads(self) -> dict[str, task_heads.Head]:
         """The heads of all sources by task; the merged version carries them."""
         return {task: head for own in self.heads for task, head in own.items()}

@@ -148,8 +148,8 @@ def tags_of(request: MergeRequest, taken: inputs.Inputs, asked: str) -> dict[str
     """The version's tags, as far as they follow from what went in."""
     tags = ancestry_tags.of_merge(request.recipe, _uris(taken), taken.digests)
     tags[tag_keys.REQUEST_DIGEST] = asked
-    if taken.tasks:
-        tags[tag_keys.TASK] = ",".join(taken.tasks)
+    if taken.all_heads:
+        tags[tag_keys.TASK] = ",".join(taken.all_heads)
     if request.force:
         tags[tag_keys.FORCED] = "true"
     return tags

@@ -2,6 +2,7 @@
 
 import datetime
 import re
+from collections.abc import Sequence
 from typing import Any
 
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?\+00:00")
@@ -17,6 +18,12 @@ def counted(number: float, things: str) -> str:
     """
     one = "pass" if things == "passes" else things.removesuffix("s")
     return f"{number:.10g} {one if number == 1 else things}"
+
+
+def listed(names: Sequence[str], most: int = 5) -> str:
+    """Some names, and how many there are further: `a, b and 3 more`."""
+    rest = len(names) - most
+    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def size(nbytes: float) -> str:

@@ -158,7 +158,13 @@ def check(uri: str, flavor: str, paths: Sequence[str], checkpoints: Sequence[str
         paths: of all files.
         checkpoints: what `Layout.checkpoints` gave.
     """
-    unread = pickles(paths)
+    adapter = any(map(_is_adapter, checkpoints))
+    if adapter and len(checkpoints) > 1:
+        raise errors.RegistryError(
+            f"{uri} holds the adapters {', '.join(checkpoints)}, and a source is one; register "
+            "each as a version of its own"
+        )
+    unread = [] if adapter else pickles(paths)
     if checkpoints and not unread and (flavor != OURS or len(checkpoints) == 1):
         return
     found = ", ".join((*checkpoints, *unread)) or "no safetensors"

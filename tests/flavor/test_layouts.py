@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file, save_model
 
 from mlflow_breadcrumbs import cli, errors
 from mlflow_breadcrumbs.audit import reproduce, verify
+from mlflow_breadcrumbs.flavor import pulling
 from mlflow_breadcrumbs.registry import versions
 
 transformers = pytest.importorskip("transformers")
@@ -318,3 +319,19 @@ def test_a_pickle_is_refused_with_a_way_that_works(store, tmp_path):
     merging_anything.merge(*uris)
     with pytest.raises(errors.RegistryError, match=r"'pytorch' and holds no safe.*save_model\(mod"):
         merging_anything.merge(uris[0], "models:/pickled/1")
+
+
+def test_a_version_that_can_not_be_read_whole_is_refused(store, tmp_path):
+    """Weights of a module that are a pickle, or adapters of which none is the one."""
+    tensors = {"a.weight": torch.ones(2)}
+    uri = folder_with(tmp_path / "dense", tensors, modules=[])
+    (tmp_path / "dense" / "2_Dense").mkdir()
+    torch.save({}, tmp_path / "dense" / "2_Dense" / "pytorch_model.bin")
+    with pytest.raises(errors.RegistryError, match=r"holds mod.*, 2_Dense/pytorch_model\.bin; a"):
+        pulling.pull(uri, tmp_path / "pulled")
+    uri = folder_with(tmp_path / "adapters", tensors)
+    for name in ("one", "two"):
+        (tmp_path / "adapters" / name).mkdir()
+        save_file(tensors, tmp_path / "adapters" / name / "adapter_model.safetensors")
+    with pytest.raises(errors.RegistryError, match=r"one/adapter.*, two/adapter.*; register each"):
+        pulling.pull(uri, tmp_path / "pulled")

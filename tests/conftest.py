@@ -41,6 +41,7 @@ TOGETHER = {
     "shown_text": "quickstart of texts",
     "registry_and_ledger": "postgresql",
     "place": "postgresql",
+    "on_postgres": "postgresql",
     "bucket": "object store",
     "ray_address": "ray",
     "shown_app": "app",

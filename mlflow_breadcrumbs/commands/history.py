@@ -197,7 +197,9 @@ def _print_moves(name: str, found: "Sequence[ledger.Change]", as_json: bool) -> 
                 "alias": f"@{move.alias}",
                 "before": move.before or "–",
                 "after": move.after or "–",
-                "cause": f"{move.cause} ({move.how})" if move.how else move.cause,
+                "cause": f"{move.cause} ({said})"
+                if (said := move.how or move.reason)
+                else move.cause,
                 "who": move.actor or "unknown",
                 "decision": move.decision or "",
                 "policy": (move.policy_digest or "")[: len("sha256:") + 12],

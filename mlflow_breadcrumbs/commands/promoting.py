@@ -60,6 +60,12 @@ uri_option = click.option(
     help="Of the decisions' runs.  [default: breadcrumbs-promotions]",
 )
 @click.option("--dry-run", is_flag=True, help="Only judge, and say what would be measured.")
+@click.option(
+    "--override",
+    type=options.TEXT,
+    metavar="REASON",
+    help="Pass the policy by, on a server that guards the alias and has named your account.",
+)
 @options.batch_size_option
 @options.device_option
 @options.cache_option
@@ -80,6 +86,7 @@ def promote_command(
     expect_current: str | None,
     experiment: str | None,
     dry_run: bool,
+    override: str | None,
     batch_size: int,
     device: str,
     no_cache: bool,
@@ -95,6 +102,13 @@ def promote_command(
     """
     chosen = _uri(name or named, version, uri)
     expected = _expected(expect_current)
+    if override is not None:
+        if policy or tasks or evaluator or dry_run:
+            raise click.UsageError(
+                "--override judges nothing; leave --policy, --tasks, --evaluator, --dry-run out."
+            )
+        _override(chosen, alias, override, expected, as_json)
+        return
     from mlflow_breadcrumbs.commands import terminal
     from mlflow_breadcrumbs.promotion import guards, policies, promote
 
@@ -322,6 +336,19 @@ def recheck_command(
         printing.echo(f"run {done.run_id}: drift.png")
     if not done.held:
         ctx.exit(REFUSED)
+
+
+def _override(
+    uri: str, alias: str, reason: str, expected: dict[str, str | None], as_json: bool
+) -> None:
+    """Have the server pass its policy by, and say so."""
+    from mlflow_breadcrumbs.promotion import overriding
+
+    done = overriding.ask(uri, alias, reason, **expected)
+    if as_json:
+        printing.print_json(done.to_dict())
+    else:
+        printing.echo(done.sentence)
 
 
 def _uri(name: str | None, version: int | None, uri: str | None) -> str:

@@ -28,10 +28,10 @@ class Change:
     after: str | None
     """`None`: the alias was removed."""
     cause: str
-    """`merge`, `promote`, `rollback`, `recheck`, `user`: a move of ours. `set`: one of ours that
-    names no cause. `direct`: a change made past this package. `first seen`: no change; how the
-    alias stood when it was first looked at. `order`: of two moves of ours at once, the one that
-    was written first took effect last."""
+    """`merge`, `promote`, `rollback`, `recheck`, `override`, `user`: a move of ours. `set`: one of
+    ours that names no cause. `direct`: a change made past this package. `first seen`: no change;
+    how the alias stood when it was first looked at. `order`: of two moves of ours at once, the one
+    that was written first took effect last."""
     earliest: str | None
     """UTC: it did not happen before; `None` where that isn't known."""
     latest: str
@@ -47,6 +47,8 @@ class Change:
     policy_digest: str | None
     event: int
     """The sequence of the event that says so."""
+    reason: str | None = None
+    """Of an override: why."""
 
     @property
     def is_direct(self) -> bool:
@@ -147,7 +149,8 @@ def described(move: Change) -> str:
     if move.is_direct:
         how = f"directly in MLflow, noticed by {move.how}"
     else:
-        how = f"by {move.actor} ({move.cause})"
+        why = "" if move.reason is None else f": {move.reason}"
+        how = f"by {move.actor} ({move.cause}{why})"
     return f"{way} {how}, {when(move)}, event {move.event}"
 
 
@@ -197,6 +200,7 @@ def _move(
         decision=details.get("decision"),
         policy_digest=details.get("policy_digest"),
         event=event.sequence,
+        reason=details.get("reason"),
     )
 
 

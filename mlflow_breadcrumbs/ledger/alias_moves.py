@@ -23,7 +23,7 @@ from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.ledger import alias_history, events, journal, sharing, turns
 from mlflow_breadcrumbs.registry import aliases, failures, uris
 
-Because = Literal["merge", "promote", "rollback", "recheck", "user"]
+Because = Literal["merge", "promote", "rollback", "recheck", "override", "user"]
 
 PATIENCE = 60.0
 """Seconds to wait for another process that is moving the same alias."""

@@ -36,6 +36,7 @@ KINDS = (
     "recall_withdrawn",
     "promotion",
     "rollback",
+    "override",
     "recheck",
 )
 """Of the events that others need: who made a version, what was measured, decided and moved.

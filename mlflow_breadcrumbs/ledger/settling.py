@@ -20,6 +20,9 @@ TIMEOUT = datetime.timedelta(days=1)
 """An intent from another machine is settled after this time, or when its run has ended."""
 ALIAS_TIMEOUT = datetime.timedelta(minutes=10)
 """The intent to move an alias, which takes one request without retries, is settled after this."""
+_DECIDED = {"promotion": "promoted", "rollback": "rolled_back", "override": "overridden"}
+"""What an event says that moved an alias by a decision, by its kind."""
+
 _logger = logging.getLogger(__name__)
 
 
@@ -99,7 +102,7 @@ def _what_became(intent: events.Event) -> events.Draft:
     details: dict[str, Any] = {}
     if intent.kind == "alias":
         done, details = _what_an_alias_did(intent)
-    elif intent.kind in ("promotion", "rollback"):
+    elif intent.kind in _DECIDED:
         done, details = _what_a_decision_did(intent)
     elif subject is not None:
         done = intent.run_id is not None and _run_status(intent.run_id) == "FINISHED"
@@ -128,7 +131,7 @@ def _what_an_alias_did(intent: events.Event) -> tuple[bool, dict[str, Any]]:
 
 
 def _what_a_decision_did(intent: events.Event) -> tuple[bool, dict[str, Any]]:
-    """Whether a promotion or a rollback has moved its alias, by the events of the alias."""
+    """Whether what decides about an alias has moved it, by the events of the alias."""
     with stores.opened() as ledger, ledger.reading() as connection:
         caused = [
             event
@@ -139,8 +142,8 @@ def _what_a_decision_did(intent: events.Event) -> tuple[bool, dict[str, Any]]:
         if any(events.is_open(connection, event.sequence) for event in begun):
             raise errors.UnreachableError("what became of its alias is not known yet")
     moved = any(event.phase == events.DONE for event in caused)
-    verdict = {"promotion": "promoted", "rollback": "rolled_back"}[intent.kind]
-    return moved, _intended(intent) | ({"verdict": verdict} if moved else {})
+    verdict = {"verdict": _DECIDED[intent.kind]}
+    return moved, _intended(intent) | (verdict if moved else {})
 
 
 def _intended(intent: events.Event) -> dict[str, Any]:

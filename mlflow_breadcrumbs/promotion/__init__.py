@@ -13,7 +13,8 @@
 5. `approvals` are people's words for weights, `recalls` those against them; `rollback` goes back to
    what `predecessors` names; `recheck` judges a live version anew, `drift` is how far it has moved
    since.
-6. `guards` asks the registry's server whether it guards an alias: then all of this is done there.
+6. `guards` asks the registry's server whether it guards an alias: then all of this is done there;
+   `overriding` is for emergencies.
 
 ```python
 from mlflow_breadcrumbs.promotion import policies, promote, rollback

@@ -61,9 +61,11 @@ def approve(uri: str, comment: str = "") -> Approved:
             f"{person} made the weights of {resolved.uri}, and can't approve them: somebody else "
             "must"
         )
-    given = [entry for entry in standing(name, digest, history) if entry.person == person]
+    vouched = accounts.is_vouched()
+    before = standing(name, digest, history, vouched=vouched)
+    given = [entry for entry in before if entry.person == person]
     event = given[0].event if given else _note(APPROVED, resolved, digest, comment)
-    now = standing(name, digest, ledger.proven(name))
+    now = standing(name, digest, ledger.proven(name), vouched=vouched)
     return Approved(resolved.uri, digest, person, False, event, now)
 
 
@@ -82,7 +84,8 @@ def withdraw(uri: str, comment: str = "") -> Approved:
     resolved, digest, name = _version(uri)
     sharing.check(resolved.uri, "the approval")
     person = people.normal(accounts.user())
-    given = standing(name, digest, ledger.proven(name))
+    vouched = accounts.is_vouched()
+    given = standing(name, digest, ledger.proven(name), vouched=vouched)
     if person not in {entry.person for entry in given}:
         others = ", ".join(entry.person for entry in given) or "nobody"
         raise errors.PromotionError(
@@ -90,12 +93,12 @@ def withdraw(uri: str, comment: str = "") -> Approved:
             f"withdraw; they are approved by {others}"
         )
     event = _note(WITHDRAWN, resolved, digest, comment)
-    now = standing(name, digest, ledger.proven(name))
+    now = standing(name, digest, ledger.proven(name), vouched=vouched)
     return Approved(resolved.uri, digest, person, True, event, now)
 
 
 def standing(
-    name: str, weights_digest: str, history: Sequence[events.Event]
+    name: str, weights_digest: str, history: Sequence[events.Event], *, vouched: bool = False
 ) -> tuple[facts.Approval, ...]:
     """The approvals of these weights that were not withdrawn, oldest first.
 
@@ -103,16 +106,21 @@ def standing(
         name: of the registered model; an approval under another does not count.
         weights_digest: of the weights.
         history: of `ledger.proven`.
+        vouched: only what a server has written for people whom it had authenticated.
     """
     found: dict[str, facts.Approval] = {}
     for event in history:
         about = (event.name, event.details.get("weights_digest"), event.phase)
         if about != (name, weights_digest, events.DONE):
             continue
+        known = event.details.get(events.VOUCHED) is True
+        if vouched and not known:
+            continue
         person = facts.person_of(event.actor)
         if event.kind == APPROVED:
             said = str(event.details.get("comment", ""))
-            found.setdefault(person, facts.Approval(person, event.time, said, event.sequence))
+            approval = facts.Approval(person, event.time, said, event.sequence, known)
+            found.setdefault(person, approval)
         elif event.kind == WITHDRAWN:
             found.pop(person, None)
     return tuple(found.values())

@@ -147,6 +147,8 @@ class Approval:
     comment: str
     event: int
     """Of the ledger."""
+    vouched: bool = False
+    """Whether a server that knew this person wrote it down."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,6 +190,8 @@ class Facts:
     """Who made these weights, and so can't approve them."""
     recalled: tuple[Recall, ...] = ()
     """Of these weights, and of those that they were made from."""
+    promoter: str = ""
+    """Who asks for the alias, where a rule asks for that."""
     metrics: Mapping[str, Metric] = dataclasses.field(default_factory=dict)
     """Of the runs that are about these weights: anybody may have written them, so none counts."""
 

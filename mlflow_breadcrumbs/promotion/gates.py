@@ -328,6 +328,28 @@ def examine_approvals(case: Case) -> Iterator[verdicts.Rule]:
     yield verdicts.Rule("approvals", len(counted), needed, verdict, said)
 
 
+def examine_four_eyes(case: Case) -> Iterator[verdicts.Rule]:
+    """Who made the weights, who approved them and who promotes them are three people."""
+    if not case.rules.four_eyes:
+        return
+    promoter = people.normal(case.known.promoter)
+    makers = {people.normal(maker) for maker in case.known.makers}
+    others = (
+        {people.normal(entry.person) for entry in case.known.approvals} - makers - {"", promoter}
+    )
+    verdict: verdicts.Outcome = "failed"
+    if not makers or not promoter:
+        verdict, said = "unknown", "nothing says who made these weights, or who promotes them"
+    elif promoter in makers:
+        said = f"{promoter} made these weights, and can't promote them: somebody else must"
+    elif not others:
+        said = f"nobody has approved these weights but who made or promotes them ({promoter})"
+    else:
+        verdict = "passed"
+        said = f"approved by {', '.join(sorted(others))}, promoted by {promoter}"
+    yield verdicts.Rule("four_eyes", len(others), 1, verdict, said)
+
+
 def examine_freezes(case: Case) -> Iterator[verdicts.Rule]:
     """No window in which nothing is promoted is open."""
     if not case.rules.freeze:
@@ -399,6 +421,7 @@ EXAMINERS: tuple[Callable[[Case], Iterator[verdicts.Rule]], ...] = (
     examine_verification,
     examine_licences,
     examine_approvals,
+    examine_four_eyes,
     examine_freezes,
     examine_metrics,
 )

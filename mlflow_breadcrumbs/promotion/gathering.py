@@ -14,7 +14,8 @@ from mlflow_breadcrumbs import errors, ledger
 from mlflow_breadcrumbs.audit import verify
 from mlflow_breadcrumbs.lineage import contents, statement
 from mlflow_breadcrumbs.promotion import approvals, facts, policies, recalls, witnesses
-from mlflow_breadcrumbs.registry import uris, versions
+from mlflow_breadcrumbs.registry import accounts, uris, versions
+from mlflow_breadcrumbs.support import people
 
 _logger = logging.getLogger(__name__)
 
@@ -48,6 +49,7 @@ def gather(
     if live is not None:
         live = _compared(live, rules, books)
     name, history = resolved.name or "", books.history
+    by_people = rules.approvals or rules.four_eyes
     return facts.Facts(
         uri=resolved.uri,
         weights_digest=digest,
@@ -58,8 +60,11 @@ def gather(
         champion=live,
         verification=_verification(resolved.uri) if rules.verified else None,
         licences=tuple(_licences(resolved, stated)) if rules.licences else (),
-        approvals=approvals.standing(name, digest, history) if rules.approvals else (),
-        makers=approvals.makers(resolved, digest, history) if rules.approvals else (),
+        approvals=approvals.standing(name, digest, history, vouched=accounts.is_vouched())
+        if by_people
+        else (),
+        makers=approvals.makers(resolved, digest, history) if by_people else (),
+        promoter=people.normal(accounts.user()) if rules.four_eyes else "",
         metrics=_metrics(resolved, witnesses.runs_about(digest)) if rules.metrics else {},
         recalled=recalls.among(history, made_from),
     )

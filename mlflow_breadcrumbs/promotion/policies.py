@@ -149,12 +149,15 @@ class Policy(fields.Strict):
     """Which ones the base and the sources may have, as SPDX names."""
     approvals: Annotated[int, pydantic.Field(strict=True, ge=0)] = 0
     """How many people must have approved these weights, none of whom made them."""
+    four_eyes: Annotated[bool, pydantic.Field(strict=True)] = False
+    """Whether who promotes must be neither who made the weights nor the only one to approve."""
     freeze: tuple[windows.Freeze, ...] = ()
     metrics: dict[str, Threshold] = pydantic.Field(default_factory=dict)
 
     @pydantic.model_validator(mode="after")
     def _has_rules(self) -> Self:
-        rules = (self.verified, self.licences, self.approvals, self.freeze, self.metrics)
+        people = (self.approvals, self.four_eyes)
+        rules = (self.verified, self.licences, *people, self.freeze, self.metrics)
         if not self.looks_at_accuracy and not any(rules):
             raise ValueError("it has no rule, so that everything would pass")
         return self
@@ -167,9 +170,12 @@ class Policy(fields.Strict):
     def to_dict(self) -> dict[str, Any]:
         """All fields by name, those with their defaults too.
 
-        `in_ledger` is left out while it is false: policies from before it keep their digest.
+        `in_ledger` and `four_eyes` are left out while they are false: policies from before them
+        keep their digest.
         """
         content = self.model_dump(mode="json")
+        if not self.four_eyes:
+            del content["four_eyes"]
         if not self.evidence.in_ledger:
             del content["evidence"]["in_ledger"]
         return content
@@ -182,7 +188,13 @@ class Policy(fields.Strict):
     def on_accuracy(self) -> "Policy":
         """The rules that rest on measurements alone."""
         return self.model_copy(
-            update={"verified": False, "licences": None, "approvals": 0, "metrics": {}}
+            update={
+                "verified": False,
+                "licences": None,
+                "approvals": 0,
+                "four_eyes": False,
+                "metrics": {},
+            }
         )
 
     def floor(self, task: str) -> Floor | None:

@@ -146,11 +146,12 @@ def recheck(request: RecheckRequest, *, show: progress.Progress = progress.silen
 def lasting(rules: policies.Policy) -> policies.Policy:
     """The rules of a policy that a live version must go on to keep.
 
-    Left out are those about the moment of the promotion (`freeze`), about the version that had the
-    alias before (`no_regression`), and the digests of the images: fresh ones are others.
+    Left out are those about the promotion itself (`freeze`, `four_eyes`), about the version that
+    had the alias before (`no_regression`), and the digests of the images: fresh ones are others.
     """
     evidence = rules.evidence.model_copy(update={"data": {}})
-    return rules.model_copy(update={"freeze": (), "no_regression": None, "evidence": evidence})
+    left_out = {"freeze": (), "four_eyes": False, "no_regression": None}
+    return rules.model_copy(update=left_out | {"evidence": evidence})
 
 
 def _policy_of(

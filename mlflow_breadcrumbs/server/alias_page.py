@@ -28,6 +28,8 @@ class ShownMove:
     decision: str | None
     """The MLflow run that holds the evidence."""
     policy_digest: str | None
+    reason: str | None
+    """Why it went past its policy, by somebody who may."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,4 +118,5 @@ def _shown(move: alias_history.Change) -> ShownMove:
         direct=move.is_direct,
         decision=move.decision,
         policy_digest=move.policy_digest,
+        reason=move.reason,
     )

@@ -1,4 +1,4 @@
-"""What a request for a promotion, a rollback or an approval says, in JSON."""
+"""What a request for a promotion, a rollback, an approval or an override says, in JSON."""
 
 from typing import Annotated
 
@@ -48,3 +48,20 @@ class ApprovalAsked(fields.Strict):
     """Take one's approval back."""
     user: str = ""
     """Who asks; a server with accounts knows it, and takes no notice of this."""
+
+
+class OverrideAsked(fields.Strict):
+    """A version that is to have a guarded alias past its policy."""
+
+    name: str
+    """The registered model."""
+    version: Number
+    alias: str
+    reason: Annotated[
+        str, pydantic.StringConstraints(strip_whitespace=True, min_length=1, max_length=1000)
+    ]
+    """For the history."""
+    expected: Number | None = None
+    """The version that must have the alias now; null: none must. Left out: the one that has it."""
+    user: str = ""
+    """Who asks; a server with accounts knows it, and no other takes this request."""

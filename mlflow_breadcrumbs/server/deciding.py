@@ -1,4 +1,4 @@
-"""Promotions, rollbacks and approvals as requests: judged here, by the pinned policies.
+"""Promotions, rollbacks, approvals and overrides as requests: judged here, by the pinned policies.
 
 What is known is what the server's registry and ledger have: it measures nothing. Reading, judging
 and moving are one step for all of its processes. The alias is moved in the registry's store, past
@@ -19,7 +19,7 @@ from mlflow.webhooks.types import ModelVersionAliasCreatedPayload
 
 from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.ledger import locks, stores
-from mlflow_breadcrumbs.promotion import approvals, promote, rollback
+from mlflow_breadcrumbs.promotion import approvals, overriding, promote, rollback
 from mlflow_breadcrumbs.registry import accounts, aliases, failures, uris
 from mlflow_breadcrumbs.server import asking, callers, pages, pinning
 from mlflow_breadcrumbs.support import credentials, json_documents, validation
@@ -52,6 +52,7 @@ def blueprint(pins: pinning.Pins, caller: Callable[[], callers.Caller]) -> flask
     request("/promote", asking.PromotionAsked, _promote)
     request("/rollback", asking.RollbackAsked, _rollback)
     request("/approve", asking.ApprovalAsked, _approve)
+    request("/override", asking.OverrideAsked, _override)
     made.after_request(pages.guarded)
     return made
 
@@ -86,14 +87,11 @@ def _promote(
     asked: asking.PromotionAsked, pins: pinning.Pins, caller: callers.Caller
 ) -> dict[str, Any]:
     pin = _pin(asked, pins, caller)
-    expected = asked.expected
-    if "expected" not in asked.model_fields_set:
-        expected = aliases.version_at(asked.name, asked.alias)
     request = promote.PromotionRequest(
         uris.of_version(asked.name, asked.version),
         asked.alias,
         pin.rules,
-        expected=expected,
+        expected=_expected(asked),
         dry_run=asked.dry_run,
     )
     with locks.held(asked.name):
@@ -124,8 +122,41 @@ def _approve(
         return act(uris.of_version(asked.name, asked.version), asked.comment).to_dict()
 
 
+def _override(
+    asked: asking.OverrideAsked, pins: pinning.Pins, caller: callers.Caller
+) -> dict[str, Any]:
+    _pin(asked, pins, caller)
+    alias = f"{asked.name}@{asked.alias}"
+    if caller.account is None:
+        raise _ForbiddenError(
+            403,
+            f"the policy of {alias} can't be overridden: this server has no accounts, so that it "
+            "knows nobody who may",
+        )
+    if caller.account not in pins.overrides:
+        raise _ForbiddenError(
+            403,
+            f"the policy of {alias} can't be overridden by {caller.account}: the server's "
+            "configuration doesn't name this account under overrides",
+        )
+    uri, expected = uris.of_version(asked.name, asked.version), _expected(asked)
+    with locks.held(asked.name):
+        done = overriding.override(uri, asked.alias, asked.reason, expected)
+    _tell(done.name, done.alias, done.after)
+    return done.to_dict()
+
+
+def _expected(asked: asking.PromotionAsked | asking.OverrideAsked) -> str | None:
+    """Where the alias must be: as asked, else where it is now, before anybody is waited for."""
+    if "expected" in asked.model_fields_set:
+        return asked.expected
+    return aliases.version_at(asked.name, asked.alias)
+
+
 def _pin(
-    asked: asking.PromotionAsked | asking.RollbackAsked, pins: pinning.Pins, caller: callers.Caller
+    asked: asking.PromotionAsked | asking.RollbackAsked | asking.OverrideAsked,
+    pins: pinning.Pins,
+    caller: callers.Caller,
 ) -> pinning.Pin:
     """What an alias is pinned by, for somebody who may move it."""
     pin = pins.of_alias(asked.name, asked.alias)

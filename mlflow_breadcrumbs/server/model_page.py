@@ -165,7 +165,7 @@ def _judged(known: past.KnownPast) -> Iterator[Attention]:
 def _moved(moves: Sequence[alias_history.Change]) -> Iterator[Attention]:
     """The last move of each alias, where it went past the gates."""
     for move in {move.alias: move for move in moves}.values():
-        if move.is_direct:
+        if move.is_direct or move.reason is not None:
             text = f"@{move.alias} was {alias_history.described(move)}: past the gates."
             yield Attention("direct", text, wording.moment(move.latest), move.after)
 

@@ -84,6 +84,11 @@ _REQUESTS: dict[str, tuple[str, type[pydantic.BaseModel]]] = {
     ),
     "/rollback": ("Move a guarded alias back; as `rollback --json`.", asking.RollbackAsked),
     "/approve": ("Approve a version's weights; as `approve --json`.", asking.ApprovalAsked),
+    "/override": (
+        "Give a version a guarded alias past its policy, by an account that the configuration "
+        "names; as `promote --override --json`.",
+        asking.OverrideAsked,
+    ),
 }
 """By address: what it does and answers, the record that it takes."""
 

@@ -4,6 +4,7 @@
 aliases:
   "clip-*@champion": policies/champion.yaml   # beside this file; the first pattern that fits counts
   "*@production": policies/production.yaml
+overrides: [ann]                              # accounts that may pass a policy by, with a reason
 ```
 
 `BREADCRUMBS_SERVER_CONFIG` names the file. It is read once, when the server starts.
@@ -43,6 +44,8 @@ class ServerConfiguration(fields.Strict):
         dict[Annotated[str, pydantic.AfterValidator(_pattern)], str], pydantic.Field(min_length=1)
     ]
     """By pattern, `MODEL@ALIAS` with `*` and `?`: the policy's file, from this file's folder."""
+    overrides: tuple[str, ...] = ()
+    """Accounts of the server, exactly as written."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +74,8 @@ class Pins:
     """All that is guarded."""
 
     pins: tuple[Pin, ...] = ()
+    overrides: tuple[str, ...] = ()
+    """The accounts that may pass a policy by."""
 
     def of_alias(self, name: str, alias: str) -> Pin | None:
         """What an alias is pinned by; `None` where it is not."""
@@ -112,7 +117,8 @@ def load(path: str | Path) -> Pins:
             tuple(
                 Pin(pattern, policies.load(folder / file))
                 for pattern, file in found.aliases.items()
-            )
+            ),
+            found.overrides,
         )
     except errors.PolicyError as error:
         raise errors.GuardError(f"{origin} is refused: {error}") from error

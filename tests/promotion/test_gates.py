@@ -266,6 +266,27 @@ def test_approvals_are_of_distinct_people_who_did_not_make_it(people, makers, ve
     assert (found.verdict, found.value, found.limit) == (verdict, value, 2)
 
 
+@pytest.mark.parametrize(
+    ("people", "makers", "promoter", "verdict"),
+    [
+        (("ann",), ("cy",), "ben", "passed"),
+        (("ann", "ben"), ("cy",), "ben", "passed"),
+        (("ben",), ("cy",), "ben", "failed"),
+        (("BEN@example.org",), ("cy",), "ben", "failed"),
+        (("ann",), ("ben",), "ben", "failed"),
+        (("ann",), ("Ben",), "DOMAIN\\ben", "failed"),
+        (("cy",), ("cy",), "ben", "failed"),
+        ((), ("cy",), "ben", "failed"),
+        (("ann",), (), "ben", "unknown"),
+        (("ann",), ("cy",), "", "unknown"),
+    ],
+)
+def test_four_eyes_are_of_three_people(people, makers, promoter, verdict):
+    found = known(approvals=approvals(*people), makers=makers, promoter=promoter)
+    assert rule("four_eyes: true", found, "four_eyes").verdict == verdict
+    assert "four_eyes" not in {each.name for each in judge("approvals: 1", found).rules}
+
+
 def test_freezes():
     text = "freeze: [{days: [tue], reason: patch day}, {starts: 2026-12-20, ends: 2026-12-31}]"
     found = rule(text, known(), "freeze")

@@ -64,6 +64,14 @@ def test_the_digest_is_of_the_content_and_survives_being_written():
     assert policies.parse(FULL.replace("30 days", "31 days")).digest != read.digest
 
 
+def test_four_eyes_are_a_rule_and_change_no_other_policys_digest():
+    assert policies.parse("four_eyes: true").four_eyes
+    plain = policies.parse("approvals: 1")
+    assert policies.parse("approvals: 1\nfour_eyes: false").digest == plain.digest
+    assert policies.parse("approvals: 1\nfour_eyes: true").digest != plain.digest
+    assert policies.parse(plain.to_yaml()).digest == plain.digest
+
+
 def test_a_default_that_is_written_out_is_the_same_policy():
     plain = policies.parse("approvals: 1\n")
     assert policies.parse("approvals: 1\nverified: false\nevidence: {split: test}").digest == (

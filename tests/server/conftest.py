@@ -22,6 +22,7 @@ from mlflow_breadcrumbs.registry import tag_keys
 TYPED = (tag_keys.TASK, tag_keys.KIND)
 """Tags of ours that somebody may have set."""
 CHANGED = verify.Check("weights", "changed", "other bytes")
+FOUR_EYES = {"merged@eyes": "approvals: 1\nfour_eyes: true\n", "*@locked": "average_accuracy: 1\n"}
 PASSING, REFUSING = "average_accuracy: 0\n", "average_accuracy: 1\n"
 
 
@@ -136,12 +137,17 @@ def accounts(furnished, tmp_path_factory) -> Iterator[ShownApp]:
         patch.setenv("MLFLOW_BASIC_AUTH_FAIL_CLOSED", "true")  # what has no rule is denied
         for variable, text in apps.entry_points(folder.parent / "apps").items():
             patch.setenv(variable, text)
+        more = "overrides: [ann]"
+        for variable, text in apps.configuration(folder.parent, FOUR_EYES, more).items():
+            patch.setenv(variable, text)
         options = ("--app-name", "breadcrumbs-auth")
         with server_accounts.serving(
-            folder, furnished / "mlflow.db", *options, names=("bob",)
+            folder, furnished / "mlflow.db", *options, names=("bob", "ann", "cleo", "eve")
         ) as uri:
             with server_accounts.admin(uri) as client:
                 for name in ("secret", "tiny-colours"):
                     client.grant_user_permission("bob", "registered_model", name, "DENY")
+                for name in ("ann", "bob", "cleo"):
+                    client.grant_user_permission(name, "registered_model", "merged", "EDIT")
             hand_over(furnished, folder)
             yield ShownApp(uri, folder)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import mlflow
 import pytest
 import requests
+import zoos
 from mlflow.exceptions import MlflowException, RestException
 from mlflow.server import handlers
 
@@ -205,3 +206,18 @@ def test_the_message_is_what_a_client_shows(client, other):
     assert f"mlflow-breadcrumbs promote merged --version {other} --alias champion" in str(
         caught.value
     )
+
+
+def test_a_second_server_without_the_app_is_seen_and_shown(guarded, client, other, tmp_path):
+    place = ("--backend-store-uri", f"sqlite:///{guarded.folder}/mlflow.db")
+    with zoos.serving(tmp_path, guarded.folder / "mlflow.db", *place) as uri:
+        past = mlflow.MlflowClient(uri, uri)
+        past.set_registered_model_alias("merged", "champion", other)
+        try:
+            page = guarded.ask("/breadcrumbs/models/merged", as_json=True).json
+            kinds = [each["kind"] for each in page["attention"] if each["version"] == other]
+            assert kinds == ["direct"]
+            shown = guarded.ask("/breadcrumbs/models/merged/aliases").text
+            assert "Past the gates." in shown
+        finally:
+            past.set_registered_model_alias("merged", "champion", "1")

@@ -1,0 +1,207 @@
+"""On a server with accounts, the account is who approves, promotes and overrides, and no other."""
+
+import json
+
+import apps
+import mlflow
+import pytest
+import registered
+import server_accounts
+import zoos
+from click import testing
+
+from mlflow_breadcrumbs import cli, errors
+from mlflow_breadcrumbs.ledger import events, letters, stores
+from mlflow_breadcrumbs.promotion import overriding
+from mlflow_breadcrumbs.support import canonical
+
+VERSION = {"name": "merged", "version": "1"}
+EYES = VERSION | {"alias": "eyes"}
+LOCKED = VERSION | {"alias": "locked", "reason": "the live one answers nothing"}
+
+
+def ask(accounts, name, what, fields):
+    return accounts.request(what, fields, account=name, password=server_accounts.password(name))
+
+
+def told(accounts, *kinds):
+    """What the server's ledger has of these kinds, in order."""
+    place = f"sqlite:///{accounts.folder / zoos.LEDGER}"
+    with stores.opened(place) as ledger, ledger.reading() as connection:
+        found = events.of_name(connection, "merged")
+    return [event for event in found if event.kind in kinds and event.phase == events.DONE]
+
+
+def aliases(accounts):
+    with pytest.MonkeyPatch.context() as patch:
+        server_accounts.sign_in(patch, "admin")
+        client = mlflow.MlflowClient(accounts.uri, accounts.uri)
+        return client.get_registered_model("merged").aliases
+
+
+@pytest.fixture
+def approved(accounts):
+    """Ann approved the first version; nobody has its guarded alias afterwards."""
+    answer = ask(accounts, "ann", "approve", VERSION | {"comment": "looked at it"})
+    assert answer.status == 200, answer.text
+    yield answer.json
+    assert ask(accounts, "ann", "approve", VERSION | {"withdraw": True}).status == 200
+
+
+def test_nobody_asks_without_an_account(accounts):
+    for what in ("promote", "rollback", "approve", "override"):
+        assert accounts.request(what, EYES).status == 401
+    assert accounts.ask("/breadcrumbs/guard.json?name=merged&alias=eyes").status == 401
+
+
+def test_who_approves_is_the_account_whatever_the_request_says(accounts, approved):
+    assert approved["person"] == "ann"
+    answer = ask(accounts, "bob", "approve", VERSION | {"user": "cleo"})
+    assert answer.json["person"] == "bob"
+    last = told(accounts, "approval")[-1]
+    assert last.actor.startswith("bob@")
+    assert last.details[events.VOUCHED] is True
+    ask(accounts, "bob", "approve", VERSION | {"withdraw": True})
+    page = ask_page(accounts, apps.version("merged", 1))
+    assert [each["person"] for each in page["approvals"] if each["vouched"]] == ["ann"]
+
+
+def ask_page(accounts, path):
+    password = server_accounts.password("admin")
+    return accounts.ask(path, as_json=True, account="admin", password=password).json
+
+
+def test_four_eyes(accounts, approved):
+    refused = ask(accounts, "ann", "promote", EYES)
+    assert refused.json["result"] == "refused"
+    rules = {rule["name"]: rule for rule in refused.json["rules"]}
+    assert rules["four_eyes"]["verdict"] == "failed"
+    assert rules["approvals"]["verdict"] == "passed"
+    done = ask(accounts, "bob", "promote", EYES)
+    assert done.json["result"] == "promoted", done.text
+    assert aliases(accounts)["eyes"] == "1"
+    last = told(accounts, "promotion")[-1]
+    assert (last.actor.partition("@")[0], last.details[events.VOUCHED]) == ("bob", True)
+
+
+def test_only_approvals_that_the_server_wrote_count(accounts):
+    """An approval in the shape of another ledger's event, which says that it is vouched for."""
+    with pytest.MonkeyPatch.context() as patch:
+        server_accounts.sign_in(patch, "cleo")
+        client = mlflow.MlflowClient(accounts.uri, accounts.uri)
+        digest = client.get_model_version("merged", "1").tags["breadcrumbs.weights_digest"]
+        copy = client.copy_model_version("models:/merged/1", "merged").version
+        event = {
+            "actor": "ann@laptop",
+            "kind": "approval",
+            "phase": "done",
+            "name": "merged",
+            "subject": f"models:/merged/{copy}",
+            "run_id": None,
+            "intent": None,
+            "details": {"weights_digest": digest, "comment": "", "vouched": True},
+            "sequence": 1,
+            "previous": "sha256:" + "0" * 64,
+            "time": events.now(),
+        }
+        text = canonical.dumps({"event": event, "hash": canonical.digest(event)}).decode()
+        key = f"{letters.PREFIX}8e8a12c4-0000-4000-8000-000000000001/1"
+        client.set_model_version_tag("merged", copy, key, text)
+        answer = ask(accounts, "bob", "promote", EYES | {"version": copy})
+        assert answer.status == 200, answer.text
+        rules = {rule["name"]: rule["verdict"] for rule in answer.json["rules"]}
+        assert (rules["approvals"], rules["four_eyes"]) == ("failed", "failed")
+        taken = told(accounts, "approval")[-1]
+        assert (taken.actor, events.VOUCHED in taken.details) == ("ann@laptop", False)
+        server_accounts.sign_in(patch, "admin")
+        client.delete_model_version("merged", copy)
+
+
+def test_who_may_not_edit_moves_nothing_and_who_may_not_read_learns_nothing(accounts):
+    for what, fields in (("promote", EYES), ("rollback", EYES), ("override", LOCKED)):
+        if what == "rollback":
+            fields = {"name": "merged", "alias": "eyes"}
+        answer = ask(accounts, "eve", what, fields)
+        assert (answer.status, "EDIT" in answer.json["error"]) == (403, True)
+    hidden = ask(accounts, "bob", "promote", EYES | {"name": "secret", "alias": "locked"})
+    absent = ask(accounts, "bob", "promote", EYES | {"name": "absent", "alias": "locked"})
+    assert hidden.status == 404
+    assert "secret" in hidden.json["error"]
+    assert absent.status in (403, 404)
+    assert ask(accounts, "bob", "approve", VERSION | {"name": "secret"}).status == 404
+
+
+def test_mlflows_own_requests_are_refused_to_everybody(accounts):
+    for name in ("bob", "ann", "admin"):
+        with pytest.MonkeyPatch.context() as patch:
+            server_accounts.sign_in(patch, name)
+            client = mlflow.MlflowClient(accounts.uri, accounts.uri)
+            with pytest.raises(mlflow.MlflowException, match="merged@locked is guarded"):
+                client.set_registered_model_alias("merged", "locked", "1")
+
+
+def test_an_override_is_for_those_who_are_named(accounts):
+    for name in ("bob", "cleo", "admin"):
+        answer = ask(accounts, name, "override", LOCKED | {"user": "ann"})
+        assert answer.status == 403
+        assert "doesn't name this account under overrides" in answer.json["error"]
+    for reason in ("", "  ", None):
+        assert ask(accounts, "ann", "override", LOCKED | {"reason": reason}).status == 400
+    assert "locked" not in aliases(accounts)
+
+
+def test_an_override_is_an_event_of_its_own_and_shown(accounts):
+    lost = ask(accounts, "ann", "override", LOCKED | {"expected": "7"})
+    assert (lost.status, lost.json["kind"]) == (400, "RaceError")
+    done = ask(accounts, "ann", "override", LOCKED)
+    assert (done.status, done.json["after"]) == (200, "1"), done.text
+    assert "past its policy: the live one answers nothing" in done.json["sentence"]
+    assert aliases(accounts)["locked"] == "1"
+    event = told(accounts, "override")[-1]
+    assert event.actor.startswith("ann@")
+    assert (event.details["reason"], event.details["verdict"], event.details["vouched"]) == (
+        LOCKED["reason"],
+        "overridden",
+        True,
+    )
+    move = ask_page(accounts, "/breadcrumbs/models/merged/aliases")["moves"][0]
+    assert (move["alias"], move["cause"], move["reason"]) == (
+        "locked",
+        "override",
+        LOCKED["reason"],
+    )
+    attention = ask_page(accounts, "/breadcrumbs/models/merged")["attention"]
+    assert [each for each in attention if LOCKED["reason"] in json.dumps(each)]
+
+
+def test_an_override_by_the_command(accounts, tmp_path, monkeypatch):
+    monkeypatch.setenv(stores.VARIABLE, f"sqlite:///{tmp_path}/own.db")
+    server_accounts.sign_in(monkeypatch, "ann")
+    before = mlflow.get_tracking_uri()
+    zoos.use(accounts.uri)
+    try:
+        command = ["promote", "merged/1", "--alias", "locked", "--override", "by hand"]
+        done = testing.CliRunner().invoke(cli.main, [*command, "--json"])
+        assert done.exit_code == 0, done.output
+        said = json.loads(done.stdout)
+        assert (said["alias"], said["after"], said["reason"]) == ("locked", "1", "by hand")
+        server_accounts.sign_in(monkeypatch, "bob")
+        refused = testing.CliRunner().invoke(cli.main, command)
+        assert refused.exit_code == 1
+        assert "doesn't name this account" in refused.output
+        usage = testing.CliRunner().invoke(cli.main, [*command, "--dry-run"])
+        assert usage.exit_code == 2
+    finally:
+        zoos.use(before)
+
+
+def test_without_a_guard_there_is_nothing_to_override(store):
+    registered.version("plain")
+    with pytest.raises(errors.PromotionError, match="no policy to be overridden"):
+        overriding.ask("models:/plain/1", "champion", "why not")
+
+
+def test_a_server_without_accounts_takes_no_override(guarded):
+    answer = guarded.request("override", LOCKED | {"alias": "pinned", "user": "ann"})
+    assert answer.status == 403
+    assert "this server has no accounts" in answer.json["error"]

@@ -1,10 +1,12 @@
-"""The pages of the server app on a large registry: statements to the database and time of each.
+"""The pages of the server app on a large registry, and what its guard costs MLflow's own calls.
 
     python benchmarks/server.py
 
 A registry of versions without files, merges of merges, is made in `benchmarks/data/server`: 200 and
 then 2,000 versions. Each page is asked for in this process, without HTTP and without a browser; the
-median of five. Writes `benchmarks/results/server.md`.
+median of five. MLflow's calls are asked for in the same way, without the guard and with it in
+turns, 300 times each; `--calls` does only this. Writes `benchmarks/results/server.md` and
+`guard.md`.
 """
 
 import argparse
@@ -22,9 +24,10 @@ import flask
 import mlflow
 import sqlalchemy
 from mlflow import server
+from mlflow.server import handlers
 
 from mlflow_breadcrumbs.registry import tag_keys
-from mlflow_breadcrumbs.server import app, visibility
+from mlflow_breadcrumbs.server import app, guard, pinning, visibility
 from mlflow_breadcrumbs.support import canonical
 
 SIZES = (200, 2000)
@@ -40,6 +43,32 @@ PAGES = {
     "lineage, of a leaf": "/breadcrumbs/models/merged-1/versions/1/lineage",
     "lineage, of the base": "/breadcrumbs/models/base/versions/1/lineage",
 }
+
+CALLS = {
+    "set an alias that is not guarded": (
+        "POST",
+        "registered-models/alias",
+        {"name": "merged-1", "alias": "candidate", "version": "1"},
+    ),
+    "set a guarded alias: refused with the guard": (
+        "POST",
+        "registered-models/alias",
+        {"name": "merged-1", "alias": "champion", "version": "1"},
+    ),
+    "set a tag of ours on a version": (
+        "POST",
+        "model-versions/set-tag",
+        {"name": "merged-1", "version": "2", "key": tag_keys.TASK, "value": "cars"},
+    ),
+    "set another tag": (
+        "POST",
+        "model-versions/set-tag",
+        {"name": "merged-1", "version": "2", "key": "note", "value": "cars"},
+    ),
+    "read a registered model": ("GET", "registered-models/get?name=merged-1", None),
+}
+"""Of MLflow's API: method, path and JSON."""
+CALLED = 300
 
 
 def grow(start: int, end: int) -> None:
@@ -92,18 +121,50 @@ def measure(client: Any, path: str) -> tuple[int, float, int]:
     return len(asked), statistics.median(seconds), size
 
 
-def main() -> None:
+def call(client: Any, name: str) -> float:
+    """The milliseconds of a call of MLflow's."""
+    method, path, body = CALLS[name]
+    started = time.perf_counter()
+    answer = client.open(f"/api/2.0/mlflow/{path}", method=method, json=body)
+    assert answer.status_code in (200, 403), answer.text
+    return 1000 * (time.perf_counter() - started)
+
+
+def guarded(folder: Path) -> list[str]:
+    """The rows of what the guard costs: each call without it and with it in turns."""
+    client = server.app.test_client()
+    methods = vars(handlers._get_model_registry_store())
+    plain = dict(methods)
+    (folder / "policy.yaml").write_text("approvals: 1\n")
+    (folder / "server.yaml").write_text("aliases: {'merged-*@champion': policy.yaml}\n")
+    guard.stand(pinning.load(folder / "server.yaml"))
+    checked = dict(methods)
+    rows = []
+    for name in CALLS:
+        taken: dict[bool, list[float]] = {False: [], True: []}
+        for number in range(2 * CALLED):
+            standing = number % 2 == 1
+            methods.clear()
+            methods.update(checked if standing else plain)
+            taken[standing].append(call(client, name))
+        before, after = (statistics.median(taken[standing]) for standing in (False, True))
+        pairs = zip(taken[True], taken[False], strict=True)
+        more = statistics.median(one - other for one, other in pairs)
+        print(name, f"{before:.2f} ms", f"{after:.2f} ms", f"{more:+.2f} ms", flush=True)
+        cells = (f"{before:.2f} ms", f"{after:.2f} ms", f"{after / before:.2f}", f"{more:+.2f} ms")
+        rows.append(f"| {name} | " + " | ".join(cells) + " |")
+    return rows
+
+
+def write(file: str, *lines: str) -> None:
+    """A page of results, with what it was measured on."""
+    engine.RESULTS.mkdir(exist_ok=True)
+    text = "\n".join([*lines, "", engine.machine(argparse.Namespace(mergekit=None)), ""])
+    (engine.RESULTS / file).write_text(text)
+
+
+def measure_pages() -> None:
     """Make the registry, ask for every page, write the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, default=engine.HERE / "data")
-    folder = parser.parse_args().data.resolve() / "server"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    database = f"sqlite:///{folder}/mlflow.db"
-    command = [sys.executable, "-m", "mlflow", "db", "upgrade", database]
-    subprocess.run(command, check=True, capture_output=True)
-    os.environ[server.BACKEND_STORE_URI_ENV_VAR] = database
-    mlflow.set_tracking_uri(database)
     client = pages()
     found: dict[str, list[str]] = {name: [] for name in PAGES}
     before = 0
@@ -117,7 +178,8 @@ def main() -> None:
     columns = [
         f"{size:,} versions: {each}" for size in SIZES for each in ("statements", "time", "HTML")
     ]
-    lines = [
+    write(
+        "server.md",
         "# The pages of the server app on a large registry",
         "",
         "A SQLite registry, every version a merge of the two before it, so that the lineage of the",
@@ -127,12 +189,39 @@ def main() -> None:
         "| page | " + " | ".join(columns) + " |",
         "|---" * (len(columns) + 1) + "|",
         *(f"| {name} | " + " | ".join(cells) + " |" for name, cells in found.items()),
+    )
+
+
+def main() -> None:
+    """Ask for the pages, then for MLflow's calls, and write the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, default=engine.HERE / "data")
+    parser.add_argument("--calls", action="store_true", help="only MLflow's calls")
+    given = parser.parse_args()
+    folder = given.data.resolve() / "server"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    database = f"sqlite:///{folder}/mlflow.db"
+    command = [sys.executable, "-m", "mlflow", "db", "upgrade", database]
+    subprocess.run(command, check=True, capture_output=True)
+    os.environ[server.BACKEND_STORE_URI_ENV_VAR] = database
+    mlflow.set_tracking_uri(database)
+    if given.calls:
+        grow(0, SIZES[0])
+    else:
+        measure_pages()
+    write(
+        "guard.md",
+        "# What the guard of the server app costs MLflow's own calls",
         "",
-        engine.machine(argparse.Namespace(mergekit=None)),
+        "A SQLite registry, a pattern that the model fits. Asked for in one process, without HTTP,",
+        f"without the guard and with it in turns, {CALLED} times each: the medians, their ratio,",
+        "and the median of the differences. `python benchmarks/server.py --calls` repeats it.",
         "",
-    ]
-    engine.RESULTS.mkdir(exist_ok=True)
-    (engine.RESULTS / "server.md").write_text("\n".join(lines))
+        "| call | without the guard | with it | ratio | difference |",
+        "|---|---|---|---|---|",
+        *guarded(folder),
+    )
     shutil.rmtree(folder)
 
 

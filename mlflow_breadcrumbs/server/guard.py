@@ -6,7 +6,7 @@ untouched. The server's own promotions use another store of the same database.
 """
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 from mlflow.exceptions import MlflowException
@@ -100,27 +100,26 @@ class Guard:
     def _is_pinned(self, name: str, alias: str) -> bool:
         return self._pins.of_alias(name, alias) is not None
 
-    def _pinned(self, name: str) -> dict[str, int]:
-        """The pinned aliases of a model, each with the number of its version."""
-        found = self._aliases(name)
-        return {alias: at for alias, at in found.items() if self._is_pinned(name, alias)}
+    def _pinned(self, name: str) -> list[str]:
+        """The pinned aliases of a model."""
+        return [alias for alias in self._aliases(name) if self._is_pinned(name, alias)]
 
     def _held(self, name: str, version: Any) -> list[str]:
         """The pinned aliases of a version."""
-        try:
-            number = int(version)  # as the store reads it
-        except (TypeError, ValueError):
+        if not (isinstance(name, str) and self._pins.concern(name)):
             return []
-        return [alias for alias, at in self._pinned(name).items() if at == number]
+        with contextlib.suppress(MlflowException):  # it is not there, as the store will say
+            found = self._store.get_model_version(name, version).aliases
+            return [alias for alias in found if self._is_pinned(name, alias)]
+        return []
 
-    def _aliases(self, *names: str) -> Mapping[str, int]:
+    def _aliases(self, *names: str) -> list[str]:
         """The aliases of a model, the first of these names; none where no pin can concern it."""
         if not any(isinstance(name, str) and self._pins.concern(name) for name in names):
-            return {}
-        with contextlib.suppress(MlflowException):  # it is not there, as the store will say
-            found = self._store.get_registered_model(names[0]).aliases
-            return {alias: int(version) for alias, version in found.items()}
-        return {}
+            return []
+        with contextlib.suppress(MlflowException):
+            return list(self._store.get_registered_model(names[0]).aliases)
+        return []
 
     def _has_tag(self, name: str, version: Any, key: str) -> bool:
         return key in self._store.get_model_version(name, version).tags

@@ -13,7 +13,8 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from mlflow_breadcrumbs import errors
-from mlflow_breadcrumbs.engine import checkpoints, files, recipe
+from mlflow_breadcrumbs.engine import checkpoints, drafts, files, recipe
+from mlflow_breadcrumbs.engine.backends import choosing
 from mlflow_breadcrumbs.engine.shards import finishing, plans, working
 
 SETTINGS = recipe.MergeRecipe(density=0.5, gamma=0.1, alpha=0.7)
@@ -340,6 +341,17 @@ def test_heads_without_a_configuration_are_named_by_hand(tmp_path, heads):
     assert torch.equal(merged["classifier.weight"], load_file(heads[0])["classifier.weight"])
     assert len(result.alignments) == 2
     assert result.recipe.to_dict()["own"] == ["classifier.*"]
+
+
+def test_a_dry_run_says_what_becomes_of_the_tensors(heads):
+    found = files.budget(
+        heads[0], heads[1:], drafts.RecipeDraft(SETTINGS), choosing.choose("cpu", "auto")
+    )
+    said = found.to_dict()["alignment"]
+    own = ["classifier.bias", "classifier.weight"]
+    assert [aligned["own"] for aligned in said.values()] == [own, own]
+    notes = [text for word, text in found.lines() if word == "note"]
+    assert notes[0] == f"{heads[1]} has 2 tensors of its own, not merged: {', '.join(own)}"
 
 
 def test_shards_are_merged_as_one_file_is(tmp_path, heads):

@@ -194,6 +194,7 @@ def test_fields_that_go_without_saying_change_no_digest():
         {"calibrate": "svc", "vectors": "same"},
         {"vectors": "mean"},
         {"combine": "covariance", "ridge": 0.1, "normalize": True},
+        {"own": ["classifier.*"]},
     ],
 )
 def test_fields_that_say_something_are_in_the_canonical_form(fields):

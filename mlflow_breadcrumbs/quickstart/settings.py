@@ -46,7 +46,7 @@ class TextSettings:
     seed: int = 0
     """Of everything that is drawn: which texts, the order of the training."""
     weights_digest: str = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-    """SHA-256 of the encoder's file as its authors published it; another file is refused."""
+    """SHA-256 of the encoder's file in the package; another file is refused."""
     tokens: int = 32
     """Of a text that the encoder sees; the rest is cut off."""
     train_texts: int = 640

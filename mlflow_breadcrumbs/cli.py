@@ -85,6 +85,8 @@ VARIABLES = """Environment variables, beside those that the commands' options na
 
 BREADCRUMBS_CACHE: folder of the accuracies that were measured before.
 
+BREADCRUMBS_HUB_DOWNLOAD: true lets a commit be downloaded that a version names on a hub.
+
 BREADCRUMBS_IMAGE_ROOT: folder on a server of models whose images a request may name by path.
 
 BREADCRUMBS_KEY_PASSWORD: of the private key of export --sign.

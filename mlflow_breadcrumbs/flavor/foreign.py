@@ -56,8 +56,10 @@ def arrange(
         CheckpointError: the disk is full.
     """
     if len(base.checkpoints) == 1:
-        place = Path(weights_file(base))
-        files = {place.with_name(file.name).as_posix(): file for file in files_of(weights)}
+        place, several = Path(weights_file(base)), files_of(weights)
+        if len(several) == 1:
+            return MergedFiles(place.as_posix(), {place.as_posix(): weights})
+        files = {place.with_name(file.name).as_posix(): file for file in several}
         return MergedFiles(place.with_name(weights.name).as_posix(), files)
     apart = weights.parent / APART
     shutil.rmtree(apart, ignore_errors=True)

@@ -56,8 +56,11 @@ class Change:
         return self.cause == DIRECT
 
     def to_dict(self) -> dict[str, Any]:
-        """For `--json`."""
-        return dataclasses.asdict(self)
+        """For `--json`; without a reason where there is none."""
+        found = dataclasses.asdict(self)
+        if self.reason is None:
+            del found["reason"]
+        return found
 
 
 @dataclasses.dataclass(frozen=True)

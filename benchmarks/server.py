@@ -4,9 +4,10 @@
 
 A registry of versions without files, merges of merges, is made in `benchmarks/data/server`: 200 and
 then 2,000 versions. Each page is asked for in this process, without HTTP and without a browser; the
-median of five. MLflow's calls are asked for in the same way, without the guard and with it in
-turns, 300 times each; `--calls` does only this. Writes `benchmarks/results/server.md` and
-`guard.md`.
+median of five. Then a headless Chromium opens it over HTTP (`--browser PATH`, the extra
+`screenshots`; left out where there is none). MLflow's calls are asked for in this process, without
+the guard and with it in turns, 300 times each; `--calls` does only this. Writes
+`benchmarks/results/server.md` and `guard.md`.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ import mlflow
 import sqlalchemy
 from mlflow import server
 from mlflow.server import handlers
+from werkzeug import serving
 
 from mlflow_breadcrumbs.registry import tag_keys
 from mlflow_breadcrumbs.server import app, guard, pinning, visibility
@@ -35,6 +38,11 @@ SIZES = (200, 2000)
 OF_MODEL = 20
 """Versions of each registered model."""
 TIMES = 5
+SHOWN = """() => [
+  performance.getEntriesByName('first-contentful-paint')[0].startTime,
+  ...['begun', 'drawn'].map((name) => performance.getEntriesByName(name)[0]?.startTime || 0),
+]"""
+"""Milliseconds since the navigation began; 0 for what the page has not."""
 PAGES = {
     "start": "/breadcrumbs/",
     "model": "/breadcrumbs/models/merged-1",
@@ -98,12 +106,12 @@ def uri(number: int) -> str:
     return f"models:/merged-{number // OF_MODEL}/{number % OF_MODEL + 1}"
 
 
-def pages() -> Any:
+def pages() -> flask.Flask:
     """The pages alone, in this process."""
     alone = flask.Flask("alone")
     alone.add_url_rule("/", "serve", lambda: "")
     app.add_pages(alone, visibility.everything)
-    return alone.test_client()
+    return alone
 
 
 def measure(client: Any, path: str) -> tuple[int, float, int]:
@@ -119,6 +127,33 @@ def measure(client: Any, path: str) -> tuple[int, float, int]:
         assert client.get(path).status_code == 200
         seconds.append(time.perf_counter() - started)
     return len(asked), statistics.median(seconds), size
+
+
+def drawn(alone: flask.Flask, browser: str) -> list[str]:
+    """The rows of what a browser shows when: the first paint, and the versions of a graph."""
+    from playwright import sync_api
+
+    running = serving.make_server("127.0.0.1", 0, alone, threaded=True)
+    threading.Thread(target=running.serve_forever, daemon=True).start()
+    rows = []
+    with sync_api.sync_playwright() as driver:
+        chromium = driver.chromium.launch(executable_path=browser, args=["--no-sandbox"])
+        for name, path in PAGES.items():
+            found: list[list[float]] = []
+            for _ in range(TIMES):
+                page = chromium.new_page()
+                page.goto(f"http://127.0.0.1:{running.server_port}{path}", wait_until="load")
+                if "lineage" in path:
+                    page.wait_for_function("document.getElementById('graph').dataset.nodes")
+                found.append(page.evaluate(SHOWN))
+                page.close()
+            medians = [statistics.median(times) for times in zip(*found, strict=True)]
+            cells = [f"{ms / 1000:.2f} s" if ms else "–" for ms in medians]
+            print(name, *cells, flush=True)
+            rows.append(f"| {name} | " + " | ".join(cells) + " |")
+        chromium.close()
+    running.shutdown()
+    return rows
 
 
 def call(client: Any, name: str) -> float:
@@ -163,9 +198,10 @@ def write(file: str, *lines: str) -> None:
     (engine.RESULTS / file).write_text(text)
 
 
-def measure_pages() -> None:
-    """Make the registry, ask for every page, write the table."""
-    client = pages()
+def measure_pages(browser: str | None) -> None:
+    """Make the registry, ask for every page, write the tables."""
+    alone = pages()
+    client = alone.test_client()
     found: dict[str, list[str]] = {name: [] for name in PAGES}
     before = 0
     for size in SIZES:
@@ -189,6 +225,20 @@ def measure_pages() -> None:
         "| page | " + " | ".join(columns) + " |",
         "|---" * (len(columns) + 1) + "|",
         *(f"| {name} | " + " | ".join(cells) + " |" for name, cells in found.items()),
+        *(
+            [
+                "",
+                f"In a headless Chromium, over HTTP, {SIZES[-1]:,} versions; from the start of the",
+                "navigation, the median of as many. The versions nearest to the asked one are",
+                "drawn first.",
+                "",
+                "| page | first paint | first versions drawn | all of them |",
+                "|---|---|---|---|",
+                *drawn(alone, browser),
+            ]
+            if browser
+            else []
+        ),
     )
 
 
@@ -197,6 +247,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=engine.HERE / "data")
     parser.add_argument("--calls", action="store_true", help="only MLflow's calls")
+    parser.add_argument("--browser", default=shutil.which("chromium"), help="a Chromium")
     given = parser.parse_args()
     folder = given.data.resolve() / "server"
     shutil.rmtree(folder, ignore_errors=True)
@@ -209,7 +260,7 @@ def main() -> None:
     if given.calls:
         grow(0, SIZES[0])
     else:
-        measure_pages()
+        measure_pages(given.browser)
     write(
         "guard.md",
         "# What the guard of the server app costs MLflow's own calls",

@@ -181,8 +181,9 @@ async function draw() {
   document.getElementById("whole").addEventListener("click", () => graph.fit(undefined, 20));
   document.getElementById("wanted").addEventListener("input", (event) => find(graph, event.target.value));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => graph.style(style()));
-  box.dataset.begun = first.nodes.length;
+  performance.mark("begun");
   for (const portion of others) await add(graph, portion);
+  performance.mark("drawn");
   box.dataset.nodes = graph.nodes().length;
 }
 

@@ -15,7 +15,7 @@ from mlflow.utils import credentials, rest_utils
 
 from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.promotion import policies
-from mlflow_breadcrumbs.registry import failures, versions
+from mlflow_breadcrumbs.registry import database, failures, versions
 from mlflow_breadcrumbs.support import processes
 
 PREFIX = "/breadcrumbs"
@@ -49,7 +49,9 @@ class Offer:
         found = _content(answer)
         if answer.status_code == requests.codes.ok:
             return found
-        kind = getattr(errors, str(found.get("kind")), errors.RegistryError)
+        named = getattr(errors, str(found.get("kind")), None)
+        known = isinstance(named, type) and issubclass(named, errors.BreadcrumbsError)
+        kind = named if known else errors.RegistryError
         text = found.get("error") or (
             f"cannot {what}: the tracking server answered {answer.status_code}; see its log, then "
             f"{failures.AGAIN}"
@@ -70,6 +72,7 @@ def offered(name: str, alias: str | None = None) -> Offer | None:
     """
     if not failures.is_http(mlflow.get_registry_uri()):
         return None
+    database.prepare()  # which tells at once whether nobody listens
     asked = {"name": name} if alias is None else {"name": name, "alias": alias}
     answer = _request("GET", f"{PREFIX}/guard.json", params=asked)
     said = _content(answer)

@@ -50,8 +50,9 @@ class Offer:
         if answer.status_code == requests.codes.ok:
             return found
         named = getattr(errors, str(found.get("kind")), None)
-        known = isinstance(named, type) and issubclass(named, errors.BreadcrumbsError)
-        kind = named if known else errors.RegistryError
+        kind: type[errors.BreadcrumbsError] = errors.RegistryError
+        if isinstance(named, type) and issubclass(named, errors.BreadcrumbsError):
+            kind = named
         text = found.get("error") or (
             f"cannot {what}: the tracking server answered {answer.status_code}; see its log, then "
             f"{failures.AGAIN}"

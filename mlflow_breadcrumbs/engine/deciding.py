@@ -84,9 +84,10 @@ class _Deciding:
         label: str,
     ) -> None:
         self._base, self._source, self._settings = base, source, settings
-        self._meeting = naming.meet(base, source, label)
         self._ours, self._theirs = library_configs.read(base), library_configs.read(source)
         self._backbone = self._theirs.backbone(source) if self._theirs else None
+        known = (self._ours.backbone(base) if self._ours else None, self._backbone)
+        self._meeting = naming.meet(base, source, label, filter(None, known))
         self._inputs = naming.embeddings(base), naming.embeddings(source)
         self.mismatch = mismatches.Mismatch(label, base, source)
         self._names: dict[str, str] = {}

@@ -1,7 +1,7 @@
-"""Which tensor of a source is which of the base's: names with a prefix more, and tied ones."""
+"""Which tensor of a source is which of the base's: a prefix more, former names, tied ones."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.engine import checkpoints
@@ -13,6 +13,8 @@ EMBEDDINGS = (
     *("tok_embeddings.weight", "embed_in.weight", "token_embedding.weight"),
 )
 """How the names of input embeddings end."""
+FORMER = (("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "LayerNorm.bias"))
+"""How names of the first BERTs end, as in `bert-base-uncased`, and how those of later ones do."""
 BUFFERS = ("position_ids",)
 """Counters that some releases of a library saved and others did not."""
 PIECE = 1 << 24
@@ -35,13 +37,19 @@ class Meeting:
         return name.removeprefix(self.prefix) if self.in_source else name
 
 
-def meet(base: checkpoints.Checkpoint, source: checkpoints.Checkpoint, label: str) -> Meeting:
+def meet(
+    base: checkpoints.Checkpoint,
+    source: checkpoints.Checkpoint,
+    label: str,
+    backbones: Iterable[str] = (),
+) -> Meeting:
     """Find the one prefix, if any, by which the names of two checkpoints meet.
 
     Args:
         base: the checkpoint that the source was fine-tuned from.
         source: one that was.
         label: how messages name the source.
+        backbones: further prefixes, that the configurations say.
 
     Raises:
         MergeError: two prefixes would do.
@@ -49,11 +57,12 @@ def meet(base: checkpoints.Checkpoint, source: checkpoints.Checkpoint, label: st
     direct = Meeting({name: name for name in base.names if name in source})
     if len(direct.names) == len(base.names):
         return direct
-    found = [direct, *_candidates(base, source)]
+    prefixes = dict.fromkeys((*PREFIXES, *backbones))
+    found = [direct, *_candidates(base, source, prefixes)]
     most = max(len(meeting.names) for meeting in found)
     best = [meeting for meeting in found if len(meeting.names) == most]
     if best[0] is direct or len(best) == 1:
-        return best[0]
+        return _with_former(base, source, best[0])
     listed = " and ".join(repr(meeting.prefix) for meeting in best[:2])
     raise errors.MergeError(
         f"{label} has the base's tensors under other names, and both {listed} would make them "
@@ -61,9 +70,26 @@ def meet(base: checkpoints.Checkpoint, source: checkpoints.Checkpoint, label: st
     )
 
 
-def _candidates(base: checkpoints.Checkpoint, source: checkpoints.Checkpoint) -> Iterator[Meeting]:
+def _with_former(
+    base: checkpoints.Checkpoint, source: checkpoints.Checkpoint, met: Meeting
+) -> Meeting:
+    """The same, with the tensors whose names end as they formerly did in one of both."""
+    taken, further = frozenset(met.names.values()), {}
+    rest = {own.removeprefix(met.prefix): own for own in source.names if own not in taken}
+    for name in [name for name in base.names if name not in met.names]:
+        short = name.removeprefix(met.prefix)
+        for one, other in (*FORMER, *(pair[::-1] for pair in FORMER)):
+            renamed = f"{short.removesuffix(one)}{other}"
+            if short.endswith(one) and renamed in rest:
+                further[name] = rest[renamed]
+    return dataclasses.replace(met, names={**met.names, **further}) if further else met
+
+
+def _candidates(
+    base: checkpoints.Checkpoint, source: checkpoints.Checkpoint, prefixes: Iterable[str]
+) -> Iterator[Meeting]:
     """What each prefix comes to, added to the base's names or taken from them."""
-    for prefix in PREFIXES:
+    for prefix in prefixes:
         for in_source in (True, False):
             longer, shorter = (source, base) if in_source else (base, source)
             if not any(name.startswith(prefix) for name in longer.names):

@@ -18,6 +18,18 @@ from mlflow_breadcrumbs.engine.backends import choosing
 from mlflow_breadcrumbs.engine.shards import finishing, plans, working
 
 SETTINGS = recipe.MergeRecipe(density=0.5, gamma=0.1, alpha=0.7)
+OTHERS = {
+    "DistilBert": {"vocab_size": 25, "dim": 16, "hidden_dim": 24, "n_layers": 1, "n_heads": 2},
+    "ViT": {
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 24,
+        "image_size": 16,
+        "patch_size": 8,
+    },
+}
+"""Small models that are no BERTs."""
 
 
 def save(folder, model, states=None):
@@ -192,6 +204,50 @@ def test_the_base_of_pretraining_has_heads_of_its_own(tmp_path):
     }
     assert all(name.startswith("cls.") for name in aligned.base)
     assert merged.keys() == load_file(base).keys()
+
+
+@pytest.mark.parametrize("kind", ["DistilBert", "ViT"])
+def test_the_name_of_a_backbone_is_a_prefix_of_any_library_model(tmp_path, kind):
+    config = getattr(transformers, f"{kind}Config")(**OTHERS[kind])
+    head = {"DistilBert": "SequenceClassification", "ViT": "ImageClassification"}[kind]
+    torch.manual_seed(0)
+    base = getattr(transformers, f"{kind}Model")(config)
+    path, states = save(tmp_path / "base", base), []
+    for seed, classes in enumerate((3, 5)):
+        config.num_labels = classes
+        save(
+            tmp_path / f"tuned{seed}",
+            tuned(getattr(transformers, f"{kind}For{head}")(config), seed),
+        )
+        states.append(load_file(tmp_path / f"tuned{seed}" / "model.safetensors"))
+    prefix = f"{kind.lower()}."
+    found = [{n.removeprefix(prefix): t for n, t in s.items() if prefix in n} for s in states]
+    given = load_file(path)
+    wanted = oracle(tmp_path, given, *({n: s.get(n, given[n]) for n in given} for s in found))
+    sources = [tmp_path / f"tuned{seed}" / "model.safetensors" for seed in range(2)]
+    result, merged = merge(tmp_path, path, *sources)
+    assert same(merged, wanted)
+    assert any(f"the prefix {prefix!r} more" in note for note in result.notes)
+
+
+@pytest.mark.parametrize("former_in_base", [True, False])
+@pytest.mark.parametrize("make", [bare, lambda seed=None: classifier(2, seed)])
+def test_norms_as_the_first_berts_call_them_are_merged(tmp_path, former_in_base, make):
+    base, source = make().state_dict(), classifier(2, 1).state_dict()
+    former = {
+        name.replace("LayerNorm.weight", "LayerNorm.gamma").replace(
+            "LayerNorm.bias", "LayerNorm.beta"
+        ): tensor
+        for name, tensor in (base if former_in_base else source).items()
+    }
+    here, there = (former, source) if former_in_base else (base, former)
+    prefix = "" if "bert.pooler.dense.weight" in base else "bert."
+    own = {n: source[f"{prefix}{n}"] for n in base}
+    wanted = oracle(tmp_path, base, own)
+    given = save(tmp_path / "base", make(), here)
+    _, merged = merge(tmp_path, given, save(tmp_path / "source", classifier(2), there))
+    assert merged.keys() == here.keys()
+    assert all(torch.equal(merged[n], wanted[old]) for n, old in zip(here, base, strict=True))
 
 
 @pytest.mark.parametrize("prefix", ["module.", "_orig_mod."])

@@ -13,6 +13,7 @@ It is decided from the headers, the recipe's patterns and the configurations bes
 What else differs is refused, see `mismatches`.
 """
 
+import fnmatch
 from collections.abc import Sequence
 
 from mlflow_breadcrumbs import errors
@@ -62,6 +63,8 @@ def align(
         _Deciding(base, source, settings, label)
         for source, label in zip(whole, labels, strict=True)
     ]
+    for each in deciding:
+        each.check_patterns()
     apart = apart.union(*(each.apart() for each in deciding))
     found = [each.decide(apart) for each in deciding]
     if wrong := [each.mismatch for each in deciding if each.mismatch]:
@@ -96,6 +99,24 @@ class _Deciding:
         self._left: dict[str, str] = {}
         self._tied: dict[str, str] = {}
         self._resized: dict[str, str] = {}
+
+    def check_patterns(self) -> None:
+        """Hold the patterns against the names that they go by, which are the base's.
+
+        Raises:
+            MergeError: a pattern names tensors as the source calls them, and the base none so.
+        """
+        renamed = {own: name for name, own in self._meeting.names.items() if own != name}
+        patterns = (*self._settings.include, *self._settings.exclude, *self._settings.own)
+        for pattern in patterns:
+            if fnmatch.filter(self._base.names, pattern):
+                continue
+            if found := fnmatch.filter(renamed, pattern):
+                raise errors.MergeError(
+                    f"the pattern {pattern!r} names no tensor of the base, but {len(found)} as "
+                    f"{self.mismatch.label} calls them. Patterns go by the base's names: "
+                    f"{found[0]} is {renamed[found[0]]!r} there"
+                )
 
     def apart(self) -> set[str]:
         """The base's tensors that this source has of its own, in a head.
@@ -164,6 +185,11 @@ class _Deciding:
     def _of_both(self, name: str, own: str) -> None:
         if self._fits(name, own):
             self._names[name] = own
+            if name in self._inputs[0] and self._settings.merges(name):
+                rows = self._base.info(name).shape[0]
+                vocabularies.check(self._base, self._source, rows, self.mismatch.label, name)
+            elif self._settings.merges(name) and self._is_lost(name, own):
+                self.mismatch.untied.append(own)
         elif not self._settings.merges(name):
             self._kept[name] = "excluded"
         elif self._is_vocabulary(name, own) and self._tokens() is not None:
@@ -213,6 +239,16 @@ class _Deciding:
         if ours.dtype.is_floating_point or theirs.dtype.is_floating_point:
             return ours.dtype.is_floating_point == theirs.dtype.is_floating_point
         return ours.dtype == theirs.dtype
+
+    def _is_lost(self, name: str, own: str) -> bool:
+        """Whether an output of the source is its own, and no model of the base's kind reads it."""
+        if self._ours is None or self._theirs is None:
+            return False
+        return (
+            (self._ours.ties, self._theirs.ties) == (True, False)
+            and _may_tie(self._base, name, self._inputs[0])
+            and _same(self._source, own, self._inputs[1]) is None
+        )
 
     def _is_head(self, own: str) -> bool:
         """Whether a tensor of the source lies outside its backbone, by its configuration."""

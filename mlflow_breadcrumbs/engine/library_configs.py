@@ -57,9 +57,10 @@ class LibraryConfig:
         return (("0", "LABEL_0"), ("1", "LABEL_1"))
 
     @property
-    def ties(self) -> bool:
-        """Whether the output is the input embedding, as is usual where it is not said."""
-        return self.content.get("tie_word_embeddings") is not False
+    def ties(self) -> bool | None:
+        """Whether the output is the input embedding; `None` where it is not said."""
+        found = self.content.get("tie_word_embeddings")
+        return found if isinstance(found, bool) else None
 
     def backbone(self, found: checkpoints.Checkpoint) -> str | None:
         """What the names of the backbone's tensors begin with; `None` if there is no head on it."""

@@ -4,6 +4,7 @@ A vocabulary that was resized has more rows, or fewer. What both have can be mer
 one number means one token in both; the other rows stay the base's.
 """
 
+import io
 import weakref
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -15,6 +16,8 @@ from mlflow_breadcrumbs.support import intake, json_documents
 PLACES = ("", "../components/tokenizer/")
 """Where a tokenizer lies, from the checkpoint's folder: beside it, or as MLflow keeps it."""
 FILES = ("tokenizer.json", "vocab.json", "vocab.txt")
+RENAMED = 10
+"""Of so many tokens one may have another name in a vocabulary of the same size."""
 PIECE = 1 << 20
 """Elements that are copied at once."""
 
@@ -80,6 +83,45 @@ def common(
     return Common(tuple(runs), len(both), len(theirs.keys() - ours.keys()))
 
 
+def check(
+    base: checkpoints.Checkpoint,
+    source: checkpoints.Checkpoint,
+    rows: int,
+    label: str,
+    name: str,
+) -> None:
+    """Hold two vocabularies of one size against each other, where both have a tokenizer to read.
+
+    A few tokens may have another name, as reserved ones that fine-tuning gave one.
+
+    Args:
+        base: the checkpoint that the source was fine-tuned from.
+        source: one that was.
+        rows: of the embeddings.
+        label: how messages name the source.
+        name: of the base's embedding.
+
+    Raises:
+        MergeError: more than one token of ten has another number.
+    """
+    try:
+        ours, theirs = tokens(base), tokens(source)
+    except errors.CheckpointError:
+        return  # of no use here, and not needed
+    if not ours or not theirs or ours is theirs:
+        return
+    both = [number for number in ours.keys() & theirs.keys() if number < rows]
+    other = [number for number in both if ours[number] != theirs[number]]
+    if RENAMED * len(other) > len(both):
+        first = min(other)
+        raise errors.MergeError(
+            f"{label} and the base have {rows:,} tokens each, but {len(other):,} of them are "
+            f"others: token {first} is {_short(theirs[first])} there and {_short(ours[first])} in "
+            "the base. Give the base that it was fine-tuned from, or keep the base's embedding "
+            f"(--exclude '{name}')"
+        )
+
+
 def entry(
     base: checkpoints.Checkpoint, name: str, source: checkpoints.Checkpoint, own: str
 ) -> headers.TensorEntry:
@@ -136,8 +178,9 @@ def _read(checkpoint: checkpoints.Checkpoint) -> dict[int, str] | None:
 def _parsed(content: bytes, file: str, origin: str) -> dict[int, str]:
     """The tokens of a file by their numbers; empty where it is none."""
     if file == "vocab.txt":
-        lines = intake.decoded(content, origin, errors.CheckpointError).splitlines()
-        return dict(enumerate(lines))
+        text = intake.decoded(content, origin, errors.CheckpointError)
+        lines = io.StringIO(text, newline=None)  # a token may hold what else ends a line
+        return dict(enumerate(line.rstrip("\n") for line in lines))
     whole = json_documents.parse(content, origin, errors.CheckpointError)
     if file == "vocab.json":
         return _by_number(whole)

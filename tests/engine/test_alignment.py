@@ -302,6 +302,30 @@ def test_an_output_of_its_own_is_refused_as_untied(tmp_path):
         merge(tmp_path, base, source)
 
 
+def test_an_output_of_its_own_is_not_merged_into_a_model_that_reads_none(tmp_path):
+    base = qwen(None)
+    states = base.state_dict()
+    assert torch.equal(states["lm_head.weight"], states["model.embed_tokens.weight"])
+    path = save(tmp_path / "base", base, {name: t.clone() for name, t in states.items()})
+    source = save(tmp_path / "source", qwen(1, tie_word_embeddings=False))
+    with pytest.raises(errors.MergeError, match=r"input embedding: lm_head\.weight"):
+        merge(tmp_path, path, source)
+    merge(
+        *(tmp_path, path, source),
+        settings=recipe.MergeRecipe(density=0.5, exclude=("lm_head.weight",)),
+    )
+
+
+@pytest.mark.parametrize("field", ["include", "exclude", "own"])
+def test_a_pattern_of_the_source_s_names_is_refused(tmp_path, field):
+    base, source = save(tmp_path / "base", bare()), save(tmp_path / "source", classifier(3, 1))
+    settings = recipe.MergeRecipe(density=0.5, **{field: ("bert.pooler.*",)})
+    with pytest.raises(errors.MergeError, match=r"'bert\.pooler\.\*' names no tensor of the base"):
+        merge(tmp_path, base, source, settings=settings)
+    settings = recipe.MergeRecipe(density=0.5, **{field: ("*pooler.*",)})
+    merge(tmp_path, base, source, settings=settings, max_norm_ratio=None)
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -379,6 +403,19 @@ def test_tokenizers_that_disagree_are_refused_by_the_first_token(tmp_path):
     source.with_name("vocab.txt").write_text("\n".join([*WORDS, "new"]))
     result, _ = merge(tmp_path, base, source)
     assert result.alignments[str(source)].tokens.added == 1
+
+
+def test_another_tokenizer_with_as_many_tokens_is_refused(tmp_path):
+    words = [f"w{number}" for number in range(30)]
+    base = worded(tmp_path, "base", words)
+    settings = recipe.MergeRecipe(density=0.5)
+    few = worded(tmp_path, "few", [*words[:-2], "x", "y"], 1)
+    merge(tmp_path, base, few, settings=settings)
+    other = worded(tmp_path, "other", words[::-1], 1)
+    with pytest.raises(errors.MergeError, match="token 0 is 'w29' there and 'w0' in the base"):
+        merge(tmp_path, base, other, settings=settings)
+    kept = recipe.MergeRecipe(density=0.5, exclude=("*word_embeddings.weight",))
+    merge(tmp_path, base, other, settings=kept, overwrite=True)
 
 
 def test_another_architecture_is_named(tmp_path):

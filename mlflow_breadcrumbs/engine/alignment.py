@@ -49,6 +49,12 @@ class Alignment:
         same = all(name == own for name, own in self.names.items())
         return same and not (self.base or self.own or self.left_out or self.resized)
 
+    def in_source(self, name: str) -> str:
+        """What the source would call a tensor of the base."""
+        if self.prefix_in == "source":
+            return f"{self.prefix}{name}"
+        return name.removeprefix(self.prefix)
+
     def notes(self, label: str) -> list[str]:
         """What a user should know, sentences without their full stop."""
         found = []

@@ -109,8 +109,15 @@ def keep(
             writer.write(name, own.tensor(name))
     # What is read from the base, or for a tied output from its embedding, is there by its own name.
     read = {**found.names, **found.resized}
-    alone = {*found.base, *(name for name in found.tied if name in read)}
     inside = frozenset(own.names)
+    read |= {
+        name: theirs
+        for name, why in found.base.items()
+        if why == "excluded" and (theirs := found.in_source(name)) in inside
+    }
+    alone = {*found.base, *(name for name in found.tied if name in read)} - {
+        name for name, theirs in read.items() if name not in found.tied and theirs in inside
+    }
     kept = OwnHead(
         task=task,
         source=source.resolved.uri,
@@ -120,7 +127,7 @@ def keep(
             if name != theirs and name not in found.tied
         },
         absent=tuple(sorted(name for name in alone if name not in inside)),
-        config=_differences(_config(base), _config(source), resized=bool(found.resized)),
+        config=_differences(_config(base), _config(source), found),
         declared={key: str(source.declared[key]) for key in DECLARED if source.declared.get(key)},
         weights=weights,
     )
@@ -245,18 +252,19 @@ def _config(version: versions.OpenedVersion) -> dict[str, Any]:
 
 
 def _differences(
-    base: Mapping[str, Any], source: Mapping[str, Any], *, resized: bool
+    base: Mapping[str, Any], source: Mapping[str, Any], found: alignment.Alignment
 ) -> dict[str, Any]:
     """What a configuration has other than the base's; `None` for what it has not.
 
     Args:
         base: of the base; empty where there is none.
         source: of the source, likewise.
-        resized: the vocabularies have other sizes; the merged one is the base's.
+        found: what was decided; where the base's vocabulary stays, so does its size.
     """
     if not source:
         return {}
-    kept = {"vocab_size"} if resized else set()
+    stays = found.resized or "excluded" in found.base.values()
+    kept = {"vocab_size"} if stays else set()
     return {
         key: source.get(key)
         for key in {**base, **source}

@@ -159,6 +159,22 @@ def test_a_vocabulary_is_told_by_the_tokenizer_that_mlflow_keeps(family, tmp_pat
         torch.testing.assert_close(loaded.bert.state_dict()[name], tensor, atol=1e-6, rtol=0)
 
 
+def test_a_task_s_model_has_the_base_s_embedding_that_was_excluded(family, tmp_path):
+    torch.manual_seed(1)
+    longer = copy.deepcopy(family["fruit"])
+    longer.resize_token_embeddings(len(family["words"]) + 3)
+    texts.log("bert-longer", longer, family["words"])
+    name = "embeddings.word_embeddings.weight"
+    settings = recipe.MergeRecipe.from_method("task_arithmetic", sources=1, exclude=(name,))
+    flow.merge(request(sources=("models:/bert-longer/1",), recipe=settings))
+    found = pulling.pull("models:/merged/1", tmp_path / "pulled", task="bert-longer")
+    kind = transformers.AutoModelForSequenceClassification
+    loaded, told = kind.from_pretrained(found.folder, output_loading_info=True)
+    assert not told["missing_keys"]
+    assert torch.equal(loaded.bert.state_dict()[name], family["bert"].state_dict()[name])
+    assert torch.equal(loaded.classifier.weight, longer.classifier.weight)
+
+
 def test_heads_and_tokenizers_come_through_a_server(on_server, tmp_path):
     """The weights are streamed; what lies beside them is asked for by itself."""
     models = register(tmp_path)

@@ -163,6 +163,8 @@ class Recall:
     time: str
     event: int
     """Of the ledger."""
+    vouched: bool = False
+    """Whether a server that knew the actor wrote it down."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """A server that guards aliases, as its clients see it: there it is judged, not here.
 
-`promote`, `rollback` and `approve` ask for its offer first, one request. A registry that is no
-server, a server without our app and an alias that it does not guard have none.
+`promote`, `rollback`, `approve` and `recall` ask for its offer first, one request. A registry that
+is no server, a server without our app and an alias that it does not guard have none.
 """
 
 import dataclasses
@@ -37,7 +37,7 @@ class Offer:
         """Have the server do something; what came of it, as the command's `--json`.
 
         Args:
-            what: `promote`, `rollback`, `approve`.
+            what: `promote`, `rollback`, `approve`, `recall`.
             fields: of the request, see `/breadcrumbs/openapi.json`.
 
         Raises:
@@ -71,19 +71,38 @@ def offered(name: str, alias: str | None = None) -> Offer | None:
         UnreachableError: the server does not answer.
         PolicyError: its policy is of a later release.
     """
-    if not failures.is_http(mlflow.get_registry_uri()):
-        return None
-    database.prepare()  # which tells at once whether nobody listens
-    asked = {"name": name} if alias is None else {"name": name, "alias": alias}
-    answer = _request("GET", f"{PREFIX}/guard.json", params=asked)
-    said = _content(answer)
-    if answer.status_code != requests.codes.ok or said.get("pinned") is not True:
+    said = _said({"name": name} if alias is None else {"name": name, "alias": alias})
+    if said.get("pinned") is not True:
         return None
     text = said.get("policy")
     rules = None
     if text is not None:
         rules = policies.parse(str(text), f"the server's policy of {name}@{alias}")
     return Offer(rules, said.get("accounts") is True)
+
+
+def for_recalls(name: str) -> Offer | None:
+    """The offer of the registry's server to recall any version; `None` where it guards nothing.
+
+    What descends from a version may have a guarded alias, whatever the version's own model is.
+
+    Args:
+        name: Of the registered model.
+
+    Raises:
+        UnreachableError: the server does not answer.
+    """
+    said = _said({"name": name})
+    return Offer(None, said.get("accounts") is True) if said.get("recalls") is True else None
+
+
+def _said(asked: Mapping[str, str]) -> dict[str, Any]:
+    """What the registry's server says that it decides itself; nothing where none does."""
+    if not failures.is_http(mlflow.get_registry_uri()):
+        return {}
+    database.prepare()  # which tells at once whether nobody listens
+    answer = _request("GET", f"{PREFIX}/guard.json", params=asked)
+    return _content(answer) if answer.status_code == requests.codes.ok else {}
 
 
 def _request(method: str, path: str, **more: Any) -> requests.Response:

@@ -6,7 +6,8 @@ promoted, or gone back to, until the recall is withdrawn.
 """
 
 import dataclasses
-from collections.abc import Collection, Mapping, Sequence
+import logging
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import mlflow
@@ -14,13 +15,14 @@ import mlflow
 from mlflow_breadcrumbs import errors, ledger
 from mlflow_breadcrumbs.ledger import events, journal, sharing
 from mlflow_breadcrumbs.lineage import relatives
-from mlflow_breadcrumbs.promotion import facts
-from mlflow_breadcrumbs.registry import catalog, failures, tag_keys, uris, versions
+from mlflow_breadcrumbs.promotion import facts, guards
+from mlflow_breadcrumbs.registry import accounts, catalog, failures, tag_keys, uris, versions
 from mlflow_breadcrumbs.support import escaping
 
 RECALLED, WITHDRAWN = "recall", "recall_withdrawn"
 LONGEST = 1000
 """Characters of a reason."""
+_logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +57,8 @@ class Recalled:
 def recall(uri: str, reason: str) -> Recalled:
     """Say that a version's weights are not to be used, and find all that descends from them.
 
-    Saying so twice is saying it once.
+    Saying so twice is saying it once. Where the registry's server guards aliases, the server writes
+    it down.
 
     Args:
         uri: Of a registered version; its files may be gone.
@@ -72,6 +75,8 @@ def recall(uri: str, reason: str) -> Recalled:
             f"the reason of a recall has {len(reason)} characters; say in 1 to {LONGEST} why "
             "(--reason)"
         )
+    if (told := _ask(uri, reason, withdraw=False)) is not None:
+        return told
     resolved, digest = _version(uri)
     given = standing(ledger.proven(str(resolved.name), [digest])).get(digest)
     if given is not None and given.uri == resolved.uri:
@@ -81,45 +86,74 @@ def recall(uri: str, reason: str) -> Recalled:
     return _said(resolved, digest, reason.strip(), event, withdrawn=False)
 
 
-def withdraw(uri: str, reason: str = "") -> Recalled:
-    """Take the recall of a version's weights back, whoever said it.
+def withdraw(
+    uri: str, reason: str = "", may_edit: Callable[[str], bool] = lambda name: True
+) -> Recalled:
+    """Take the recalls of a version's weights back, whoever said them.
+
+    Args:
+        uri: Of a registered version with these weights.
+        reason: Why, for the history; at most `LONGEST` characters.
+        may_edit: Whether a registered model of this name may be edited: those that the recalls were
+            said of.
 
     Raises:
-        PromotionError: These weights are not recalled.
+        PromotionError: These weights are not recalled, or not for this user to use again; or the
+            reason is too long.
         RegistryError: The version can't be found.
         LedgerError: The ledger can't be written.
     """
+    if len(reason) > LONGEST:
+        raise errors.PromotionError(
+            f"the reason has {len(reason)} characters; say in at most {LONGEST} why (--reason)"
+        )
+    if (told := _ask(uri, reason, withdraw=True)) is not None:
+        return told
     resolved, digest = _version(uri)
-    given = standing(ledger.proven(str(resolved.name), [digest])).get(digest)
-    if given is None:
+    given = _standing(ledger.proven(str(resolved.name), [digest])).get(digest, [])
+    if not given:
         raise errors.PromotionError(
             f"the weights of {resolved.uri} are not recalled, so there is nothing to withdraw"
         )
+    for entry in given:
+        _check_withdrawal(resolved, entry, may_edit)
     event = _note(WITHDRAWN, resolved, digest, escaping.line(reason.strip()))
-    for at in dict.fromkeys((resolved.uri, given.uri)):
-        _tag(versions.resolve(at) if at != resolved.uri else resolved, None)
+    _tag(resolved, None)
+    for at in {entry.uri for entry in given} - {resolved.uri}:
+        try:
+            _tag(versions.resolve(at), None)
+        except errors.RegistryError as error:  # it may be deleted, or another's
+            _logger.warning("%s keeps the tag %s: %s", at, tag_keys.RECALLED, error)
     return _said(resolved, digest, reason.strip(), event, withdrawn=True)
 
 
 def standing(history: Sequence[events.Event]) -> Mapping[str, facts.Recall]:
-    """The recalls that were not withdrawn, by the digest of the weights.
+    """The first recall of each weights that was not withdrawn, by their digest.
+
+    What a server wrote for somebody whom it had authenticated is taken back only so.
 
     Args:
         history: Of `ledger.proven`, or of `reading` for pages.
     """
-    found: dict[str, facts.Recall] = {}
+    return {digest: given[0] for digest, given in _standing(history).items() if given}
+
+
+def _standing(history: Sequence[events.Event]) -> dict[str, list[facts.Recall]]:
+    """All recalls that were not withdrawn, oldest first, by the digest of the weights."""
+    found: dict[str, list[facts.Recall]] = {}
     for event in history:
         digest = event.details.get("weights_digest")
         if event.phase != events.DONE or not isinstance(digest, str):
             continue
+        vouched = event.details.get(events.VOUCHED) is True
         if event.kind == RECALLED:
             reason = str(event.details.get("reason", ""))
-            said = facts.Recall(
-                str(event.subject), digest, reason, event.actor, event.time, event.sequence
-            )
-            found.setdefault(digest, said)
+            who = (event.actor, event.time, event.sequence, vouched)
+            said = facts.Recall(str(event.subject), digest, reason, *who)
+            found.setdefault(digest, []).append(said)
         elif event.kind == WITHDRAWN:
-            found.pop(digest, None)
+            given = found.get(digest, [])
+            found[digest] = [entry for entry in given if entry.vouched and not vouched]
     return found
 
 
@@ -137,6 +171,43 @@ def ancestry(uri: str) -> tuple[str, ...]:
     """
     found = catalog.ancestry(uri).versions.values()
     return tuple(entry.weights_digest for entry in found if entry.weights_digest)
+
+
+def _ask(uri: str, reason: str, *, withdraw: bool) -> Recalled | None:
+    """What the registry's server did, where it guards aliases; else `None`."""
+    if not failures.is_http(mlflow.get_registry_uri()):
+        return None
+    resolved = versions.resolve(uri)
+    offer = guards.for_recalls(resolved.name) if resolved.name else None
+    if offer is None:
+        return None
+    fields = {"name": resolved.name, "version": str(resolved.version), "reason": reason}
+    said = offer.take("recall", fields | {"withdraw": withdraw})
+    del said["live"]
+    affected = tuple(relatives.Affected(**_tuples(entry)) for entry in said["affected"])
+    return Recalled(**_tuples(said) | {"affected": affected})
+
+
+def _tuples(said: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a record, out of JSON."""
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in said.items()}
+
+
+def _check_withdrawal(
+    resolved: versions.ResolvedVersion, given: facts.Recall, may_edit: Callable[[str], bool]
+) -> None:
+    """Raise `PromotionError` where a recall is not for this user to take back."""
+    named = uris.registered(given.uri)
+    if given.vouched and not accounts.is_vouched():
+        raise errors.PromotionError(
+            f"the weights of {resolved.uri} were recalled by the account {given.actor}, as "
+            f"{given.uri}: withdraw it at the server that knows the accounts"
+        )
+    if named is None or not may_edit(named[0]):
+        raise errors.PromotionError(
+            f"the weights of {resolved.uri} were recalled by {given.actor} as a version of another "
+            "registered model, which you may not edit: ask who may, or the server's admin"
+        )
 
 
 def _version(uri: str) -> tuple[versions.ResolvedVersion, str]:

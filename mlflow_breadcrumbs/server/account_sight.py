@@ -4,11 +4,13 @@ MLflow offers these rules to its own handlers alone, so some names here are priv
 holds them against what its REST API answers.
 """
 
+import contextlib
 import re
 import types
 from typing import Any
 
 import flask
+from mlflow.exceptions import MlflowException
 from mlflow.server import auth, handlers
 
 from mlflow_breadcrumbs.server import callers, pages, visibility
@@ -35,10 +37,16 @@ def caller_of_request() -> callers.Caller:
 
 
 def _may_edit(name: str) -> bool:
-    """Whether the account may set aliases of a model, named in the request as in MLflow's own."""
+    """Whether the account may set aliases of a model; as MLflow judges it, of any name.
+
+    MLflow's rule about versions looks at the model that the request names.
+    """
     if auth.store.get_user(flask.g.mlflow_authenticated_user).is_admin:
         return True
-    return bool(auth.validate_can_set_model_or_prompt_version_alias())
+    with contextlib.suppress(MlflowException):  # there is no such model
+        may = auth._get_registered_model_or_prompt_permission(name).can_update
+        return bool(may and auth._alias_version_requirement_met())
+    return False
 
 
 def allow_pages() -> None:

@@ -1,4 +1,4 @@
-"""What a request for a promotion, a rollback, an approval or an override says, in JSON."""
+"""What the requests for promotions, rollbacks, approvals, overrides and recalls say, in JSON."""
 
 from typing import Annotated
 
@@ -65,3 +65,17 @@ class OverrideAsked(fields.Strict):
     """The version that must have the alias now; null: none must. Left out: the one that has it."""
     user: str = ""
     """Who asks; a server with accounts knows it, and no other takes this request."""
+
+
+class RecallAsked(fields.Strict):
+    """A version whose weights are not to be used."""
+
+    name: str
+    """The registered model."""
+    version: Number
+    reason: str = ""
+    """Why, 1 to 1,000 characters; of a withdrawal it may be left out."""
+    withdraw: bool = False
+    """The weights may be used again."""
+    user: str = ""
+    """Who asks; a server with accounts knows it, and takes no notice of this."""

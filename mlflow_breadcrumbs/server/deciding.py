@@ -1,10 +1,11 @@
-"""Promotions, rollbacks, approvals and overrides as requests: judged here, by the pinned policies.
+"""Promotions, rollbacks, approvals, overrides and recalls as requests, by the pinned policies.
 
 What is known is what the server's registry and ledger have: it measures nothing. Reading, judging
 and moving are one step for all of its processes. The alias is moved in the registry's store, past
 the guard, and MLflow's webhooks are told as of any other move.
 """
 
+import dataclasses
 import functools
 import logging
 from collections.abc import Callable
@@ -19,8 +20,8 @@ from mlflow.webhooks.types import ModelVersionAliasCreatedPayload
 
 from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.ledger import locks, stores
-from mlflow_breadcrumbs.promotion import approvals, overriding, promote, rollback
-from mlflow_breadcrumbs.registry import accounts, aliases, failures, uris
+from mlflow_breadcrumbs.promotion import approvals, overriding, promote, recalls, rollback
+from mlflow_breadcrumbs.registry import accounts, aliases, catalog, failures, uris
 from mlflow_breadcrumbs.server import asking, callers, pages, pinning
 from mlflow_breadcrumbs.support import credentials, json_documents, validation
 
@@ -53,6 +54,7 @@ def blueprint(pins: pinning.Pins, caller: Callable[[], callers.Caller]) -> flask
     request("/rollback", asking.RollbackAsked, _rollback)
     request("/approve", asking.ApprovalAsked, _approve)
     request("/override", asking.OverrideAsked, _override)
+    request("/recall", asking.RecallAsked, _recall)
     made.after_request(pages.guarded)
     return made
 
@@ -66,6 +68,7 @@ def _offer(pins: pinning.Pins, caller: callers.Caller) -> dict[str, Any]:
         "policy": None if pin is None else pin.rules.to_yaml(),
         "policy_digest": None if pin is None else pin.rules.digest,
         "accounts": caller.account is not None,
+        "recalls": bool(pins.pins),
     }
 
 
@@ -77,7 +80,8 @@ def _taken(
 ) -> dict[str, Any]:
     """Read what is asked for, and do it in the name of who asks."""
     asked = _read(kind)
-    if not caller.may_read(asked.name):
+    known = caller.account is None or catalog.model(asked.name) is not None
+    if not (known and caller.may_read(asked.name)):
         raise errors.AbsentError(f"{asked.name!r} is not here, or not visible to you")
     with accounts.working_for(caller.asking(asked.user)), stores.serving():
         return act(asked, pins, caller)
@@ -146,6 +150,36 @@ def _override(
     return done.to_dict()
 
 
+def _recall(
+    asked: asking.RecallAsked, pins: pinning.Pins, caller: callers.Caller
+) -> dict[str, Any]:
+    if not pins.pins:
+        raise errors.AbsentError("this server guards no alias, and leaves recalls to the command")
+    _editable(asked.name, f"to recall {asked.name!r}", caller)
+    uri = uris.of_version(asked.name, asked.version)
+    with locks.held(asked.name):
+        if asked.withdraw:
+            done = recalls.withdraw(uri, asked.reason, caller.may_edit)
+        else:
+            done = recalls.recall(uri, asked.reason)
+    return _seen(done, caller).to_dict()
+
+
+def _seen(done: recalls.Recalled, caller: callers.Caller) -> recalls.Recalled:
+    """A recall without the versions that the caller may not read."""
+
+    def may(uri: str) -> bool:
+        named = uris.registered(uri)
+        return named is not None and caller.may_read(named[0])
+
+    seen = tuple(
+        dataclasses.replace(entry, via=tuple(uri for uri in entry.via if may(uri)))
+        for entry in done.affected
+        if may(entry.uri)
+    )
+    return dataclasses.replace(done, affected=seen)
+
+
 def _expected(asked: asking.PromotionAsked | asking.OverrideAsked) -> str | None:
     """Where the alias must be: as asked, else where it is now, before anybody is waited for."""
     if "expected" in asked.model_fields_set:
@@ -162,11 +196,14 @@ def _pin(
     pin = pins.of_alias(asked.name, asked.alias)
     if pin is None:
         raise errors.AbsentError(f"this server does not guard {asked.name}@{asked.alias}")
-    if not caller.may_edit(asked.name):
-        raise _ForbiddenError(
-            403, f"to move {asked.name}@{asked.alias} needs the permission EDIT of the model"
-        )
+    _editable(asked.name, f"to move {asked.name}@{asked.alias}", caller)
     return pin
+
+
+def _editable(name: str, what: str, caller: callers.Caller) -> None:
+    """Have somebody who may edit the model, as MLflow asks for to set its aliases."""
+    if not caller.may_edit(name):
+        raise _ForbiddenError(403, f"{what} needs the permission EDIT of the model")
 
 
 def _tell(name: str, alias: str, version: str) -> None:

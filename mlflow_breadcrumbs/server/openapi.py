@@ -89,6 +89,11 @@ _REQUESTS: dict[str, tuple[str, type[pydantic.BaseModel]]] = {
         "names; as `promote --override --json`.",
         asking.OverrideAsked,
     ),
+    "/recall": (
+        "Take a version's weights, and all that descends from them, out of use; as "
+        "`recall --json`. The versions that you may not read are left out of the answer.",
+        asking.RecallAsked,
+    ),
 }
 """By address: what it does and answers, the record that it takes."""
 
@@ -116,8 +121,8 @@ def document(server: str) -> dict[str, Any]:
         [_NAME, _NUMBER, _FORM],
     )
     paths["/guard.json"] = _path(
-        "Whether the server guards an alias, or any of a model's; then the three requests are for "
-        "it, and the policy is here as YAML.",
+        "Whether the server guards an alias, or any of a model's; then the requests are for it, "
+        "and the policy is here as YAML. `recalls`: whether it takes recalls, of any model.",
         {"type": "object"},
         [_of_query("name"), _of_query("alias")],
     )

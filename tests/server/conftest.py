@@ -18,6 +18,7 @@ from mlflow_breadcrumbs import ledger
 from mlflow_breadcrumbs.audit import trail, verify
 from mlflow_breadcrumbs.promotion import approvals, policies, promote, recheck
 from mlflow_breadcrumbs.registry import tag_keys
+from mlflow_breadcrumbs.server import pinning
 
 TYPED = (tag_keys.TASK, tag_keys.KIND)
 """Tags of ours that somebody may have set."""
@@ -112,7 +113,7 @@ def shown_app(furnished, tmp_path_factory) -> Iterator[ShownApp]:
     """`mlflow server --app-name breadcrumbs`, with two workers."""
     folder = tmp_path_factory.mktemp("app")
     hand_over(furnished, folder)
-    found = apps.entry_points(folder / "apps")
+    found = apps.entry_points(folder / "apps") | {pinning.VARIABLE: ""}
     options = ("--app-name", "breadcrumbs", "--workers", "2")
     with zoos.serving(folder, furnished / "mlflow.db", *options, **found) as uri:
         yield ShownApp(uri, folder)

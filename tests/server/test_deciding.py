@@ -11,6 +11,7 @@ from click import testing
 from mlflow_breadcrumbs import cli
 from mlflow_breadcrumbs.ledger import stores
 from mlflow_breadcrumbs.promotion import decisions, guards
+from mlflow_breadcrumbs.registry import tag_keys
 
 GIVEN = {"name": "merged", "alias": "champion"}
 
@@ -134,6 +135,54 @@ def test_approvals_are_the_servers(guarded, run):
     assert "nothing to withdraw" in run("approve", "merged/1", "--withdraw", user="dora", code=1)
 
 
+@pytest.fixture
+def recalled(guarded):
+    """Recall a version; it may be used again afterwards."""
+    asked = []
+
+    def tell(name):
+        asked.append({"name": name, "version": "1"})
+        run = testing.CliRunner().invoke(
+            cli.main, ["recall", f"{name}/1", "--reason", "test images", "--json"]
+        )
+        assert run.exit_code == 0, run.output
+        return json.loads(run.stdout)
+
+    yield tell
+    for each in asked:
+        guarded.request("recall", each | {"withdraw": True})
+
+
+@pytest.mark.parametrize("name", ["merged", "tiny-colours"])
+def test_a_recall_is_the_servers(guarded, run, second, recalled, name, tmp_path, monkeypatch):
+    """Of the live version itself, and of a source whose own model no pattern fits."""
+    run("promote", f"merged/{second}", "--alias", "champion", "--dry-run")
+    said = recalled(name)
+    assert "models:/merged/1" in [said["uri"], *(each["uri"] for each in said["affected"])]
+    assert "merged@champion" in said["live"]
+    tags = mlflow.MlflowClient().get_model_version(name, "1").tags
+    assert tags[tag_keys.RECALLED] == "test images"
+    refused = run("promote", f"merged/{second}", "--alias", "champion", "--json", code=3)
+    assert [r["verdict"] for r in json.loads(refused)["rules"] if r["name"] == "recalled"] == [
+        "failed"
+    ]
+    page = guarded.ask("/breadcrumbs/models/merged", as_json=True).json
+    assert "recalled" in [each["kind"] for each in page["attention"]]
+    monkeypatch.setenv(stores.VARIABLE, f"sqlite:///{tmp_path}/another.db")
+    assert "test images" in run("history", name)
+    assert "is no longer recalled" in run("recall", f"{name}/1", "--withdraw", user="dora")
+    assert tag_keys.RECALLED not in mlflow.MlflowClient().get_model_version(name, "1").tags
+    assert "nothing to withdraw" in run("recall", f"{name}/1", "--withdraw", code=1)
+    run("promote", f"merged/{second}", "--alias", "champion", "--dry-run")
+
+
+def test_a_recall_is_as_elsewhere_where_nothing_is_guarded(shown_app, run, guarded):
+    zoos.use(shown_app.uri)
+    assert guards.for_recalls("merged") is None
+    answer = shown_app.request("recall", {"name": "merged", "version": "1", "reason": "bad"})
+    assert (answer.status, "guards no alias" in answer.json["error"]) == (404, True)
+
+
 def test_nobody_approves_their_own_merge(run):
     own = getpass.getuser()
     for spelling in (own, own.upper(), f"{own}@example.org", f"DOMAIN\\{own}", f" {own} "):
@@ -153,7 +202,7 @@ def test_nobody_approves_their_own_merge(run):
         {"Sec_Fetch_Site": "same-site"},
     ],
 )
-@pytest.mark.parametrize("what", ["promote", "rollback", "approve"])
+@pytest.mark.parametrize("what", ["promote", "rollback", "approve", "recall"])
 def test_no_other_site_asks_for_its_visitors(guarded, what, headers):
     answer = guarded.request(what, GIVEN | {"version": "1"}, **headers)
     assert answer.status in (403, 415)
@@ -182,6 +231,9 @@ def test_a_page_of_the_servers_own_may_ask(guarded):
         ("promote", GIVEN | {"version": "1", "alias": "candidate"}, 404, "does not guard"),
         ("promote", GIVEN | {"version": "1", "name": "absent"}, 404, "does not guard"),
         ("rollback", GIVEN | {"alias": "candidate"}, 404, "does not guard"),
+        ("recall", {"name": "merged", "version": "1"}, 400, "0 characters"),
+        ("recall", {"name": "merged", "version": "1", "withdraw": True}, 400, "not recalled"),
+        ("recall", {"name": "merged", "version": "1", "reason": "x" * 1001}, 400, "1001"),
         ("rollback", GIVEN | {"to": "99"}, 400, "never was champion"),
     ],
 )
@@ -193,7 +245,7 @@ def test_what_is_asked_wrongly(guarded, what, fields, status, said):
 
 
 def test_there_is_nothing_to_get_where_something_is_asked_for(guarded):
-    for what in ("promote", "rollback", "approve"):
+    for what in ("promote", "rollback", "approve", "recall"):
         assert guarded.ask(f"/breadcrumbs/{what}").status == 405
 
 

@@ -12,7 +12,7 @@ import pytest
 
 MERGED = apps.version("merged", 1)
 QUOTED = urllib.parse.quote(apps.NAMED, safe="")
-REQUESTS = {"/promote", "/rollback", "/approve", "/override"}
+REQUESTS = {"/promote", "/rollback", "/approve", "/override", "/recall"}
 PAGES = {
     "/": "/breadcrumbs/",
     "/models/{name}": "/breadcrumbs/models/merged",

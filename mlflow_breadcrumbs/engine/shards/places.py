@@ -8,6 +8,7 @@ import contextlib
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
@@ -16,6 +17,9 @@ from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.engine import writing
 from mlflow_breadcrumbs.engine.remote import stores
 from mlflow_breadcrumbs.support import intake, json_documents, scratch, wording
+
+TRIES, PAUSE = 10, 0.2
+"""How often a folder is removed that somebody still writes into, with so many seconds between."""
 
 
 class ShardPlace(Protocol):
@@ -166,7 +170,11 @@ class OnDisk:
 
     def clear(self) -> None:
         """See `ShardPlace.clear`."""
-        shutil.rmtree(self.path, ignore_errors=True)
+        for _ in range(TRIES):
+            shutil.rmtree(self.path, ignore_errors=True)
+            if not self.path.exists():
+                return
+            time.sleep(PAUSE)  # a worker that was just killed may have written its last file
 
 
 class _Stored:

@@ -38,6 +38,7 @@ SIZES = (200, 2000)
 OF_MODEL = 20
 """Versions of each registered model."""
 TIMES = 5
+PAINT = "first-contentful-paint"
 SHOWN = """() => [
   performance.getEntriesByName('first-contentful-paint')[0].startTime,
   ...['begun', 'drawn'].map((name) => performance.getEntriesByName(name)[0]?.startTime || 0),
@@ -141,8 +142,9 @@ def drawn(alone: flask.Flask, browser: str) -> list[str]:
         for name, path in PAGES.items():
             found: list[list[float]] = []
             for _ in range(TIMES):
-                page = chromium.new_page()
+                page = chromium.new_page(bypass_csp=True)  # so that it can be asked when it is done
                 page.goto(f"http://127.0.0.1:{running.server_port}{path}", wait_until="load")
+                page.wait_for_function(f"performance.getEntriesByName('{PAINT}').length")
                 if "lineage" in path:
                     page.wait_for_function("document.getElementById('graph').dataset.nodes")
                 found.append(page.evaluate(SHOWN))

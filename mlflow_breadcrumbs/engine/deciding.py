@@ -29,8 +29,6 @@ from mlflow_breadcrumbs.engine import (
 
 POOLER = "pooler."
 """A layer of a backbone that comes with a classifier, and that models without one lack."""
-OUTPUTS = frozenset({"lm_head", "decoder", "embed_out", "proj_out"})
-"""What the modules are called that models tie to their input embedding."""
 
 
 def align(
@@ -209,7 +207,7 @@ class _Deciding:
             self._of_both(name, self._meeting.names[twin])
         elif self._is_others_head(name):
             self._kept[name] = "a head of the base"
-        elif _may_tie(self._base, name, self._inputs[0]):
+        elif naming.may_tie(self._base, name, self._inputs[0]):
             self.mismatch.untied.append(name)
         else:
             self.mismatch.missing.append(name)
@@ -224,7 +222,7 @@ class _Deciding:
             self._left[own] = "a counter"
         elif twin := _same(self._source, own, self._inputs[1]):
             self._left[own], self._tied[own] = "tied", twin
-        elif _may_tie(self._source, own, self._inputs[1]) and not self._on_bare_base():
+        elif naming.may_tie(self._source, own, self._inputs[1]) and not self._on_bare_base():
             self.mismatch.untied.append(own)
         elif self._is_head(own) or self._is_pooler(own):
             self._own.append(own)
@@ -246,7 +244,7 @@ class _Deciding:
             return False
         return (
             (self._ours.ties, self._theirs.ties) == (True, False)
-            and _may_tie(self._base, name, self._inputs[0])
+            and naming.may_tie(self._base, name, self._inputs[0])
             and _same(self._source, own, self._inputs[1]) is None
         )
 
@@ -303,9 +301,3 @@ def _same(found: checkpoints.Checkpoint, name: str, inputs: Sequence[str]) -> st
         ),
         None,
     )
-
-
-def _may_tie(found: checkpoints.Checkpoint, name: str, inputs: Sequence[str]) -> bool:
-    """Whether a tensor is an output that models tie to their input embedding."""
-    is_output = not OUTPUTS.isdisjoint(name.split("."))
-    return is_output and bool(naming.twins(found, name, inputs))

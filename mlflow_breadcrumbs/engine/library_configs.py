@@ -18,6 +18,8 @@ BACKBONES = ("model", "transformer", "bert", "roberta", "deberta", "distilbert",
 """What backbones are called in a model with a head, where not as the `model_type`."""
 HEADED = re.compile(r"For[A-Z]|LMHead|DoubleHeads")
 """In the name of an architecture: it has a head on its backbone."""
+STORED = ("dtype", "torch_dtype")
+"""The fields that name the dtype of the weights in the file, now and in former releases."""
 SIZES = ("hidden_size", "num_hidden_layers", "n_embd", "n_layer", "d_model", "intermediate_size")
 
 _known: "weakref.WeakKeyDictionary[checkpoints.Checkpoint, LibraryConfig | None]" = (
@@ -87,6 +89,47 @@ def read(checkpoint: checkpoints.Checkpoint) -> LibraryConfig | None:
         found = content and json_documents.parse(content, origin, errors.CheckpointError)
         _known[checkpoint] = LibraryConfig(found) if isinstance(found, dict) else None
     return _known[checkpoint]
+
+
+def stored_as(content: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration that names the dtypes of the weights as another one does, at any depth.
+
+    Args:
+        content: of one model.
+        other: of the model whose weights are meant; a dtype that it does not name is left out.
+    """
+    kept = {
+        key: stored_as(value, other[key])
+        if isinstance(value, Mapping) and isinstance(other.get(key), Mapping)
+        else value
+        for key, value in content.items()
+        if key not in STORED
+    }
+    return kept | {key: other[key] for key in STORED if key in other}
+
+
+def with_dtype(content: Mapping[str, Any], dtype: str) -> dict[str, Any]:
+    """A configuration with another dtype wherever it names the weights' one, as `bfloat16`."""
+    return {
+        key: dtype
+        if key in STORED and isinstance(value, str)
+        else (with_dtype(value, dtype) if isinstance(value, Mapping) else value)
+        for key, value in content.items()
+    }
+
+
+def main_dtype(checkpoint: checkpoints.Checkpoint) -> str | None:
+    """The dtype that most of a checkpoint's floating-point numbers have; `None` without any.
+
+    Of several checkpoints that are read as one, it is that of the main one.
+    """
+    numbers: dict[str, int] = {}
+    for name in checkpoint.names:
+        info = checkpoint.info(name)
+        if info.dtype.is_floating_point and not checkpoint.prefix(name):
+            called = str(info.dtype).removeprefix("torch.")
+            numbers[called] = numbers.get(called, 0) + info.numel
+    return max(numbers, key=lambda called: numbers[called]) if numbers else None
 
 
 def _text(value: Any) -> str:

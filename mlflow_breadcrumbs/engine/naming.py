@@ -15,6 +15,8 @@ EMBEDDINGS = (
 """How the names of input embeddings end."""
 FORMER = (("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "LayerNorm.bias"))
 """How names of the first BERTs end, as in `bert-base-uncased`, and how those of later ones do."""
+OUTPUTS = frozenset({"lm_head", "decoder", "embed_out", "proj_out"})
+"""What the modules are called that models tie to their input embedding."""
 BUFFERS = ("position_ids",)
 """Counters that some releases of a library saved and others did not."""
 PIECE = 1 << 24
@@ -117,6 +119,12 @@ def twins(found: checkpoints.Checkpoint, name: str, known: Sequence[str]) -> tup
     """Of some tensors those that another one could be the same as, by dtype and shape."""
     info = found.info(name)
     return tuple(other for other in known if other != name and found.info(other) == info)
+
+
+def may_tie(found: checkpoints.Checkpoint, name: str, inputs: Sequence[str]) -> bool:
+    """Whether a tensor is an output that models tie to their input embedding."""
+    is_output = not OUTPUTS.isdisjoint(name.split("."))
+    return is_output and bool(twins(found, name, inputs))
 
 
 def same_bytes(found: checkpoints.Checkpoint, one: str, other: str) -> bool:

@@ -7,6 +7,7 @@ version loads as its base does. What was registered without MLmodel gets one, of
 """
 
 import dataclasses
+import json
 import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,10 +18,17 @@ from mlflow.models import Model
 from mlflow.models.model import MLMODEL_FILE_NAME, ModelInfo
 
 import mlflow_breadcrumbs
-from mlflow_breadcrumbs.engine import checkpoints, headers, tensor_files, writing
+from mlflow_breadcrumbs import errors
+from mlflow_breadcrumbs.engine import (
+    checkpoints,
+    headers,
+    library_configs,
+    tensor_files,
+    writing,
+)
 from mlflow_breadcrumbs.flavor import own_heads, storing
 from mlflow_breadcrumbs.registry import layouts, versions
-from mlflow_breadcrumbs.support import copies
+from mlflow_breadcrumbs.support import copies, json_documents
 
 OF_VERSION = (MLMODEL_FILE_NAME, "registered_model_meta", "lineage.json", "model.sig")
 """What is true of one version only."""
@@ -111,8 +119,16 @@ def _write_apart(
     return writer.output
 
 
-def lay_out(base: versions.OpenedVersion, folder: Path) -> None:
-    """Put all files of the base into a folder but its weights and what is only true of it."""
+def lay_out(base: versions.OpenedVersion, weights: Path, folder: Path) -> None:
+    """Put all files of the base into a folder but its weights and what is only true of it.
+
+    Where weights have another dtype than the base's, `config.json` says so.
+
+    Args:
+        base: opened with all of its files.
+        weights: the merged checkpoint; another one of the version if there are several.
+        folder: gets the files.
+    """
     names = sorted(path.relative_to(base.folder) for path in base.folder.rglob("*"))
     unwanted = layouts.candidates([name.as_posix() for name in names])
     for name in names:
@@ -121,6 +137,31 @@ def lay_out(base: versions.OpenedVersion, folder: Path) -> None:
             continue
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, target)
+    _say_dtype(base, weights, (folder / weights_file(base)).with_name(library_configs.FILE))
+
+
+def _say_dtype(base: versions.OpenedVersion, weights: Path, config: Path) -> None:
+    """Have a copy of the base's configuration name the dtype of merged weights.
+
+    Args:
+        base: opened.
+        weights: the merged checkpoint.
+        config: the copy, if the base has one.
+    """
+    if not config.is_file():
+        return
+    with (
+        checkpoints.Checkpoint.open(base.stored) as before,
+        checkpoints.Checkpoint.open(weights) as merged,
+    ):
+        dtypes = [library_configs.main_dtype(checkpoint) for checkpoint in (before, merged)]
+    if dtypes[1] is None or dtypes[0] == dtypes[1]:
+        return
+    content = json_documents.read(config, str(config), errors.ArchitectureError)
+    if isinstance(content, dict):
+        said = library_configs.with_dtype(content, dtypes[1])
+        if said != content:
+            config.write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
 
 
 def record_of(base: versions.OpenedVersion) -> Model:
@@ -150,7 +191,7 @@ class _Carrier:
     ) -> None:
         """Write the base's artifact with other weights."""
         folder = Path(path)
-        lay_out(self.base, folder)
+        lay_out(self.base, weights.files[weights.main], folder)
         for name, file in weights.files.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             try:

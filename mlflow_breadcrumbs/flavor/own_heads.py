@@ -9,7 +9,8 @@ task      what it is for
 source    URI of the version that it is from
 renamed   by the backbone's tensor, its name in the task's model, where that is another
 absent    the backbone's tensors that the task's model has not
-config    what `config.json` of the task's model has other than the base's; null is not there
+config    what `config.json` of the task's model has other than the base's, without the dtype of the
+          weights; null is not there
 declared  what its MLmodel says of the classes that load it
 ```
 """
@@ -28,6 +29,7 @@ from mlflow_breadcrumbs.engine import (
     alignment,
     checkpoints,
     library_configs,
+    naming,
     overlays,
     tensor_files,
     writing,
@@ -38,6 +40,8 @@ from mlflow_breadcrumbs.support import canonical, copies, json_documents
 
 FORMAT = "urn:mlflow-breadcrumbs:own-head:v1"
 FOLDER = "tasks"
+TIES = "tie_word_embeddings"
+"""The field of `config.json` by which an output is the input embedding."""
 DECLARED = ("pipeline_model_type", "instance_type", "task")
 """What MLmodel says under the name of a flavor, of the classes that load a model."""
 
@@ -54,7 +58,8 @@ class OwnHead:
     absent: tuple[str, ...]
     """The backbone's tensors that the task's model has not."""
     config: Mapping[str, Any]
-    """What its `config.json` has other than the base's; `None` is a field that is not there."""
+    """What its `config.json` has other than the base's; `None` is a field that is not there. The
+    dtype of the weights is the merged ones', whatever older files say of it here."""
     declared: Mapping[str, str]
     """What its MLmodel says of the classes that load it."""
     weights: Path
@@ -198,6 +203,7 @@ def lay(head: OwnHead, merged: Path, target: Path, *, max_shard_size: int | None
         CheckpointError: a file is damaged, or can't be written.
         TaskError: `config.json` is no object.
     """
+    config = target.with_name(library_configs.FILE)
     with (
         checkpoints.Checkpoint.open(merged) as backbone,
         checkpoints.Checkpoint.open(head.weights) as own,
@@ -211,15 +217,24 @@ def lay(head: OwnHead, merged: Path, target: Path, *, max_shard_size: int | None
         taken |= {name: overlays.Taken(1, name) for name in own.names}
         laid = checkpoints.Checkpoint(str(merged), *overlays.lay([backbone, own], taken))
         written = writing.write_all(target, laid, max_shard_size=max_shard_size)
-    config = target.with_name(library_configs.FILE)
-    if config.is_file() and head.config:
-        content = json_documents.read(config, str(config), errors.TaskError)
-        if not isinstance(content, dict):
-            raise errors.TaskError(f"{config} is no JSON object; restore it")
-        merged_config = {k: v for k, v in (content | dict(head.config)).items() if v is not None}
-        os.remove(config)  # it may be a link into the store
-        config.write_text(json.dumps(merged_config, indent=2) + "\n", encoding="utf-8")
+        if config.is_file() and head.config:
+            _configure(head, config, laid)
     return written
+
+
+def _configure(head: OwnHead, config: Path, laid: checkpoints.Checkpoint) -> None:
+    """Make the merged model's `config.json` the task's; of the weights it says what they are."""
+    content = json_documents.read(config, str(config), errors.TaskError)
+    if not isinstance(content, dict):
+        raise errors.TaskError(f"{config} is no JSON object; restore it")
+    own = dict(head.config)
+    known = naming.embeddings(laid)
+    if own.get(TIES) is False and not any(naming.may_tie(laid, name, known) for name in laid.names):
+        del own[TIES]  # the output that the source had written out is the merged embedding
+    found = library_configs.stored_as(content | own, content)
+    os.remove(config)  # it may be a link into the store
+    said = {key: value for key, value in found.items() if value is not None}
+    config.write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
 
 
 def carry(heads: Iterable[OwnHead], folder: Path) -> None:
@@ -265,10 +280,11 @@ def _differences(
         return {}
     stays = found.resized or "excluded" in found.base.values()
     kept = {"vocab_size"} if stays else set()
+    theirs = library_configs.stored_as(source, base)
     return {
-        key: source.get(key)
-        for key in {**base, **source}
-        if base.get(key) != source.get(key) and key not in kept
+        key: theirs.get(key)
+        for key in {**base, **theirs}
+        if base.get(key) != theirs.get(key) and key not in kept
     }
 
 

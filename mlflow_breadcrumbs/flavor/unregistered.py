@@ -41,7 +41,7 @@ def lay_out(
         config = flavor.load_config(base.folder)
         flavor.save_model(folder, config=config, weights=weights, heads=heads)
         return folder
-    foreign.lay_out(base, folder)
+    foreign.lay_out(base, weights, folder)
     if own is None:
         for name, file in foreign.arrange(base, weights).files.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)

@@ -75,3 +75,71 @@ def test_transformers_loads_what_was_pulled(store, tmp_path, monkeypatch):
     refused = pull("bert/1", tmp_path / "damaged", code=1)
     assert "of the tensors of models:/bert/1 missing or of another shape" in refused.output
     assert not (tmp_path / "damaged").exists()
+
+
+def small_qwen(**settings):
+    """A small Qwen2."""
+    import transformers
+
+    known = {
+        "vocab_size": 24,
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "intermediate_size": 24,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    }
+    return transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**known | settings)).eval()
+
+
+@pytest.mark.slow
+def test_a_task_s_configuration_says_what_its_weights_are(store, tmp_path):
+    """The base ties its output, the source wrote an identical one; other dtypes on both sides."""
+    transformers = pytest.importorskip("transformers")
+    import berts
+
+    from mlflow_breadcrumbs.engine import recipe
+    from mlflow_breadcrumbs.pipeline import flow
+
+    torch.manual_seed(0)
+    base = small_qwen(tie_word_embeddings=True).to(torch.bfloat16)
+    tuned = small_qwen(tie_word_embeddings=False)
+    tuned.load_state_dict(base.state_dict())
+    with torch.no_grad():
+        for parameter in (tuned.model.embed_tokens.weight, tuned.model.norm.weight):
+            parameter += 0.015625
+        tuned.lm_head.weight.copy_(tuned.model.embed_tokens.weight)
+    for name, model in (("qwen", base), ("qwen-tuned", tuned)):
+        berts.register(name, model, tmp_path, "text-generation")
+    for dtype, loaded_as in (("base", torch.bfloat16), ("float32", torch.float32)):
+        settings = recipe.MergeRecipe.from_method(
+            "task_arithmetic", sources=1, alpha=1, own=("model.norm.weight",), dtype=dtype
+        )
+        merged = flow.merge(
+            flow.MergeRequest(
+                base="models:/qwen/1",
+                sources=("models:/qwen-tuned/1",),
+                registered_model=f"merged-{dtype}",
+                recipe=settings,
+                device="cpu",
+            )
+        )
+        for task in ((), ("--task", "qwen-tuned")):
+            folder = tmp_path / f"{dtype}{len(task)}"
+            pull(merged.version.uri, folder, *task)
+            config = json.loads((folder / "config.json").read_text())
+            assert config["tie_word_embeddings"] is True
+            assert config["dtype"] == str(loaded_as).removeprefix("torch.")
+            loaded, told = transformers.AutoModelForCausalLM.from_pretrained(
+                folder, dtype="auto", output_loading_info=True
+            )
+            assert not told["missing_keys"]
+            assert loaded.dtype == loaded_as
+            assert torch.equal(loaded.lm_head.weight, loaded.model.embed_tokens.weight)
+            torch.testing.assert_close(
+                loaded.lm_head.weight.float(), tuned.lm_head.weight, atol=1e-3, rtol=0.01
+            )
+            of = tuned if task else base
+            assert torch.equal(loaded.model.norm.weight, of.model.norm.weight.to(loaded_as))

@@ -17,8 +17,8 @@ def config(**settings):
     return transformers.BertConfig(**known | settings)
 
 
-def register(name, model, folder):
+def register(name, model, folder, task="text-classification"):
     """A small BERT, or an adapter on one, with its tokenizer."""
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{i}" for i in range(20))]
     (folder / "vocab.txt").write_text("\n".join(words))
-    texts.log(name, model, transformers.BertTokenizer(str(folder / "vocab.txt")))
+    texts.log(name, model, transformers.BertTokenizer(str(folder / "vocab.txt")), task)

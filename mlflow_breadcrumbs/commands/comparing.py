@@ -55,6 +55,7 @@ def compare_command(
         base,
         [uri for uri, _ in everything],
         settings,
+        named=options.named_patterns(given),
         threads=threads,
         max_norm_ratio=max_norm_ratio,
         show=terminal.show,

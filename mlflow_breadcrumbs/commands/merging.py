@@ -329,6 +329,7 @@ def merge_command(
     else:
         base, draft = change.base, drafts.RecipeDraft(change.recipe)
         method, sources = change.method, change.sources
+    patterns = draft.patterns
     from mlflow_breadcrumbs.commands import terminal
     from mlflow_breadcrumbs.pipeline import flow, merge_request
     from mlflow_breadcrumbs.registry import permissions
@@ -349,6 +350,7 @@ def merge_command(
         registered_model=target,
         recipe=draft.recipe,
         left_open=draft.open,
+        patterns=patterns,
         choice=choice,
         tasks=tasks,
         evaluator=own,

@@ -1,5 +1,6 @@
 """What the commands' options have in common: types, the recipe, devices."""
 
+import dataclasses
 import functools
 import os
 import re
@@ -11,6 +12,9 @@ from click.core import ParameterSource
 
 from mlflow_breadcrumbs.engine import drafts, recipe
 from mlflow_breadcrumbs.support import defaults
+
+PATTERNS = ("include", "exclude", "own")
+"""The fields of a recipe that are patterns of tensors' names."""
 
 BACKENDS = ("auto", "reference", "cpu", "gpu")
 """`choosing.NAMES`, without importing torch for a help text."""
@@ -258,13 +262,19 @@ def make_draft(
     sources: Sequence[tuple[str, float | None]], options: Mapping[str, Any]
 ) -> drafts.RecipeDraft:
     """The same, where the options may leave something open."""
-    return drafts.draft(
+    draft = drafts.draft(
         sources=len(sources),
         method=options["method"],
         file=options["recipe_file"],
         overrides=_overrides(sources, options) | {drafts.BALANCE: options["balance"]},
         default=defaults.METHOD,
     )
+    return dataclasses.replace(draft, patterns=named_patterns(options))
+
+
+def named_patterns(options: Mapping[str, Any]) -> tuple[str, ...]:
+    """The patterns that the command line names; those of a recipe file are not among them."""
+    return tuple(pattern for field in PATTERNS for pattern in options[field] if pattern)
 
 
 def _overrides(
@@ -277,7 +287,7 @@ def _overrides(
             *("combine", "calibrate", "vectors", "packed", "depth", "dtype"),
         )
     }
-    for field in ("include", "exclude", "own"):
+    for field in PATTERNS:
         patterns = [pattern for pattern in options[field] if pattern]
         overrides[field] = patterns or None
     if any(weight is not None for _, weight in sources):

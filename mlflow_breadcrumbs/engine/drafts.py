@@ -30,6 +30,8 @@ class RecipeDraft:
     """Fields that are open have any value."""
     open: frozenset[str] = frozenset()
     """Of `METHOD`, `ALPHA` and `BALANCE`."""
+    patterns: tuple[str, ...] = ()
+    """Patterns that were named for this merge, each of which must match a tensor."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -26,6 +26,7 @@ from mlflow_breadcrumbs.engine import (
     parts,
     recipe,
     rounding,
+    unnamed_classes,
     writing,
 )
 from mlflow_breadcrumbs.engine.backends import (
@@ -142,6 +143,7 @@ def merge(
         backend=NAME,
         bytes_read=volume,
         alignments=merging.alignments(fresh),
+        unnamed=unnamed_classes.merged(fresh.sources, job.merged, total=len(labels)),
         noises=tuple(
             dataclasses.replace(part.noise, label=label)
             for part, label in zip(known, labels, strict=True)

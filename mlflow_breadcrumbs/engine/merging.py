@@ -23,10 +23,12 @@ from mlflow_breadcrumbs.engine import (
     drafts,
     layer_groups,
     lowering,
+    patterns,
     recipe,
     rounding,
     running,
     tolerance,
+    unnamed_classes,
     writing,
 )
 from mlflow_breadcrumbs.engine.backends import choosing, copying
@@ -70,6 +72,10 @@ class MergeResult:
     """What was left open and found from the weights before the merge."""
     noises: tuple[rounding.Noise, ...] = ()
     """What rounding did to the sources that are stored in fewer bits than the base."""
+    idle: tuple[str, ...] = ()
+    """Of each pattern of the recipe that matches no tensor, a sentence without its full stop."""
+    unnamed: tuple[str, ...] = ()
+    """Tensors of heads that were merged though their classes have no names."""
     alignments: Mapping[str, alignment.Alignment] = dataclasses.field(default_factory=dict)
     """By label, what was decided of the tensors of the sources that are not quite as the base."""
     adapter: lowering.LoweredChange | None = None
@@ -110,13 +116,15 @@ class MergeResult:
             source_digests=tuple(digests[1:]) if digests else None,
             tolerances=tolerance.tolerances(job),
             running=tuple(job.running),
-            **({"alignments": alignments(job)} | known),
+            **(seen(job) | known),
         )
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What a user should know of the merge, sentences without their full stop."""
         found = [running.note(self.running)] if self.running else []
+        found += self.idle
+        found += [unnamed_classes.note(self.unnamed)] if self.unnamed else []
         for label, aligned in self.alignments.items():
             found += aligned.notes(label)
         found += [said for noise in self.noises if (said := noise.note())]
@@ -365,6 +373,15 @@ def alignments(job: backends.Job) -> dict[str, alignment.Alignment]:
     """By label, what was decided of the sources that are not read as they are."""
     found = zip(job.labels, map(alignment.of, job.sources), strict=False)
     return {label: aligned for label, aligned in found if aligned is not None}
+
+
+def seen(job: backends.Job) -> dict[str, Any]:
+    """What headers and configurations tell of a merge, as fields of its result."""
+    return {
+        "alignments": alignments(job),
+        "idle": patterns.notes(job.base, job.sources, job.recipe),
+        "unnamed": unnamed_classes.merged(job.sources, job.merged, total=len(job.sources)),
+    }
 
 
 def said_of(found: Mapping[str, alignment.Alignment]) -> dict[str, dict[str, Any]]:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from mlflow_breadcrumbs import errors
-from mlflow_breadcrumbs.engine import backends, checkpoints, drafts, merging, recipe
+from mlflow_breadcrumbs.engine import backends, checkpoints, drafts, merging, patterns, recipe
 from mlflow_breadcrumbs.engine.backends import arithmetic, reference
 from mlflow_breadcrumbs.support import progress
 
@@ -46,6 +46,8 @@ def settle(
 ) -> drafts.Choice | None:
     """Fill in what a draft leaves open; `None` where it leaves nothing.
 
+    The patterns that were named for the merge are held against the tensors first.
+
     Args:
         base: the checkpoint that every source was fine-tuned from.
         sources: in the order of the sum.
@@ -56,8 +58,10 @@ def settle(
 
     Raises:
         RecipeError: the recipe has another number of weights than there are sources.
-        MergeError: the checkpoints don't fit together, or a value is not finite.
+        MergeError: the checkpoints don't fit together, a value is not finite, or a pattern matches
+            no tensor.
     """
+    patterns.check(base, sources, draft.patterns)
     if not draft.open:
         return None
     settings, job = draft.recipe, merging.plan(base, sources, draft.recipe, labels)

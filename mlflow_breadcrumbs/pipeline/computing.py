@@ -140,7 +140,7 @@ def merge(
                 overwrite=resumable and not by_shards,
                 show=show,
             )
-            return Computed(result, notes=held.notes)
+            return Computed(_told(taken, result), notes=held.notes)
         folder = output.parent / parts.FOLDER
         folder.mkdir(parents=True, exist_ok=True)
         joined = joining.merge(
@@ -157,7 +157,14 @@ def merge(
             show=show,
         )
     kept = (_keeping_note(joined),) if keep else ()
-    return Computed(joined.result, joined, (*held.notes, _reading_note(joined, held), *kept))
+    return Computed(
+        _told(taken, joined.result), joined, (*held.notes, _reading_note(joined, held), *kept)
+    )
+
+
+def _told(taken: inputs.Inputs, result: merging.MergeResult) -> merging.MergeResult:
+    """A result without doubts about classes where all sources are for one task."""
+    return dataclasses.replace(result, unnamed=()) if taken.is_for_one_task else result
 
 
 def _parts_of(taken: inputs.Inputs, held: keeping.HeldParts, *, keep: bool) -> keeping.HeldParts:
@@ -240,7 +247,8 @@ def budget(
         labels = [source.resolved.uri for source in taken.sources]
         job = merging.plan(base, sources, request.recipe, labels)
         size = shard_size(taken, request.max_shard_size)
-        return budgets.of(job, backend, max_shard_size=size, threads=request.threads)
+        found = budgets.of(job, backend, max_shard_size=size, threads=request.threads)
+        return dataclasses.replace(found, unnamed=()) if taken.is_for_one_task else found
 
 
 def weights_name(taken: inputs.Inputs) -> str:
@@ -303,7 +311,7 @@ def settle(
     show: progress.Progress,
 ) -> drafts.Choice | None:
     """What a draft leaves open, found from the weights; see `settling.settle`."""
-    if not draft.open:
+    if not draft.open and not draft.patterns:
         return None
     with contextlib.ExitStack() as stack:
         base, *sources = adapters.open_all(stack, (version.stored for version in taken.everything))

@@ -93,7 +93,7 @@ def merge(
         # What is measured has to be here; other weights are read where they are.
         if request.tasks or request.evaluator:
             taken.bring()
-        draft = drafts.RecipeDraft(request.recipe, request.left_open)
+        draft = request.draft
         request = _settled(request, taken, draft, backend, show)
         if draft.open and (found := _find(request, told)):
             return found
@@ -195,7 +195,8 @@ def _register(
     if pairs or (taken.is_ours and running.can_break(merged.running, request.recipe)):
         trial.check(flavor.load_config(taken.base.folder), Path(merged.output), device)
     recording.log_masks(run_id, taken, merged)
-    recording.log_alignments(run_id, taken, request.recipe)
+    recording.log_alignments(run_id, taken, request.recipe, merged.unnamed)
+    recording.log_notes(run_id, (*taken.notes, *merged.notes))
     kept = None
     if request.keep_parts and computed.joined:
         kept = keeping.log(run_id, computed.joined)
@@ -261,7 +262,7 @@ def _settled_inputs(
     resolved = inputs.resolve(request.base, request.sources)
     with versions.workspace() as folder:
         taken = inputs.open_all(resolved, folder, lazily=True)
-        draft = drafts.RecipeDraft(request.recipe, request.left_open)
+        draft = request.draft
         yield taken, _settled(request, taken, draft, backend, show), folder
 
 
@@ -322,7 +323,7 @@ def _find(request: MergeRequest, digests: Sequence[str | None]) -> outcomes.Merg
     if request.force or len(known) < len(digests):
         return None
     if request.left_open:
-        draft = drafts.RecipeDraft(request.recipe, request.left_open)
+        draft = request.draft
         asked = ancestry_tags.choice_digest(draft, known)
         found = registering.find_merge(request.registered_model, asked, tag_keys.CHOICE_DIGEST)
     else:

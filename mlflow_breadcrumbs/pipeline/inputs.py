@@ -82,6 +82,12 @@ class Inputs:
             )
         )
 
+    @property
+    def is_for_one_task(self) -> bool:
+        """Whether all sources are for the same tasks, by their tags or else their names."""
+        resolved = (source.resolved for source in self.sources)
+        return len({entry.tasks or (entry.name or entry.uri,) for entry in resolved}) == 1
+
     def bring(self) -> None:
         """Have all weights on this machine."""
         for version in self.everything:

@@ -23,6 +23,9 @@ class MergeRequest:
     recipe: recipe.MergeRecipe
     left_open: frozenset[str] = frozenset()
     """What of the recipe is found from the weights first, see `drafts`."""
+    patterns: tuple[str, ...] = ()
+    """Patterns that were named for this merge, each of which must match a tensor; those of a recipe
+    that do not are only said."""
     choice: drafts.Choice | None = None
     """How the recipe came about, where it was not given."""
     tasks: str | None = None
@@ -58,6 +61,11 @@ class MergeRequest:
     """Keep the merged change as one LoRA adapter of this rank in the run, too."""
     change: changing.MergeChange | None = None
     """The merge that base, sources and recipe come from, with what was added and taken out."""
+
+    @property
+    def draft(self) -> drafts.RecipeDraft:
+        """The recipe, with what is open."""
+        return drafts.RecipeDraft(self.recipe, self.left_open, self.patterns)
 
     @property
     def named(self) -> dict[str, str | None]:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import mlflow
 from mlflow.entities import LoggedModelInput, Param, RunTag
@@ -12,6 +12,9 @@ from mlflow_breadcrumbs.engine import merging, recipe
 from mlflow_breadcrumbs.pipeline import inputs
 from mlflow_breadcrumbs.registry import run_files, tag_keys
 from mlflow_breadcrumbs.support import canonical, credentials, tables
+
+UNNAMED = "classes without names"
+"""Why it is doubtful that a tensor was merged."""
 
 
 def log_inputs(
@@ -95,15 +98,40 @@ def log_masks(run_id: str, taken: inputs.Inputs, merged: merging.MergeResult) ->
     mlflow.MlflowClient().log_text(run_id, tables.to_csv(rows), "masks.csv")
 
 
-def log_alignments(run_id: str, taken: inputs.Inputs, settings: recipe.MergeRecipe) -> None:
-    """`alignment.json`: the decision per tensor of sources that are not quite as the base."""
-    if taken.alignments:
-        rows = [
-            row
-            for uri, aligned in taken.alignments.items()
-            for row in aligned.rows(uri, settings.merges)
-        ]
+def log_alignments(
+    run_id: str, taken: inputs.Inputs, settings: recipe.MergeRecipe, unnamed: Sequence[str]
+) -> None:
+    """`alignment.json`: the decision per tensor of sources that are not quite as the base.
+
+    Args:
+        run_id: of the merge.
+        taken: the versions.
+        settings: the recipe.
+        unnamed: tensors of heads that were merged though their classes have no names; they are
+            there of every source.
+    """
+    rows = [
+        row
+        for uri, aligned in taken.alignments.items()
+        for row in aligned.rows(uri, settings.merges)
+    ]
+    doubtful = {(row["source"], row["tensor"]): row for row in rows if row["tensor"] in unnamed}
+    for uri in (source.resolved.uri for source in taken.sources):
+        for name in unnamed:
+            if (uri, name) not in doubtful:
+                row = {"source": uri, "tensor": name, "decision": "merge", "name": name}
+                rows.append(row)
+                doubtful[uri, name] = row
+            doubtful[uri, name]["why"] = UNNAMED
+    if rows:
         run_files.log_bytes(run_id, json.dumps(rows, indent=1).encode(), "alignment.json")
+
+
+def log_notes(run_id: str, notes: Sequence[str]) -> None:
+    """`notes.json`: what a user should know of the sources and the merge, as it is printed."""
+    if notes:
+        content = json.dumps(list(notes), indent=1, ensure_ascii=False)
+        run_files.log_bytes(run_id, content.encode(), "notes.json")
 
 
 def _shortened(value: str) -> str:

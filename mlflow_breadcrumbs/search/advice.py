@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mlflow_breadcrumbs.engine import recipe, rounding, running
+from mlflow_breadcrumbs.engine import recipe, rounding, running, unnamed_classes
 from mlflow_breadcrumbs.engine.backends.cpu import geometry
 from mlflow_breadcrumbs.pipeline import configurations
 
@@ -35,8 +35,8 @@ class Finding:
     """Something to know before these sources are merged."""
 
     kind: str
-    """`refused`, `heads`, `configuration`, `preprocessing`, `running`, `rounding`, `another base`,
-    `norms`, `alike`, `opposed`, `energy`, or `none`."""
+    """`refused`, `heads`, `configuration`, `preprocessing`, `running`, `classes`, `pattern`,
+    `rounding`, `another base`, `norms`, `alike`, `opposed`, `energy`, or `none`."""
     sources: tuple[str, ...]
     """Whom it is about."""
     advice: str
@@ -66,6 +66,10 @@ class Comparand:
     """Per source, how its configuration compares with the base's."""
     running: tuple[str, ...] = ()
     """Running statistics and counters that the merge leaves the base's."""
+    idle: tuple[str, ...] = ()
+    """Of each pattern of the recipe that matches no tensor, a sentence without its full stop."""
+    unnamed: tuple[str, ...] = ()
+    """Tensors of heads that are merged though their classes have no names."""
     noises: tuple[rounding.Noise, ...] = ()
     """Of the sources that are stored in fewer bits than the base."""
 
@@ -118,10 +122,15 @@ def _configurations(evidence: Comparand) -> Iterator[Finding]:
 
 
 def _engine(evidence: Comparand) -> Iterator[Finding]:
-    """What a merge says of running statistics and of rounding."""
+    """What a merge says of running statistics, classes, patterns and rounding."""
     if evidence.running:
         said = running.note(evidence.running)
         yield Finding("running", (), f"{said[0].upper()}{said[1:]}.")
+    if evidence.unnamed:
+        said = unnamed_classes.note(evidence.unnamed)
+        yield Finding("classes", (), f"{said[0].upper()}{said[1:]}.")
+    for said in evidence.idle:
+        yield Finding("pattern", (), f"{said[0].upper()}{said[1:]}.")
     for noise in evidence.noises:
         if note := noise.note():
             yield Finding("rounding", (noise.label,), f"{note}.")

@@ -17,6 +17,7 @@ from mlflow_breadcrumbs.engine import (
     checkpoints,
     layer_groups,
     merging,
+    patterns,
     recipe,
     rounding,
 )
@@ -116,6 +117,7 @@ def compare(
     sources: Sequence[str],
     settings: recipe.MergeRecipe | None = None,
     *,
+    named: Sequence[str] = (),
     threads: int | None = None,
     max_norm_ratio: float = defaults.MAX_NORM_RATIO,
     show: progress.Progress = progress.silent,
@@ -126,6 +128,7 @@ def compare(
         base: registry URI of the version that the sources were fine-tuned from.
         sources: registry URIs.
         settings: the recipe whose masks are looked at; `breadcrumbs` when not given.
+        named: patterns that were named for it, each of which must match a tensor.
         threads: all processors when not given.
         max_norm_ratio: what the merge would be told.
         show: is told the bytes read.
@@ -133,7 +136,7 @@ def compare(
     Raises:
         RegistryError: a version can't be found or read.
         MergeError: a limit that no source keeps, no sources, one twice, tensors that are not the
-            base's, a value that is not finite.
+            base's, a pattern that matches none, a value that is not finite.
     """
     merging.check_norm_ratio(max_norm_ratio)
     settings = settings or recipe.MergeRecipe.from_method("breadcrumbs", sources=len(sources))
@@ -142,6 +145,7 @@ def compare(
     with versions.workspace() as folder, contextlib.ExitStack() as stack:
         opened, recorded = inputs.open_versions(resolved, folder)
         first, *others = adapters.open_all(stack, (version.weights for version in opened))
+        patterns.check(first, others, named)
         job = merging.plan(first, others, settings, labels)
         volume = sum(
             checkpoint.info(name).nbytes for checkpoint in job.inputs for name in job.merged
@@ -163,6 +167,7 @@ def compare(
                 for number, energy in enumerate(layer.products.diagonal())
             ),
         )
+        seen = merging.seen(job)
         total = geometry.total(measured.values(), len(sources))
         digests = _digests(others, recorded[1:], labels, total)
     evidence = advice.Comparand(
@@ -174,6 +179,8 @@ def compare(
         head_clash=clash,
         fits=fits,
         running=tuple(job.running),
+        idle=seen["idle"],
+        unnamed=seen["unnamed"],
         noises=noises,
     )
     return Comparison(

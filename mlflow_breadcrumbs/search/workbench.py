@@ -25,6 +25,7 @@ from mlflow_breadcrumbs.engine import (
     deciding,
     drafts,
     merging,
+    patterns,
     recipe,
     settling,
     writing,
@@ -343,16 +344,18 @@ class Study:
         chosen = range(len(self._sources)) if members is None else members
         weights = settings.weight_of(len(self._sources))
         own = tuple(weights[i] for i in chosen) if settings.weights else ()
-        patterns = (settings.include, settings.exclude, settings.own)
-        if patterns not in self._apart:  # what any source keeps is merged for none of them
+        chosen_by = (settings.include, settings.exclude, settings.own)
+        if chosen_by not in self._apart:  # what any source keeps is merged for none of them
             found = deciding.align(self._base, self._sources, settings, self.labels)
-            self._apart[patterns] = found[1]
+            self._apart[chosen_by] = found[1]
+            for note in patterns.notes(self._base, found[0], settings):
+                _logger.warning("%s", note)
         return merging.plan(
             self._base,
             [self._sources[i] for i in chosen],
             dataclasses.replace(settings, weights=own),
             [self.labels[i] for i in chosen],
-            apart=self._apart[patterns],
+            apart=self._apart[chosen_by],
         )
 
     def _updates_of(

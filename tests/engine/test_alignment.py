@@ -487,3 +487,30 @@ def test_a_damaged_configuration_stops_the_merge(tmp_path, heads):
     heads[1].with_name("config.json").write_text("{")
     with pytest.raises(errors.CheckpointError, match=r"config\.json beside .*s3"):
         merge(tmp_path, *heads)
+
+
+UNNAMED = "heads are merged (classifier.bias, classifier.weight) whose classes have no names"
+
+
+def test_heads_of_classes_without_names_are_said(tmp_path):
+    """The head of one source is nobody's but its own, and names that agree are no doubt."""
+    base = save(tmp_path / "base", classifier(3))
+    sources = [save(tmp_path / f"s{seed}", classifier(3, seed=seed)) for seed in (1, 2)]
+    draft = drafts.RecipeDraft(SETTINGS)
+    for given, doubtful in ((sources, True), (sources[:1], False)):
+        result, _ = merge(tmp_path / f"of-{len(given)}", base, *given)
+        assert any(note.startswith(UNNAMED) for note in result.notes) is doubtful
+        budget = files.budget(base, given, draft, choosing.choose("cpu"))
+        assert any(UNNAMED in said for _, said in budget.lines()) is doubtful
+    names = {0: "cat", 1: "dog", 2: "owl"}
+    named = [save(tmp_path / "named", classifier(3, id2label=names))]
+    named += [
+        save(tmp_path / f"n{seed}", classifier(3, seed=seed, id2label=names)) for seed in (1, 2)
+    ]
+    result, _ = merge(tmp_path / "of-named", *named)
+    assert result.notes == ()
+    torch.manual_seed(0)
+    masked = transformers.BertForMaskedLM(berts.config())
+    without = [save(tmp_path / "masked", masked)]
+    without += [save(tmp_path / f"m{seed}", tuned(masked, seed)) for seed in (1, 2)]
+    assert merge(tmp_path / "of-masked", *without)[0].notes == ()

@@ -194,6 +194,29 @@ def test_heads_and_tokenizers_come_through_a_server(on_server, tmp_path):
         torch.testing.assert_close(loaded.bert.state_dict()[name], tensor, atol=1e-6, rtol=0)
 
 
+def test_heads_of_classes_without_names_are_recorded(store, tmp_path):
+    """Of sources for two tasks; where all are for one, their classes are taken for the same."""
+    texts.register(tmp_path)
+    alike = (("classifier.bias", "merge"), ("classifier.weight", "merge"))
+    for name, doubtful in (("two", True), ("one", False)):
+        made = flow.merge(request(registered_model=name))
+        assert any("whose classes have no names" in note for note in made.notes) is doubtful
+        run = f"runs:/{made.version.run_id}"
+        client = mlflow.MlflowClient()
+        written = {file.path for file in client.list_artifacts(made.version.run_id)}
+        assert ({"alignment.json", "notes.json"} <= written) is doubtful
+        if doubtful:
+            rows = json.loads(mlflow.artifacts.load_text(f"{run}/alignment.json"))
+            assert {row["why"] for row in rows} == {"classes without names"}
+            for uri in SOURCES:
+                own = [row for row in rows if row["source"] == uri]
+                assert tuple((row["tensor"], row["decision"]) for row in own) == alike
+            notes = json.loads(mlflow.artifacts.load_text(f"{run}/notes.json"))
+            assert notes == list(made.notes)
+        assert reproduce.reproduce(made.version.uri).identical
+        client.set_model_version_tag("bert-place", "1", "breadcrumbs.task", "fruit")
+
+
 def test_a_head_that_was_changed_is_found(family, tmp_path):
     flow.merge(request())
     with versions.workspace() as folder:

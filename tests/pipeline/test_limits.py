@@ -50,6 +50,8 @@ def test_two_hundred_sources_and_a_pattern_of_ten_thousand_characters(store, tmp
     include = canonical.dumps(list(settings.include))
     assert params["include"] == f"{canonical.sha256(include)}, see recipe.json"
     assert json.loads(params["weights"]) == list(settings.weights)
+    (note,) = json.loads(mlflow.artifacts.load_text(f"{run.info.artifact_uri}/notes.json"))
+    assert note.startswith(f"the recipe's include has the pattern '{'y' * 99}…', which matches no")
     text = mlflow.artifacts.load_text(f"{run.info.artifact_uri}/recipe.json")
     assert json.loads(text) == settings.to_dict()
 

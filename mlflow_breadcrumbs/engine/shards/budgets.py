@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mlflow_breadcrumbs.engine import alignment, backends, merging, writing
+from mlflow_breadcrumbs.engine import alignment, backends, merging, unnamed_classes, writing
 from mlflow_breadcrumbs.engine.backends.cpu import reading
 from mlflow_breadcrumbs.engine.remote import ahead
 from mlflow_breadcrumbs.support import processes, progress, wording
@@ -38,17 +38,26 @@ class Budget:
     """Bytes of inputs of that merge."""
     alignments: Mapping[str, alignment.Alignment] = dataclasses.field(default_factory=dict)
     """By label, what becomes of the tensors of sources that are not quite as the base."""
+    idle: tuple[str, ...] = ()
+    """Of each pattern of the recipe that matches no tensor, a sentence without its full stop."""
+    unnamed: tuple[str, ...] = ()
+    """Tensors of heads that are merged though their classes have no names."""
 
     def to_dict(self) -> dict[str, Any]:
         """For `--json`."""
         found = dataclasses.asdict(dataclasses.replace(self, alignments={}))
-        del found["alignments"]
+        del found["alignments"], found["idle"], found["unnamed"]
         aligned = merging.said_of(self.alignments)
         return (
             found
             | {"seconds": round(self.seconds, 1)}
             | ({"alignment": aligned} if aligned else {})
+            | ({"notes": self._notes()} if self._notes() else {})
         )
+
+    def _notes(self) -> list[str]:
+        """What is said of patterns and classes."""
+        return [*self.idle, *([unnamed_classes.note(self.unnamed)] if self.unnamed else [])]
 
     def lines(self) -> list[tuple[str, str]]:
         """What people read: a word, and what it comes to."""
@@ -66,6 +75,7 @@ class Budget:
                 f"about {_duration(self.seconds)}, from {wording.size(self.measured)} of the "
                 "inputs on this machine",
             ),
+            *(("note", note) for note in self._notes()),
             *(
                 ("note", note)
                 for label, aligned in self.alignments.items()
@@ -113,7 +123,7 @@ def of(
         memory=_memory(job, threads or processes.processors()),
         seconds=seconds * (effort + copied),
         measured=part.nbytes,
-        alignments=merging.alignments(job),
+        **merging.seen(job),
     )
 
 

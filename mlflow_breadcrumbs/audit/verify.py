@@ -218,7 +218,7 @@ def examine_tags(found: evidence.Evidence) -> Iterator[Check]:
     """The version's tags, and those of its logged model, against what follows from its lineage."""
     if not isinstance(found.stated, statement.Statement) or not isinstance(found.lineage, bytes):
         return
-    expected = ancestry_tags.tags_of(found.lineage)
+    expected = ancestry_tags.tags_of(found.lineage, found.resolved.tags)
     for key, value in expected.items():
         # A source's key holds a digest; its value, the URI, reads better.
         name = f"tag for {value}" if key.startswith(tag_keys.of_source("")) else f"tag {key}"

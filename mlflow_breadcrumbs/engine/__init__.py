@@ -9,7 +9,8 @@
 3. `backends` compute: the reference, the CPU's, the GPU's, with the same bits.
 4. `alignment` shows sources under the base's names where their own are not quite those, as
    `deciding` finds with `naming` (prefixes, tied outputs), `library_configs` (which are a head's),
-   `vocabularies` (which rows are of one token) and `mismatches` (why they don't fit).
+   `vocabularies` (which rows are of one token) and `mismatches` (why they don't fit). `patterns`
+   says which of a recipe's match nothing, `unnamed_classes` which heads are merged in doubt.
 5. `merging` streams base and sources through a backend into the output; `files` is the same from
    paths, for `merge-files`; `lowering` makes one LoRA adapter of what was merged; `tolerance` says
    when two results of one merge are the same; `running` names what is never summed, `rounding` how

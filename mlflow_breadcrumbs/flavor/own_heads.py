@@ -136,9 +136,39 @@ def keep(
         declared={key: str(source.declared[key]) for key in DECLARED if source.declared.get(key)},
         weights=weights,
     )
-    text = json.dumps(kept.describe(), indent=2, ensure_ascii=False) + "\n"
-    weights.with_suffix(".json").write_text(text, encoding="utf-8")
+    _describe(kept)
     return kept
+
+
+def pass_on(head: OwnHead, source: versions.OpenedVersion, folder: Path) -> OwnHead:
+    """Write the two files of a head that a merge carries, for a merge of that merge.
+
+    Args:
+        head: that the source carries.
+        source: the merge.
+        folder: gets the folder `tasks`.
+
+    Raises:
+        CheckpointError: the files can't be written.
+    """
+    weights = folder / FOLDER / head.weights.name
+    weights.parent.mkdir(parents=True, exist_ok=True)
+    copies.copy(head.weights, weights)
+    passed = dataclasses.replace(head, source=source.resolved.uri, weights=weights)
+    _describe(passed)
+    return passed
+
+
+def _describe(head: OwnHead) -> None:
+    """Write the JSON file of a head beside its tensors."""
+    text = json.dumps(head.describe(), indent=2, ensure_ascii=False) + "\n"
+    head.weights.with_suffix(".json").write_text(text, encoding="utf-8")
+
+
+def differing_fields(base: versions.OpenedVersion, source: versions.OpenedVersion) -> list[str]:
+    """The fields of `config.json` in which a source is not as the base, the dtype aside; sorted."""
+    ours, theirs = _config(base), library_configs.stored_as(_config(source), _config(base))
+    return sorted(key for key in {**ours, **theirs} if ours.get(key) != theirs.get(key))
 
 
 def read(folder: Path) -> dict[str, OwnHead]:
@@ -243,6 +273,7 @@ def carry(heads: Iterable[OwnHead], folder: Path) -> None:
         content = json_documents.read(path, f"the head {path}", errors.TaskError)
         if isinstance(content, dict) and content.get("format") == FORMAT:
             path.unlink()
+            path.with_suffix(".safetensors").unlink(missing_ok=True)
     for head in heads:
         (folder / FOLDER).mkdir(exist_ok=True)
         for suffix in (".safetensors", ".json"):

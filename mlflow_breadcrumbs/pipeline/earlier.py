@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.lineage import ancestry_tags, contents, statement
-from mlflow_breadcrumbs.registry import registering, versions
+from mlflow_breadcrumbs.pipeline import inputs
+from mlflow_breadcrumbs.registry import registering, tag_keys, versions
 
 
 def digests(
@@ -39,6 +40,27 @@ def digests(
         if all(_is_same(*each) for each in zip(stated.inputs, resolved, recorded, strict=True)):
             return [entry.weights_digest for entry in stated.inputs]
     return recorded
+
+
+def serves(version: versions.ResolvedVersion, resolved: Sequence[versions.ResolvedVersion]) -> bool:
+    """Whether the heads that a merge kept are for what its sources are for now.
+
+    Of a merge by a release that did not tell them apart by that; others have keys of their own.
+
+    Args:
+        version: a merge of the same weights, found by the key of those that keep no heads.
+        resolved: the base, then the sources.
+    """
+    if tag_keys.TASK not in version.tags:
+        return True
+    stated = contents.lineage_of(version)
+    if isinstance(stated, errors.BreadcrumbsError):
+        return True
+    kept = [(source.alignment or {}).get("heads", {}) for source in stated.sources]
+    now = inputs.purposes(resolved)
+    return all(
+        not heads or set(heads) == set(tasks) for heads, tasks in zip(kept, now, strict=True)
+    )
 
 
 def _is_same(

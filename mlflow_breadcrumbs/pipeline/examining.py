@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mlflow_breadcrumbs.engine import adapters, writing
 from mlflow_breadcrumbs.evaluation import evaluator_files, examiners, grading, scorecard
-from mlflow_breadcrumbs.flavor import unregistered
+from mlflow_breadcrumbs.flavor import own_heads, unregistered
 from mlflow_breadcrumbs.pipeline import computing, inputs
 from mlflow_breadcrumbs.registry import versions
 from mlflow_breadcrumbs.support import progress
@@ -71,6 +71,10 @@ def measure_before(
         )
         own = unregistered.by_task(taken.base, base.weights, taken.own, space / "examined")
         base = dataclasses.replace(base, own=own)
+        sources = [
+            _with_carried(version, source, space / f"carried-{number}")
+            for number, (version, source) in enumerate(zip(taken.sources, sources, strict=True))
+        ]
         return grading.measure_before(grader, base, sources, alone | dict(known or {}))
 
 
@@ -83,6 +87,17 @@ def subject_of(version: versions.OpenedVersion, digest: str | None) -> examiners
         folder=version.folder,
         uri=version.resolved.uri,
     )
+
+
+def _with_carried(
+    version: versions.OpenedVersion, source: examiners.Examined, folder: Path
+) -> examiners.Examined:
+    """A source with the heads that it carries, as a merge of sources with heads."""
+    carried = {} if version.is_adapter else own_heads.read(version.folder)
+    if not carried:
+        return source
+    own = unregistered.by_task(version, source.weights, carried, folder)
+    return dataclasses.replace(source, own=own)
 
 
 def _adapted(

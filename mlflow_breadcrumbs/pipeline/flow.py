@@ -83,7 +83,7 @@ def merge(
     resolved = inputs.resolve(request.base, request.sources)
     recorded = changing.recorded_digests(request.change, resolved)
     told = earlier.digests(request.registered_model, resolved, recorded)
-    if found := _find(request, told):
+    if found := _find(request, told, resolved):
         return found
     with versions.workspace() as folder:
         held = keeping.find(request.change, folder)
@@ -95,7 +95,7 @@ def merge(
             taken.bring()
         draft = request.draft
         request = _settled(request, taken, draft, backend, show)
-        if draft.open and (found := _find(request, told)):
+        if draft.open and (found := _find(request, told, resolved)):
             return found
         pairs = inputs.plan_evaluation(taken, request.tasks) if request.tasks is not None else ()
         asked = merge_request.digest(request, taken, pairs)
@@ -136,7 +136,9 @@ def merge(
             else:
                 tags = registration.tags_of(request, taken, asked)
                 if draft.open:
-                    tags[tag_keys.CHOICE_DIGEST] = ancestry_tags.choice_digest(draft, taken.digests)
+                    tags[tag_keys.CHOICE_DIGEST] = ancestry_tags.choice_digest(
+                        draft, taken.digests, taken.purposes
+                    )
                 version, metrics, digest, made = _register(
                     request, taken, computed, pairs, tags, run_id, started, device, show
                 )
@@ -317,23 +319,34 @@ def check_target(name: str, alias: str | None) -> None:
         aliases.check_alias(alias)
 
 
-def _find(request: MergeRequest, digests: Sequence[str | None]) -> outcomes.MergedVersion | None:
+def _find(
+    request: MergeRequest,
+    digests: Sequence[str | None],
+    resolved: Sequence[versions.ResolvedVersion],
+) -> outcomes.MergedVersion | None:
     """The version that is this merge already, if the digests of all inputs are known."""
     known = [digest for digest in digests if digest is not None]
     if request.force or len(known) < len(digests):
         return None
-    if request.left_open:
-        draft = request.draft
-        asked = ancestry_tags.choice_digest(draft, known)
-        found = registering.find_merge(request.registered_model, asked, tag_keys.CHOICE_DIGEST)
-    else:
-        key = ancestry_tags.merge_digest(request.recipe, known)
-        found = registering.find_merge(request.registered_model, key)
+    found = _find_by(request, known)
+    if found is None or not earlier.serves(found, resolved):
+        found = _find_by(request, known, inputs.purposes(resolved))
     if found is None:
         return None
     _logger.info("%s is this merge already", found.uri)
     stopped = finishing.finish(found.registered, "merge")
     return _present(request, found.registered, again=not stopped)
+
+
+def _find_by(
+    request: MergeRequest, digests: Sequence[str], purposes: ancestry_tags.Purposes | None = None
+) -> versions.ResolvedVersion | None:
+    """The version with the key of these inputs; with purposes, of a merge that keeps heads."""
+    if request.left_open:
+        key = ancestry_tags.choice_digest(request.draft, digests, purposes)
+        return registering.find_merge(request.registered_model, key, tag_keys.CHOICE_DIGEST)
+    key = ancestry_tags.merge_digest(request.recipe, digests, purposes)
+    return registering.find_merge(request.registered_model, key)
 
 
 def _find_read(
@@ -343,7 +356,7 @@ def _find_read(
 
     Or what a stopped call left that knew the digests, and asked by them.
     """
-    if found := _find(request, taken.digests):
+    if found := _find(request, taken.digests, taken.resolved):
         return found
     asked = merge_request.digest(request, taken, pairs)
     left = recovery.take_up(request.registered_model, asked)

@@ -8,6 +8,7 @@ from mlflow_breadcrumbs import errors, flavor
 from mlflow_breadcrumbs.engine import alignment
 from mlflow_breadcrumbs.evaluation import scorecard
 from mlflow_breadcrumbs.flavor import own_heads
+from mlflow_breadcrumbs.lineage import ancestry_tags
 from mlflow_breadcrumbs.models import task_heads, tasks
 from mlflow_breadcrumbs.pipeline import configurations
 from mlflow_breadcrumbs.registry import tag_keys, task_files, versions
@@ -30,11 +31,22 @@ class Inputs:
     """By URI, what was decided of the tensors of sources that are not quite as the base."""
     own: Mapping[str, own_heads.OwnHead] = dataclasses.field(default_factory=dict)
     """By task, the heads that sources of other flavors keep; see `heading`."""
+    given_up: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    """By URI, the tasks whose heads base or sources carry and the merged version does not."""
+    remarks: tuple[str, ...] = ()
+    """What a user should know of heads, sentences without their full stop."""
+    tensors: int = 0
+    """Of the base, where heads were looked for."""
 
     @property
     def everything(self) -> tuple[versions.OpenedVersion, ...]:
         """The base, then the sources."""
         return (self.base, *self.sources)
+
+    @property
+    def resolved(self) -> tuple[versions.ResolvedVersion, ...]:
+        """The same, as the registry knows them."""
+        return tuple(version.resolved for version in self.everything)
 
     @property
     def digests(self) -> tuple[str, ...]:
@@ -53,9 +65,7 @@ class Inputs:
         """
         return tuple(
             digest or f"{entry.uri} {entry.model_id or entry.location}"
-            for digest, entry in zip(
-                self.known, (version.resolved for version in self.everything), strict=True
-            )
+            for digest, entry in zip(self.known, self.resolved, strict=True)
         )
 
     def read(self, digests: Sequence[str]) -> "Inputs":
@@ -88,6 +98,11 @@ class Inputs:
         resolved = (source.resolved for source in self.sources)
         return len({entry.tasks or (entry.name or entry.uri,) for entry in resolved}) == 1
 
+    @property
+    def purposes(self) -> ancestry_tags.Purposes | None:
+        """What the sources are for, where heads are kept by that; else `None`."""
+        return purposes(self.resolved) if self.own else None
+
     def bring(self) -> None:
         """Have all weights on this machine."""
         for version in self.everything:
@@ -95,13 +110,18 @@ class Inputs:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a user should know of the sources' configurations."""
-        return tuple(fit.note for fit in self.fits if fit.note)
+        """What a user should know of the sources' configurations and heads."""
+        return (*(fit.note for fit in self.fits if fit.note), *self.remarks)
 
     @property
     def all_heads(self) -> dict[str, task_heads.Head]:
         """The heads of all sources by task; the merged version carries them."""
         return {task: head for own in self.heads for task, head in own.items()}
+
+
+def purposes(resolved: Sequence[versions.ResolvedVersion]) -> ancestry_tags.Purposes:
+    """What the sources are for; the base comes first and is left out."""
+    return [ancestry_tags.purpose(entry.tasks, entry.uri) for entry in resolved[1:]]
 
 
 def resolve(base: str, sources: Sequence[str]) -> tuple[versions.ResolvedVersion, ...]:

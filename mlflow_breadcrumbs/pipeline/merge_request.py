@@ -83,6 +83,8 @@ def digest(request: MergeRequest, taken: inputs.Inputs, pairs: Sequence[tuple[in
         {
             "merge": ancestry_tags.merge_digest(request.recipe, taken.identities),
             "registeredModel": request.registered_model,
+            # A head that is found later is kept by the name of its task.
+            **({} if taken.is_ours else {"purposes": inputs.purposes(taken.resolved)}),
             "force": request.force,
             **({"parts": True} if request.keep_parts else {}),
             **({"adapter": request.adapter_rank} if request.adapter_rank is not None else {}),

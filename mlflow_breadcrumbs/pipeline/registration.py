@@ -86,10 +86,13 @@ def lineage(
 
 def _aligned(taken: inputs.Inputs, uri: str) -> dict[str, Any] | None:
     """What lineage says of a source's tensors, and the digests of its heads by task."""
-    if uri not in taken.alignments:
-        return None
     heads = {task: head.digest for task, head in taken.own.items() if head.source == uri}
-    return taken.alignments[uri].to_dict() | ({"heads": heads} if heads else {})
+    said: dict[str, Any] = {"heads": heads} if heads else {}
+    if uri in taken.given_up and uri != taken.base.resolved.uri:
+        said["headsLeftOut"] = list(taken.given_up[uri])
+    if uri in taken.alignments:
+        return taken.alignments[uri].to_dict() | said
+    return {"merged": taken.tensors} | said if said else None
 
 
 def place(
@@ -146,7 +149,7 @@ def register(
 
 def tags_of(request: MergeRequest, taken: inputs.Inputs, asked: str) -> dict[str, str]:
     """The version's tags, as far as they follow from what went in."""
-    tags = ancestry_tags.of_merge(request.recipe, _uris(taken), taken.digests)
+    tags = ancestry_tags.of_merge(request.recipe, _uris(taken), taken.digests, taken.purposes)
     tags[tag_keys.REQUEST_DIGEST] = asked
     if taken.all_heads:
         tags[tag_keys.TASK] = ",".join(taken.all_heads)

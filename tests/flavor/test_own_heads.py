@@ -17,7 +17,7 @@ from mlflow_breadcrumbs.audit import reproduce, verify
 from mlflow_breadcrumbs.engine import recipe
 from mlflow_breadcrumbs.evaluation import evaluator_files
 from mlflow_breadcrumbs.flavor import pulling
-from mlflow_breadcrumbs.lineage import contents
+from mlflow_breadcrumbs.lineage import ancestry_tags, contents
 from mlflow_breadcrumbs.pipeline import flow
 from mlflow_breadcrumbs.registry import versions
 from mlflow_breadcrumbs.search import workbench
@@ -215,6 +215,92 @@ def test_heads_of_classes_without_names_are_recorded(store, tmp_path):
             assert notes == list(made.notes)
         assert reproduce.reproduce(made.version.uri).identical
         client.set_model_version_tag("bert-place", "1", "breadcrumbs.task", "fruit")
+
+
+def test_heads_go_on_through_a_merge_of_merges(family, tmp_path):
+    """Under their tasks' names, where the base is the same; else they are left out, and it says."""
+    flow.merge(request(sources=SOURCES[:1], registered_model="fruits"))
+    sources = ("models:/fruits/1", SOURCES[1])
+    result = flow.merge(request(sources=sources))
+    assert result.notes == (
+        "the names of models:/bert-place/1 have the prefix 'bert.' more",
+        "models:/bert-place/1 has 2 tensors of its own, not merged: classifier.bias, "
+        "classifier.weight",
+    )
+    assert resolved(1).tasks == ("fruit", "place")
+    assert verify.verify("models:/merged/1").ok
+    assert reproduce.reproduce("models:/merged/1").identical
+    assert flow.merge(request(sources=sources)).version == result.version
+    _, stated = contents.read_statement(resolved(1))
+    first = stated.sources[0].alignment
+    assert list(first) == ["heads", "merged"]
+    assert list(first["heads"]) == ["fruit"]
+    base = family["bert"].state_dict()
+    states = {task: family[task].bert.state_dict() for task in LABELS}
+    kind = transformers.AutoModelForSequenceClassification
+    for task, count in LABELS.items():
+        found = pulling.pull("models:/merged/1", tmp_path / task, task=task)
+        loaded = kind.from_pretrained(found.folder)
+        assert loaded.config.id2label[count - 1] == f"{task}-{count - 1}"
+        assert torch.equal(loaded.classifier.weight, family[task].classifier.weight)
+        for name, tensor in loaded.bert.state_dict().items():
+            changes = {task: state[name] - base[name] for task, state in states.items()}
+            whole = base[name] + 0.25 * changes["fruit"] + 0.5 * changes["place"]
+            torch.testing.assert_close(tensor, whole, atol=1e-6, rtol=0)
+    with pytest.raises(errors.MergeError, match=r"fruit/1 both have a head for the task 'fruit'"):
+        flow.merge(request(sources=("models:/fruits/1", SOURCES[0]), registered_model="twice"))
+
+
+def test_heads_that_can_not_go_on_are_named(family):
+    """Of a base, and of a merge of another base: said, in the run and in lineage too."""
+    flow.merge(request(sources=SOURCES[:1], registered_model="fruits"))
+    above = flow.merge(
+        request(base="models:/fruits/1", sources=SOURCES[1:], registered_model="above")
+    )
+    said = "the heads that models:/fruits/1 carries (fruit) are left out, since "
+    assert [note for note in above.notes if note.startswith(f"{said}it is the base; to keep them")]
+    assert versions.resolve(above.version.uri).tasks == ("place",)
+    assert verify.verify(above.version.uri).ok
+    other = flow.merge(
+        request(base=SOURCES[1], sources=("models:/fruits/1",), registered_model="other")
+    )
+    (note,) = (note for note in other.notes if note.startswith(said))
+    assert note.removeprefix(said).startswith("its tensors are not quite the base's")
+    notes = mlflow.artifacts.load_text(f"runs:/{other.version.run_id}/notes.json")
+    assert note in json.loads(notes)
+    _, stated = contents.read_statement(versions.resolve(other.version.uri))
+    assert stated.sources[0].alignment["headsLeftOut"] == ["fruit"]
+    assert verify.verify(other.version.uri).ok
+    assert versions.resolve(other.version.uri).tasks == ()
+
+
+def test_a_merge_is_another_one_where_its_heads_are_for_other_tasks(family):
+    """What a release made that did not tell them apart is found by its heads."""
+    client = mlflow.MlflowClient()
+    first = flow.merge(request())
+    plain = ancestry_tags.merge_digest(
+        request().recipe,
+        [entry.weights_digest for entry in contents.read_statement(resolved(1))[1].inputs],
+    )
+    client.set_model_version_tag("merged", "1", "breadcrumbs.merge_digest", plain)
+    client.set_logged_model_tags(resolved(1).model_id, {"breadcrumbs.merge_digest": plain})
+    assert verify.verify(first.version.uri).ok
+    assert flow.merge(request()).version == first.version
+    client.set_model_version_tag("bert-place", "1", "breadcrumbs.task", "city")
+    second = flow.merge(request())
+    assert not second.reused
+    assert resolved(2).tasks == ("fruit", "city")
+    assert verify.verify(second.version.uri).ok
+    assert flow.merge(request()).version == second.version
+    client.set_model_version_tag("bert-place", "1", "breadcrumbs.task", "place")
+    assert flow.merge(request()).version == first.version
+    client.set_model_version_tag("merged", "2", "breadcrumbs.merge_digest", "sha256:0")
+    assert not verify.verify(second.version.uri).ok
+
+
+def resolved(number):
+    """A version of the merged model."""
+    return versions.resolve(f"models:/merged/{number}")
 
 
 def test_a_head_that_was_changed_is_found(family, tmp_path):

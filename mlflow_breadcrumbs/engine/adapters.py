@@ -11,7 +11,9 @@ all in float32 (each product and each sum is rounded), scale = alpha / rank roun
 or alpha / √rank with rank-stabilized LoRA. W' is float32 whatever the base is, so that no small
 change is rounded away; a convolution's weight is taken as the matrix [out, in · kernel], an
 embedding's and a transposed layer's (`fan_in_fan_out`) as its transpose. Tensors that an adapter
-has whole (`modules_to_save`, biases) replace the base's. Everything else is the base's own bytes.
+has whole (`modules_to_save`, biases) replace the base's. A module that it saved whole and that the
+base has in another shape, or not at all, is a head of its own. Everything else is the base's own
+bytes.
 """
 
 import contextlib
@@ -20,6 +22,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -68,6 +71,12 @@ class _Change:
 
 class Adapted(checkpoints.Checkpoint):
     """The base with an adapter's changes; made by `open_on`."""
+
+    further: str = ""
+    """What the names that it was trained on have more than the base's: it is a model with a head,
+    and the base has none."""
+    config: Mapping[str, Any] = MappingProxyType({})
+    """Its `adapter_config.json`."""
 
     def beside(self, name: str) -> bytes | None:
         """None: what lies beside an adapter's folder is not the model's."""
@@ -156,7 +165,36 @@ def _open(
     taken |= {name: overlays.Taken(1, replacing) for name, replacing in whole.items()}
     made = {name: headers.TensorEntry("F32", base.entry(name).shape) for name in changes}
     making = _Making(base, own, changes)
-    return Adapted(location, *overlays.lay([base, own], taken, made, making, closing=[own]))
+    found = Adapted(location, *overlays.lay([base, own], taken, made, making, closing=[own]))
+    found.heads = frozenset(
+        name
+        for name in whole
+        if name not in base or found.info(name).shape != base.info(name).shape
+    )
+    found.further = _further(changes)
+    found.config = config
+    return found
+
+
+def _further(changes: Mapping[str, _Change]) -> str:
+    """What the adapter's names have before the base's, where all have the same."""
+    found = {
+        _plain(change.a).rpartition(".lora_")[0].removesuffix(target.removesuffix(".weight"))
+        for target, change in changes.items()
+    }
+    return found.pop() if len(found) == 1 and next(iter(found)).endswith(".") else ""
+
+
+def _plain(key: str) -> str:
+    """The name of an adapter's tensor without what `peft` writes before and between."""
+    return key.removeprefix(PREFIX).replace(f".{INNER}.", ".")
+
+
+def _is_saved(config: Mapping[str, Any], name: str) -> bool:
+    """Whether a tensor is of a module that was saved whole."""
+    saved = config.get("modules_to_save")
+    modules = saved if isinstance(saved, list) else []
+    return any(f".{module}." in f".{name}" for module in modules)
 
 
 def _check_kind(folder: str, config: Mapping[str, Any]) -> None:
@@ -200,7 +238,7 @@ def _match(
     whole: dict[str, str] = {}
     unknown, embeddings = [], set()
     for key in own.names:
-        name = key.removeprefix(PREFIX).replace(f".{INNER}.", ".")
+        name = _plain(key)
         if found := _FACTOR.fullmatch(name):
             target = _in_base(f"{found[1]}.weight", base)
             if target is not None:
@@ -209,6 +247,8 @@ def _match(
                     embeddings.add(target)
         else:
             target = _in_base(name, base)
+            if target is None and _is_saved(config, name):
+                target = name
             if target is not None:
                 whole[target] = key
         if target is None:
@@ -223,11 +263,13 @@ def _match(
         for target, pair in factors.items()
     }
     for target, key in whole.items():
+        if target not in base or _is_saved(config, _plain(key)):
+            continue
         if own.info(key).shape != base.info(target).shape:
             raise errors.CheckpointError(
                 f"the adapter {folder} replaces {target!r} by a tensor of the shape "
                 f"{list(own.info(key).shape)}, and the base has {list(base.info(target).shape)}; "
-                "give the base that head, or train the adapter without it (modules_to_save)"
+                "name the base that it was trained on"
             )
     return changes, whole
 

@@ -65,6 +65,9 @@ class Checkpoint(tensor_files.TensorFiles):
     them as read-only (a write would stay private to this process).
     """
 
+    heads: frozenset[str] = frozenset()
+    """The tensors that are known to be a head's; of most checkpoints their configuration tells."""
+
     def __init__(self, *found: Any) -> None:
         super().__init__(*found)
         self._infos = {

@@ -250,7 +250,8 @@ class _Deciding:
 
     def _is_head(self, own: str) -> bool:
         """Whether a tensor of the source lies outside its backbone, by its configuration."""
-        return self._backbone is not None and not own.startswith(self._backbone)
+        outside = self._backbone is not None and not own.startswith(self._backbone)
+        return outside or own in self._source.heads
 
     def _is_pooler(self, own: str) -> bool:
         """Whether a tensor that only the source has came with its head."""

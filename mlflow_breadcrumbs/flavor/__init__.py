@@ -17,7 +17,8 @@ Weights are read from and written to safetensors only.
 `serving` is a version in memory, and the pyfunc; `loading` opens a registered one, its bytes held
 against their digest; `storing` logs one without writing its weights twice; `requirements` are what
 it needs elsewhere; `foreign` gives new weights to a model that another flavor logged;
-`own_heads` are what sources of such a flavor keep for their tasks, in the same folder;
+`own_heads` are what sources of such a flavor keep for their tasks, in the same folder, and
+`adapted_heads` what an adapter leaves unsaid of its own;
 `unregistered` lays merged weights out before they are a version; `pulling` makes the folder that a
 version's own library loads, and `libraries` has that load it.
 """

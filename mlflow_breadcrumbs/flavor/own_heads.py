@@ -26,6 +26,7 @@ from mlflow.models import Model
 
 from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.engine import (
+    adapters,
     alignment,
     checkpoints,
     library_configs,
@@ -34,6 +35,7 @@ from mlflow_breadcrumbs.engine import (
     tensor_files,
     writing,
 )
+from mlflow_breadcrumbs.flavor import adapted_heads
 from mlflow_breadcrumbs.models import tasks
 from mlflow_breadcrumbs.registry import versions
 from mlflow_breadcrumbs.support import canonical, copies, json_documents
@@ -123,17 +125,22 @@ def keep(
     alone = {*found.base, *(name for name in found.tied if name in read)} - {
         name for name, theirs in read.items() if name not in found.tied and theirs in inside
     }
+    renamed = {
+        name: theirs for name, theirs in read.items() if name != theirs and name not in found.tied
+    }
+    config = _config(source)
+    declared = {key: str(source.declared[key]) for key in DECLARED if source.declared.get(key)}
+    if isinstance(own, adapters.Adapted):
+        renamed = adapted_heads.renamed(own, read)
+        config = adapted_heads.config(own, _config(base))
+        declared |= adapted_heads.declared(config)
     kept = OwnHead(
         task=task,
         source=source.resolved.uri,
-        renamed={
-            name: theirs
-            for name, theirs in read.items()
-            if name != theirs and name not in found.tied
-        },
+        renamed=renamed,
         absent=tuple(sorted(name for name in alone if name not in inside)),
-        config=_differences(_config(base), _config(source), found),
-        declared={key: str(source.declared[key]) for key in DECLARED if source.declared.get(key)},
+        config=_differences(_config(base), config, found),
+        declared=declared,
         weights=weights,
     )
     _describe(kept)

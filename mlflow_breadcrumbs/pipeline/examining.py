@@ -114,7 +114,9 @@ def _adapted(
         _, made = adapters.open_all(stack, [taken.base.stored, version.stored])
         writing.write_all(weights, made)
     unregistered.lay_out(taken.base, weights, (), folder)
-    return examiners.Examined(version.resolved.uri, weights, digest, folder=folder)
+    heads = {t: head for t, head in taken.own.items() if head.source == version.resolved.uri}
+    own = unregistered.by_task(taken.base, weights, heads, folder.with_name(f"{folder.name}-own"))
+    return examiners.Examined(version.resolved.uri, weights, digest, folder=folder, own=own)
 
 
 @contextlib.contextmanager

@@ -303,6 +303,51 @@ def resolved(number):
     return versions.resolve(f"models:/merged/{number}")
 
 
+def test_an_adapter_s_head_is_kept(family, tmp_path):
+    """On a base without a head, measured with it, and on one that has another."""
+    peft = pytest.importorskip("peft")
+    (tmp_path / "scores.py").write_text(texts.SCORES)
+    (tmp_path / "evaluators.yaml").write_text(
+        "tasks:\n- {name: fruit, python: 'scores:accuracy', data: {validation: "
+        "fruit-validation.csv, test: fruit-test.csv}}\n"
+    )
+    torch.manual_seed(2)
+    whole = transformers.BertForSequenceClassification(config(family["words"], num_labels=3))
+    whole.bert.load_state_dict(family["bert"].state_dict())
+    whole.save_pretrained(tmp_path / "trained-on")
+    settings = peft.LoraConfig(r=3, target_modules=["query", "value"], task_type="SEQ_CLS")
+    whole = transformers.BertForSequenceClassification.from_pretrained(tmp_path / "trained-on")
+    tuned = peft.get_peft_model(whole, settings)
+    train(tuned, family["words"], "fruit", 3)
+    texts.log("lora-fruit", tuned, family["words"])
+    mlflow.MlflowClient().set_model_version_tag("lora-fruit", "1", "breadcrumbs.task", "fruit")
+    family["fruit"] = copy.deepcopy(tuned).merge_and_unload()
+    sources = ("models:/lora-fruit/1", SOURCES[1])
+    evaluator = evaluator_files.read("evaluators.yaml")
+    result = flow.merge(request(sources=sources, evaluator=evaluator))
+    state = family["fruit"].bert.state_dict()
+    found = accuracy(family, "fruit", state)
+    assert result.metrics["finetuned_accuracy/fruit"] == pytest.approx(found)
+    found = accuracy(family, "fruit", expected(family))
+    assert result.metrics["accuracy/fruit"] == pytest.approx(found)
+    other = flow.merge(request(base=SOURCES[1], sources=sources[:1], registered_model="other"))
+    before = family["place"].bert.state_dict()
+    changes = {name: state[name] - tensor for name, tensor in family["bert"].state_dict().items()}
+    alone = {name: tensor + 0.5 * changes[name] for name, tensor in before.items()}
+    for made, whole in ((result, expected(family)), (other, alone)):
+        assert verify.verify(made.version.uri).ok
+        assert reproduce.reproduce(made.version.uri).identical
+        place = tmp_path / made.version.name
+        kind = transformers.AutoModelForSequenceClassification
+        folder = pulling.pull(made.version.uri, place, task="fruit").folder
+        loaded, told = kind.from_pretrained(folder, output_loading_info=True)
+        assert not told["missing_keys"]
+        assert loaded.config.id2label == {number: f"LABEL_{number}" for number in range(3)}
+        assert torch.equal(loaded.classifier.weight, family["fruit"].classifier.weight)
+        for name, tensor in whole.items():
+            torch.testing.assert_close(loaded.bert.state_dict()[name], tensor, atol=1e-6, rtol=0)
+
+
 def test_a_head_that_was_changed_is_found(family, tmp_path):
     flow.merge(request())
     with versions.workspace() as folder:

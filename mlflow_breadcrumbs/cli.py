@@ -24,6 +24,7 @@ from mlflow_breadcrumbs.commands import (
     history,
     lineage,
     merging,
+    merging_files,
     printing,
     promoting,
     pulling,
@@ -36,7 +37,7 @@ from mlflow_breadcrumbs.commands import (
 
 COMMANDS = {
     "Make versions": (versions.import_command, versions.finetune_command),
-    "Merge": (merging.merge_command, merging.merge_files, comparing.compare_command),
+    "Merge": (merging.merge_command, merging_files.merge_files, comparing.compare_command),
     "Merge files, shard by shard": (
         sharding.plan_command,
         sharding.work_command,

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mlflow_breadcrumbs.commands import addresses, merging, options, printing
+from mlflow_breadcrumbs.commands import addresses, merging_files, options, printing
 from mlflow_breadcrumbs.support import defaults, wording
 
 if TYPE_CHECKING:
@@ -182,7 +182,9 @@ def finish_command(plan: str, overwrite: bool, verify: bool, as_json: bool) -> N
     if as_json:
         printing.print_json(result.to_dict())
     else:
-        merging.print_merge(result, [read.base.path, *(source.label for source in read.sources)])
+        merging_files.print_merge(
+            result, [read.base.path, *(source.label for source in read.sources)]
+        )
 
 
 def print_plan(path: str | Path, plan: "plans.ShardPlan") -> None:

@@ -265,23 +265,29 @@ class CheckpointWriter(ShardWriter):
 
 
 def write_all(
-    path: Path, found: checkpoints.Checkpoint, *, max_shard_size: int | None = None
+    path: Path,
+    found: checkpoints.Checkpoint,
+    names: Mapping[str, str] | None = None,
+    *,
+    max_shard_size: int | None = None,
 ) -> Path:
-    """Write all tensors of a checkpoint as one of its own; the file, or the index of its shards.
+    """Write tensors of a checkpoint as one of its own; the file, or the index of its shards.
 
     Args:
         path: as for `CheckpointWriter`.
         found: open; it may be made of others.
+        names: by the name in the new checkpoint, that of the tensor; `None` writes all as they are.
         max_shard_size: bytes of tensors per file at most; `None` writes one.
 
     Raises:
         CheckpointError: it can't be written.
     """
-    infos = {name: found.info(name) for name in found.names}
+    taken = {name: name for name in found.names} if names is None else names
+    infos = {name: found.info(own) for name, own in taken.items()}
     with CheckpointWriter(path, infos, max_shard_size=max_shard_size) as writer:
-        for name in found.names:
-            writer.write(name, found.tensor(name))
-            found.release(name)
+        for name, own in taken.items():
+            writer.write(name, found.tensor(own))
+            found.release(own)
     return writer.output
 
 

@@ -76,7 +76,12 @@ def arrange(
         tensor_files.TensorFiles.open(base.stored) as own,
     ):
         outputs = [
-            _write_apart(merged, prefix, tensors, apart / _file(name), size)
+            writing.write_all(
+                apart / _file(name),
+                merged,
+                {tensor.removeprefix(prefix): tensor for tensor in tensors},
+                max_shard_size=size,
+            )
             for (prefix, tensors, size), name in zip(
                 _members(own, merged, base, max_shard_size), base.checkpoints, strict=True
             )
@@ -101,22 +106,6 @@ def _members(
     for name in merged.names:
         tensors[own.prefix(name)].append(name)
     return [(prefix, tensors[prefix], size) for prefix, size in sizes.items()]
-
-
-def _write_apart(
-    merged: checkpoints.Checkpoint,
-    prefix: str,
-    tensors: list[str],
-    output: Path,
-    max_shard_size: int | None,
-) -> Path:
-    """Write one of several checkpoints under the names that it has by itself; its path."""
-    infos = {name.removeprefix(prefix): merged.info(name) for name in tensors}
-    with writing.CheckpointWriter(output, infos, max_shard_size=max_shard_size) as writer:
-        for name in tensors:
-            writer.write(name.removeprefix(prefix), merged.tensor(name))
-            merged.release(name)
-    return writer.output
 
 
 def lay_out(base: versions.OpenedVersion, weights: Path, folder: Path) -> None:

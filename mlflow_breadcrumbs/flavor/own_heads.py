@@ -111,9 +111,7 @@ def keep(
     own = aligned.source
     weights = folder / FOLDER / f"{task}.safetensors"
     weights.parent.mkdir(parents=True, exist_ok=True)
-    with writing.CheckpointWriter(weights, {name: own.info(name) for name in found.own}) as writer:
-        for name in found.own:
-            writer.write(name, own.tensor(name))
+    writing.write_all(weights, own, {name: name for name in found.own})
     # What is read from the base, or for a tied output from its embedding, is there by its own name.
     read = {**found.names, **found.resized}
     inside = frozenset(own.names)

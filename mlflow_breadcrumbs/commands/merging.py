@@ -143,7 +143,7 @@ def merge_command(
         method, sources = change.method, change.sources
     patterns = draft.patterns
     from mlflow_breadcrumbs.commands import terminal
-    from mlflow_breadcrumbs.pipeline import flow, merge_request
+    from mlflow_breadcrumbs.pipeline import flow, merge_request, planning
     from mlflow_breadcrumbs.registry import permissions
     from mlflow_breadcrumbs.support import executors
 
@@ -186,7 +186,7 @@ def merge_command(
         _plan(request, as_json=as_json)
         return
     if dry_run:
-        merging_files.print_budget(flow.budget(request, terminal.show), as_json=as_json)
+        merging_files.print_budget(planning.budget(request, terminal.show), as_json=as_json)
         return
     if executor_name == "ray" and work_folder is None:
         raise click.UsageError("--executor ray needs a --work-folder that all its workers mount")
@@ -221,9 +221,9 @@ def _plan(request: "merge_request.MergeRequest", *, as_json: bool) -> None:
             "--from nor --keep-parts"
         )
     from mlflow_breadcrumbs.commands import sharding, terminal
-    from mlflow_breadcrumbs.pipeline import flow
+    from mlflow_breadcrumbs.pipeline import planning
 
-    path, made = flow.plan(request, terminal.show)
+    path, made = planning.plan(request, terminal.show)
     if as_json:
         printing.print_json({"plan": str(path), **sharding.summary(made)})
         return

@@ -1,6 +1,7 @@
 """THE main flow: registered versions in, one merged, evaluated, registered version out.
 
-`flow` is all of it on one page, `merge_request` what it is asked for; `inputs` opens what goes in,
+`flow` is all of it on one page, `merge_request` what it is asked for; `planning` checks that before
+anything is computed, plans it and knows its cost; `inputs` opens what goes in,
 `configurations` tells whether the sources compute as the base does, `heading` finds the heads that
 they keep for themselves, `computing` hands both to the engine, `registration` makes the version,
 with its lineage and tags. `earlier` knows what merges of the same versions found, `recovery` takes

@@ -3,25 +3,16 @@
 Read `merge` from top to bottom; everything below it is one of its steps.
 """
 
-import contextlib
 import dataclasses
 import datetime
 import logging
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from mlflow_breadcrumbs import errors, flavor, ledger
-from mlflow_breadcrumbs.engine import (
-    backends,
-    drafts,
-    lowering,
-    merging,
-    parts,
-    running,
-)
+from mlflow_breadcrumbs import flavor, ledger
+from mlflow_breadcrumbs.engine import lowering, merging, running
 from mlflow_breadcrumbs.engine.backends import choosing
-from mlflow_breadcrumbs.engine.shards import budgets, plans
 from mlflow_breadcrumbs.evaluation import accuracy_records, caches, scorecard, trial
 from mlflow_breadcrumbs.ledger import finishing
 from mlflow_breadcrumbs.lineage import ancestry_tags, statement, stories
@@ -37,6 +28,7 @@ from mlflow_breadcrumbs.pipeline import (
     keeping,
     merge_request,
     outcomes,
+    planning,
     pointing,
     recording,
     recovery,
@@ -44,8 +36,6 @@ from mlflow_breadcrumbs.pipeline import (
 )
 from mlflow_breadcrumbs.pipeline.merge_request import MergeRequest
 from mlflow_breadcrumbs.registry import (
-    aliases,
-    permissions,
     projects,
     records,
     registering,
@@ -53,7 +43,7 @@ from mlflow_breadcrumbs.registry import (
     tag_keys,
     versions,
 )
-from mlflow_breadcrumbs.support import canonical, devices, executors, progress
+from mlflow_breadcrumbs.support import canonical, executors, progress
 
 _logger = logging.getLogger(__name__)
 
@@ -77,7 +67,7 @@ def merge(
     Raises:
         BreadcrumbsError: one of its kinds; nothing was registered, or the message names what was.
     """
-    device, backend = _check(request)
+    device, backend = planning.check(request)
     if executor is not executors.LOCAL:
         backend = choosing.ChosenThere(request.device, request.backend, threads=request.threads)
     resolved = inputs.resolve(request.base, request.sources)
@@ -94,7 +84,7 @@ def merge(
         if request.tasks or request.evaluator:
             taken.bring()
         draft = request.draft
-        request = _settled(request, taken, draft, backend, show)
+        request = planning.settled(request, taken, draft, backend, show)
         if draft.open and (found := _find(request, told, resolved)):
             return found
         pairs = inputs.plan_evaluation(taken, request.tasks) if request.tasks is not None else ()
@@ -108,7 +98,7 @@ def merge(
             runs.run(name, "merge", tags=mark, nested=True) as run_id,
             ledger.recording("merge", request.registered_model, run_id=run_id) as job,
         ):
-            started = registration.now()
+            run = _MergeRun(run_id, registration.now(), pairs, device, show)
             work = computing.work_folder(request.work_folder, asked, otherwise=folder)
             recording.log_inputs(run_id, request.recipe, taken, request.named)
             taken = heading.with_heads(taken, request.recipe, folder)
@@ -139,9 +129,7 @@ def merge(
                     tags[tag_keys.CHOICE_DIGEST] = ancestry_tags.choice_digest(
                         draft, taken.digests, taken.purposes
                     )
-                version, metrics, digest, made = _register(
-                    request, taken, computed, pairs, tags, run_id, started, device, show
-                )
+                version, metrics, digest, made = _register(request, taken, computed, tags, run)
                 job.done(
                     version,
                     recipe_digest=request.recipe.digest,
@@ -177,32 +165,41 @@ def merge(
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class _MergeRun:
+    """The run that a merge is done in."""
+
+    run_id: str
+    started: datetime.datetime
+    pairs: Sequence[tuple[int, Task]]
+    """The tasks that are measured, each with the position of its source."""
+    device: str
+    """The torch device that models run on."""
+    show: progress.Progress
+
+
 def _register(
     request: MergeRequest,
     taken: inputs.Inputs,
     computed: computing.Computed,
-    pairs: Sequence[tuple[int, Task]],
     tags: dict[str, str],
-    run_id: str,
-    started: datetime.datetime,
-    device: str,
-    show: progress.Progress,
+    run: _MergeRun,
 ) -> tuple[records.RegisteredVersion, dict[str, float], str, lowering.LoweredChange | None]:
     """Measure what was merged and register it.
 
     Returns:
         The version, its metrics, its lineage's digest, and the adapter if one was asked for.
     """
-    merged = computed.result
-    if pairs or (taken.is_ours and running.can_break(merged.running, request.recipe)):
-        trial.check(flavor.load_config(taken.base.folder), Path(merged.output), device)
+    run_id, merged = run.run_id, computed.result
+    if run.pairs or (taken.is_ours and running.can_break(merged.running, request.recipe)):
+        trial.check(flavor.load_config(taken.base.folder), Path(merged.output), run.device)
     recording.log_masks(run_id, taken, merged)
     recording.log_alignments(run_id, taken, request.recipe, merged.unnamed)
     recording.log_notes(run_id, (*taken.notes, *merged.notes))
     kept = None
     if request.keep_parts and computed.joined:
         kept = keeping.log(run_id, computed.joined)
-    card = _evaluate(request, taken, merged, pairs, device, show)
+    card = _evaluate(request, taken, merged, run)
     if card:
         accuracy_records.log_evaluation(run_id, card, request.split)
     recording.log_effort(run_id, merged)
@@ -211,12 +208,12 @@ def _register(
         made = adapting.log(
             *(run_id, taken, Path(merged.output), request.adapter_rank),
             threads=request.threads,
-            show=show,
+            show=run.show,
         )
         named = adapting.named(made)
     placed = registration.place(request, taken, merged)
     stated = registration.lineage(
-        run_id, started, request, taken, computed, placed, card, kept, named, device
+        run_id, run.started, request, taken, computed, placed, card, kept, named, run.device
     )
     if not taken.is_ours and (card or taken.own):
         measured = [score.task for score in card.scores] if card else []
@@ -224,99 +221,6 @@ def _register(
     version = registration.register(request, taken, merged, placed, stated, tags)
     stories.tell(version, statement.parse(stated))
     return version, card.metrics() if card else {}, canonical.sha256(stated), made
-
-
-def plan(
-    request: MergeRequest, show: progress.Progress = progress.silent
-) -> tuple[Path, plans.ShardPlan]:
-    """Plan a merge that workers then do shard by shard; `merge` with the same request ends it.
-
-    Returns:
-        The plan's file, in the request's work folder, and the plan.
-
-    Raises:
-        BreadcrumbsError: one of its kinds; nothing was planned.
-    """
-    with _settled_inputs(request, show) as (taken, request, folder):
-        pairs = inputs.plan_evaluation(taken, request.tasks) if request.tasks is not None else ()
-        asked = merge_request.digest(request, taken, pairs)
-        work = computing.work_folder(request.work_folder, asked, otherwise=folder)
-        return computing.plan(taken, request, work)
-
-
-def budget(request: MergeRequest, show: progress.Progress = progress.silent) -> budgets.Budget:
-    """What a merge would take; nothing is registered, or written but to a temporary folder.
-
-    Raises:
-        BreadcrumbsError: one of its kinds: what the merge would be refused for.
-    """
-    with _settled_inputs(request, show) as (taken, request, _):
-        backend = choosing.choose(request.device, request.backend, threads=request.threads)
-        return computing.budget(taken, request, backend)
-
-
-@contextlib.contextmanager
-def _settled_inputs(
-    request: MergeRequest, show: progress.Progress
-) -> Iterator[tuple[inputs.Inputs, MergeRequest, Path]]:
-    """The versions, where they are; the request with nothing left open; a temporary folder."""
-    _, backend = _check(request)
-    resolved = inputs.resolve(request.base, request.sources)
-    with versions.workspace() as folder:
-        taken = inputs.open_all(resolved, folder, lazily=True)
-        draft = request.draft
-        yield taken, _settled(request, taken, draft, backend, show), folder
-
-
-def _settled(
-    request: MergeRequest,
-    taken: inputs.Inputs,
-    draft: drafts.RecipeDraft,
-    backend: backends.Backend,
-    show: progress.Progress,
-) -> MergeRequest:
-    """The request with nothing left open."""
-    choice = computing.settle(taken, draft, backend, show)
-    if choice is None:
-        return request
-    return dataclasses.replace(
-        request,
-        recipe=choice.recipe,
-        left_open=frozenset(),
-        choice=choice,
-        method=choice.method or request.method,
-    )
-
-
-def _check(request: MergeRequest) -> tuple[str, backends.Backend]:
-    """Hold the request against all that is known without the registry; device and backend."""
-    check_target(request.registered_model, request.alias)
-    computing.check_work_folder(request.work_folder)
-    request.recipe.weight_of(len(request.sources))
-    if request.tasks is not None and request.evaluator is not None:
-        raise errors.TaskError(
-            f"both the task file {request.tasks} and the evaluator "
-            f"{request.evaluator.description} are given; a merge is measured by one of them"
-        )
-    if request.keep_parts and drafts.METHOD in request.left_open:
-        raise errors.MergeError(
-            "--keep-parts is of no use for the method auto, which takes methods that need whole "
-            f"sources; name one that masks them, as --method breadcrumbs. {parts.REMEDY}"
-        )
-    if request.keep_parts:
-        parts.check_recipe(request.recipe)
-    lowering.check_rank(request.adapter_rank)
-    ledger.check()
-    permissions.check(request.registered_model)
-    backend = choosing.choose(request.device, request.backend, threads=request.threads)
-    return devices.choose_device(request.device), backend
-
-
-def check_target(name: str, alias: str | None) -> None:
-    """Raise `RegistryError` unless a version can get this name and alias."""
-    versions.check_name(name)
-    if alias is not None:
-        aliases.check_alias(alias)
 
 
 def _find(
@@ -417,26 +321,25 @@ def _evaluate(
     request: MergeRequest,
     taken: inputs.Inputs,
     merged: merging.MergeResult,
-    pairs: Sequence[tuple[int, Task]],
-    device: str,
-    show: progress.Progress,
+    run: _MergeRun,
 ) -> scorecard.Scorecard | None:
     """Accuracies of the merged weights, and of base and sources beside them."""
     if request.evaluator is not None:
-        return examining.measure(request.evaluator, taken, Path(merged.output), request.split, show)
-    if not pairs:
+        output = Path(merged.output)
+        return examining.measure(request.evaluator, taken, output, request.split, run.show)
+    if not run.pairs:
         return None
     return scorecard.measure(
         flavor.load_config(taken.base.folder),
         taken.base.weights,
         taken.candidates,
         Path(merged.output),
-        pairs,
+        run.pairs,
         base_digest=taken.digests[0],
         merged_digest=merged.weights_digest,
         split=request.split,
-        device=device,
+        device=run.device,
         batch_size=request.batch_size,
         cache=caches.default() if request.cache else None,
-        show=show,
+        show=run.show,
     )

@@ -16,7 +16,7 @@ from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.engine import recipe
 from mlflow_breadcrumbs.figures import studies
 from mlflow_breadcrumbs.figures.studies import METRIC
-from mlflow_breadcrumbs.pipeline import flow, merge_request, outcomes
+from mlflow_breadcrumbs.pipeline import flow, merge_request, outcomes, planning
 from mlflow_breadcrumbs.registry import permissions, records
 from mlflow_breadcrumbs.search import grids, pieces, study_records, sweep_runs, workbench
 from mlflow_breadcrumbs.support import canonical, executors, progress, tables, wording
@@ -123,7 +123,7 @@ def sweep(
     if not request.recipes:
         raise errors.RecipeError("there are no recipes to try; give values for some fields")
     if request.registered_model is not None:
-        flow.check_target(request.registered_model, request.alias)
+        planning.check_target(request.registered_model, request.alias)
     permissions.check(request.registered_model)
     if request.materials.evaluator is not None and request.halving is not None:
         raise errors.EvaluatorError(

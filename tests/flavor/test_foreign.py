@@ -13,7 +13,7 @@ from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.audit import export, reproduce, verify
 from mlflow_breadcrumbs.engine import recipe
 from mlflow_breadcrumbs.engine.shards import working
-from mlflow_breadcrumbs.pipeline import flow
+from mlflow_breadcrumbs.pipeline import flow, planning
 from mlflow_breadcrumbs.registry import versions
 
 transformers = pytest.importorskip("transformers")
@@ -111,7 +111,7 @@ def test_a_sharded_base_gives_a_sharded_version(store, monkeypatch, tmp_path):
     again = dataclasses.replace(
         request, force=True, work_folder=str(tmp_path / "work"), max_shard_size=20_000
     )
-    path, plan = flow.plan(again)
+    path, plan = planning.plan(again)
     assert plan.max_shard_size == 20_000
     list(working.work_all(plan, range(1, len(plan.shards) + 1)))
     other = flow.merge(again)

@@ -303,6 +303,33 @@ def resolved(number):
     return versions.resolve(f"models:/merged/{number}")
 
 
+def test_heads_go_with_other_dtypes_changes_and_sweeps_and_not_with_parts(family, tmp_path):
+    half = copy.deepcopy(family["place"]).to(torch.bfloat16)
+    texts.log("bert-half", half, family["words"])
+    mlflow.MlflowClient().set_model_version_tag("bert-half", "1", "breadcrumbs.task", "place")
+    sources = (SOURCES[0], "models:/bert-half/1")
+    flow.merge(request(sources=sources))
+    folder = pulling.pull("models:/merged/1", tmp_path / "place", task="place").folder
+    loaded = transformers.AutoModelForSequenceClassification.from_pretrained(folder)
+    assert loaded.dtype == torch.float32
+    assert torch.equal(loaded.classifier.weight, half.classifier.weight.float())
+    masked = recipe.MergeRecipe.from_method("breadcrumbs", sources=2)
+    with pytest.raises(errors.MergeError, match="--keep-parts is of no use here: the tensors of"):
+        flow.merge(request(recipe=masked, keep_parts=True, registered_model="parts"))
+    (tmp_path / "scores.py").write_text(texts.SCORES)
+    (tmp_path / "evaluators.yaml").write_text(texts.EVALUATORS)
+    words = ["--base", "models:/bert/1", "--sources", ",".join(sources), "--method"]
+    words += ["task_arithmetic", "--alpha", "0.25,0.5", "--evaluator", "evaluators.yaml"]
+    for arguments, name, tasks in (
+        (["merge", "--from", "models:/merged/1", "--remove", SOURCES[0]], "merged/2", ("place",)),
+        (["sweep", *words, "--registered-model", "swept"], "swept/1", tuple(LABELS)),
+    ):
+        answer = CliRunner().invoke(cli.main, arguments, catch_exceptions=False)
+        assert answer.exit_code == 0, answer.output
+        assert versions.resolve(f"models:/{name}").tasks == tasks
+        assert verify.verify(f"models:/{name}").ok
+
+
 def test_an_adapter_s_head_is_kept(family, tmp_path):
     """On a base without a head, measured with it, and on one that has another."""
     peft = pytest.importorskip("peft")

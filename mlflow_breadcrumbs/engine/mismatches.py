@@ -110,8 +110,8 @@ class Mismatch:
             return None
         return (
             f"One of {self.label} and the base has an output of its own, the other takes its input "
-            "embedding for it. Give a base that has one too, or keep the base's "
-            f"(--exclude '{self.untied[0]}')"
+            "embedding for it. Give a base that has one too, keep each source's "
+            f"(--own '{self.untied[0]}'), or the base's (--exclude '{self.untied[0]}')"
         )
 
     def _prefix(self) -> str | None:

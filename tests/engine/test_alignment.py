@@ -18,6 +18,7 @@ from mlflow_breadcrumbs.engine.backends import choosing
 from mlflow_breadcrumbs.engine.shards import finishing, plans, working
 
 SETTINGS = recipe.MergeRecipe(density=0.5, gamma=0.1, alpha=0.7)
+SUM = recipe.MergeRecipe(density=1)
 OTHERS = {
     "DistilBert": {"vocab_size": 25, "dim": 16, "hidden_dim": 24, "n_layers": 1, "n_heads": 2},
     "ViT": {
@@ -300,6 +301,31 @@ def test_an_output_of_its_own_is_refused_as_untied(tmp_path):
     words = r"not the input embedding: lm_head\.weight\n.*takes its input embedding.*--exclude"
     with pytest.raises(errors.MergeError, match=words):
         merge(tmp_path, base, source)
+
+
+def test_what_to_do_about_an_output_of_its_own(tmp_path):
+    """As docs/how-to/text-models.md says: keep it, drop it, or write out the base's."""
+    name, embedding = "lm_head.weight", "model.embed_tokens.weight"
+    model = qwen(None)
+    base = save(tmp_path / "base", model)
+    source = save(tmp_path / "one", qwen(1, tie_word_embeddings=False))
+    kept, merged = merge(
+        *(tmp_path / "kept", base, source), settings=recipe.MergeRecipe(density=1, own=(name,))
+    )
+    assert kept.alignments[str(source)].own == (name,)
+    assert name not in merged
+    dropped, merged = merge(
+        *(tmp_path / "dropped", base, source),
+        settings=recipe.MergeRecipe(density=1, exclude=(name,)),
+    )
+    assert dropped.alignments[str(source)].left_out == {name: "excluded"}
+    assert name not in merged
+    model.config.tie_word_embeddings = False
+    state = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    written = save(tmp_path / "written", model, state)
+    _, merged = merge(tmp_path / "merged", written, source, settings=SUM)
+    for key in (name, embedding):
+        torch.testing.assert_close(merged[key], load_file(source)[key])
 
 
 def test_an_output_of_its_own_is_not_merged_into_a_model_that_reads_none(tmp_path):

@@ -8,6 +8,7 @@ Tests of how a process starts start one. Nothing is computed or connected in the
 
 import contextlib
 import dataclasses
+import gc
 import importlib
 import json
 import os
@@ -37,6 +38,17 @@ with socket.socket(socket.AF_UNIX) as warm:
 sys.exit(int(code) if code else 137)
 """
 """The command, as a program that starts in no time."""
+
+LATE = (
+    "git",
+    "mlflow.models.display_utils",
+    "mlflow.store.model_registry.sqlalchemy_workspace_store",
+    "mlflow.store.tracking.sqlalchemy_workspace_store",
+    "mlflow.utils.search_logged_model_utils",
+    "scipy.linalg",
+    "sqlalchemy.dialects.sqlite",
+)
+"""What a merge imports when it comes to it."""
 
 PYTHON = """\
 #!/bin/sh
@@ -109,12 +121,18 @@ def running() -> Iterator[Warm]:
 def import_everything() -> None:
     """Import what the commands import when they are called."""
     import mlflow.pyfunc  # noqa: F401
+    from mlflow.utils import requirements_utils
+    from sqlalchemy import orm
 
     import mlflow_breadcrumbs
 
     for module in pkgutil.walk_packages(mlflow_breadcrumbs.__path__, "mlflow_breadcrumbs."):
         if not module.name.endswith(("__main__", "gpu_kernels")):
             importlib.import_module(module.name)
+    for name in LATE:
+        importlib.import_module(name)
+    orm.configure_mappers()
+    requirements_utils._init_modules_to_packages_map()  # which packages are there: a second
 
 
 def call(program: str, given: Any) -> None:
@@ -160,6 +178,7 @@ def serve(address: str) -> None:
     import_everything()
     importlib.import_module("faults")
     importlib.import_module("promoters")
+    gc.freeze()  # a fork that looks for garbage in all of this copies its pages
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(address)
         listening.listen(64)

@@ -197,10 +197,9 @@ def zoo(filled, light, tmp_path, monkeypatch) -> Iterator[zoos.Zoo]:
 
 
 @pytest.fixture(scope="session")
-def warm_process() -> Iterator[warm.Warm]:
+def warm_process() -> warm.Warm:
     """A process that has imported everything, and runs commands in forks."""
-    with warm.running() as process:
-        yield process
+    return warm.started()
 
 
 @pytest.fixture

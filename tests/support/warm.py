@@ -4,13 +4,19 @@ To import torch, open_clip and MLflow takes seconds, and a fork takes none. So a
 what a command does, called by a script or by `mlflow run`, or about several commands at once, has
 it run here: the same code in a process of its own, with its own environment, folder and output.
 Tests of how a process starts start one. Nothing is computed or connected in the warm process.
+
+MLflow's server starts so, too: its command, uvicorn, and uvicorn's workers are forks. What reads
+the environment when it is imported, `mlflow.server` above all, each of them imports itself.
 """
 
+import atexit
 import contextlib
 import dataclasses
+import functools
 import gc
 import importlib
 import json
+import multiprocessing
 import os
 import pkgutil
 import select
@@ -26,18 +32,25 @@ from typing import Any
 
 LAUNCHER = """\
 #!{python} -IS
-import array, json, os, socket, sys
+import array, json, os, signal, socket, sys
 with socket.socket(socket.AF_UNIX) as warm:
     warm.connect({address!r})
     files = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [0, 1, 2]))]
     warm.sendmsg([b"+"], files)
-    order = {{"program": "mlflow_breadcrumbs", "given": sys.argv[1:]}}
+    order = {{"program": os.path.basename(sys.argv[0]), "given": sys.argv[1:]}}
     order |= {{"folder": os.getcwd(), "environment": dict(os.environ)}}
     warm.sendall(json.dumps(order).encode() + b"\\n")
-    code = warm.makefile().readline()
+    answers = warm.makefile()
+    fork = int(answers.readline() or 0)
+    for number in (signal.SIGINT, signal.SIGTERM) if fork else ():
+        signal.signal(number, lambda number, _: os.kill(fork, number))
+    code = answers.readline()
 sys.exit(int(code) if code else 137)
 """
-"""The command, as a program that starts in no time."""
+"""A command, as a program that starts in no time."""
+
+PROGRAMS = ("mlflow-breadcrumbs", "mlflow", "uvicorn")
+"""What starts so, by its name or as a module of `python -m`; MLflow's server is a uvicorn."""
 
 LATE = (
     "git",
@@ -50,11 +63,8 @@ LATE = (
 )
 """What a merge imports when it comes to it."""
 
-PYTHON = """\
-#!/bin/sh
-if [ "$1 $2" = "-m mlflow_breadcrumbs" ]; then shift 2; exec {launcher} "$@"; fi
-exec {python} "$@"
-"""
+ANEW = ("mlflow.assistant", "mlflow.cli", "mlflow.server", "mlflow_breadcrumbs.server")
+"""What reads the environment when it is imported, and what imports that."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +88,9 @@ class Warm:
             order = {"program": program, "given": given}
             order |= {"folder": os.getcwd(), "environment": dict(os.environ)}
             warm.sendall(json.dumps(order).encode() + b"\n")
-            code = warm.makefile().readline()
+            answers = warm.makefile()
+            answers.readline()  # the number of the fork
+            code = answers.readline()
             texts = []
             for file in (output, messages):
                 file.seek(0)
@@ -86,8 +98,22 @@ class Warm:
         return subprocess.CompletedProcess(program, int(code) if code else -9, *texts)
 
     def path(self) -> str:
-        """`PATH` where `mlflow-breadcrumbs` and `python -m mlflow_breadcrumbs` are run here."""
+        """`PATH` where `mlflow-breadcrumbs`, `mlflow` and `python -m` either are run here."""
         return os.pathsep.join([str(self.commands), os.environ["PATH"]])
+
+
+def write_programs(folder: Path, address: str) -> None:
+    """Write the programs into a folder, and a `python` that knows their modules."""
+    folder.mkdir()
+    lines = ["#!/bin/sh", 'case "$1 $2" in']
+    for program in PROGRAMS:
+        path = folder / program
+        path.write_text(LAUNCHER.format(python=sys.executable, address=address))
+        lines.append(f'"-m {program.replace("-", "_")}") shift 2; exec {path} "$@";;')
+    lines += ["esac", f'exec {sys.executable} "$@"', ""]
+    (folder / "python").write_text("\n".join(lines))
+    for path in folder.iterdir():
+        path.chmod(0o755)
 
 
 @contextlib.contextmanager
@@ -96,13 +122,7 @@ def running() -> Iterator[Warm]:
     with tempfile.TemporaryDirectory(prefix="warm-") as name:
         folder = Path(name)
         address, commands = str(folder / "socket"), folder / "bin"
-        commands.mkdir()
-        launcher = commands / "mlflow-breadcrumbs"
-        launcher.write_text(LAUNCHER.format(python=sys.executable, address=address))
-        python = PYTHON.format(python=sys.executable, launcher=launcher)
-        (commands / "python").write_text(python)
-        for path in commands.iterdir():
-            path.chmod(0o755)
+        write_programs(commands, address)
         process = subprocess.Popen(
             [sys.executable, __file__, address],
             stdin=subprocess.PIPE,
@@ -118,9 +138,20 @@ def running() -> Iterator[Warm]:
             process.communicate()  # closes its input, which ends it
 
 
+@functools.cache
+def started() -> Warm:
+    """The one process of this one, which ends with it."""
+    stack = contextlib.ExitStack()
+    atexit.register(stack.close)
+    return stack.enter_context(running())
+
+
 def import_everything() -> None:
-    """Import what the commands import when they are called."""
-    import mlflow.pyfunc  # noqa: F401
+    """Import what the commands import when they are called, and what a server does."""
+    import mlflow.cli
+    import mlflow.pyfunc
+    import mlflow.server.auth
+    import mlflow.server.fastapi_app  # noqa: F401
     from mlflow.utils import requirements_utils
     from sqlalchemy import orm
 
@@ -133,19 +164,40 @@ def import_everything() -> None:
         importlib.import_module(name)
     orm.configure_mappers()
     requirements_utils._init_modules_to_packages_map()  # which packages are there: a second
+    forget()
 
 
-def call(program: str, given: Any) -> None:
+def forget() -> None:
+    """Let every fork import with its own environment what depends on it."""
+    for name in list(sys.modules):
+        if any(f"{name}.".startswith(f"{anew}.") for anew in ANEW):
+            del sys.modules[name]
+    for anew in ANEW:
+        package, _, module = anew.partition(".")
+        vars(sys.modules[package]).pop(module, None)
+
+
+def call(program: str, given: Any, commands: Path) -> None:
     """Be that program."""
-    if program == "mlflow_breadcrumbs":
+    if program == "mlflow-breadcrumbs":
         from mlflow_breadcrumbs import cli
 
-        cli.main(given, prog_name="mlflow-breadcrumbs")
+        cli.main(given, prog_name=program)
+    elif program == "mlflow":
+        import mlflow.cli
+
+        sys.executable = str(commands / "python")  # by which it starts uvicorn
+        mlflow.cli.cli(given, prog_name=program)
+    elif program == "uvicorn":
+        from uvicorn import _subprocess, main
+
+        _subprocess.spawn = multiprocessing.get_context("fork")
+        main.main(given, prog_name=program)
     else:
         importlib.import_module(program).main(given)
 
 
-def obey(connection: socket.socket) -> None:
+def obey(connection: socket.socket, commands: Path) -> None:
     """Run what a connection asks for, in this process, and end with it."""
     code = 1
     try:
@@ -157,7 +209,10 @@ def obey(connection: socket.socket) -> None:
         os.environ.clear()
         os.environ.update(order["environment"])
         os.chdir(order["folder"])
-        call(order["program"], order["given"])
+        paths = order["environment"].get("PYTHONPATH", "").split(os.pathsep)
+        sys.path[:0] = [path for path in paths if path and path not in sys.path]
+        connection.sendall(f"{os.getpid()}\n".encode())
+        call(order["program"], order["given"], commands)
         code = 0
     except SystemExit as error:
         if isinstance(error.code, str):
@@ -194,7 +249,7 @@ def serve(address: str) -> None:
                 listening.close()
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                 signal.signal(signal.SIGINT, signal.default_int_handler)
-                obey(connection)
+                obey(connection, Path(address).with_name("bin"))
             connection.close()
 
 

@@ -8,7 +8,6 @@ import shutil
 import socket
 import sqlite3
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -22,6 +21,7 @@ import pytest
 import sqlalchemy
 import tiny
 import torch
+import warm
 from cryptography import fernet
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -230,12 +230,16 @@ def new_key(path: Path, password: str | None = None) -> Path:
 
 @contextlib.contextmanager
 def serving(folder: Path, database: Path, *more: str, **environment: str) -> Iterator[str]:
-    """A tracking server of a folder's own, with more options and variables; its URI."""
+    """A tracking server of a folder's own, with more options and variables; its URI.
+
+    It is `mlflow server` in forks of the warm process; with other servers than uvicorn only its
+    command is.
+    """
     shutil.copy(database, folder / "mlflow.db")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "server", "--port", str(port)]
+    command = [str(warm.started().commands / "mlflow"), "server", "--port", str(port)]
     command += ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--workers", "1"]
     command += ["--artifacts-destination", str(folder / "artifacts"), "--serve-artifacts", *more]
     variables = os.environ | {

@@ -45,8 +45,9 @@ def anybody() -> Caller:
 def forgery() -> tuple[int, str] | None:
     """Why a request may be another site's, sent by the browser of somebody who trusts this one.
 
-    Browsers send forms without asking, but JSON only to their own site, and say where a page is
-    from.
+    Browsers send forms without asking, but JSON only to their own site. Where they say from which
+    site a page is (Sec-Fetch-Site), no page can make them say another, and that alone decides: a
+    proxy before this server may have rewritten its host. Else the page's origin must be this host.
 
     Returns:
         The status and the sentence; `None` for a request that can't be forged so.
@@ -54,11 +55,9 @@ def forgery() -> tuple[int, str] | None:
     asked = flask.request
     if asked.mimetype != "application/json":
         return 415, "send JSON, with Content-Type: application/json"
-    origin = asked.headers.get("Origin")
-    site = asked.headers.get("Sec-Fetch-Site", "none")
-    if (origin is not None and origin.partition("://")[2] != asked.host) or site not in (
-        "none",
-        "same-origin",
-    ):
-        return 403, f"a page of {origin or 'another site'} can't ask for this"
-    return None
+    origin, site = asked.headers.get("Origin"), asked.headers.get("Sec-Fetch-Site")
+    if site is not None:
+        own = site in ("same-origin", "none")
+    else:
+        own = origin is None or origin.partition("://")[2] == asked.host
+    return None if own else (403, f"a page of {origin or 'another site'} can't ask for this")

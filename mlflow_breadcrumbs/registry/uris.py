@@ -104,6 +104,12 @@ def registered(uri: str | None) -> tuple[str, str] | None:
     return (found.name, found.version) if found and found.name and found.version else None
 
 
+def order(uri: str) -> tuple[str, int]:
+    """What versions are sorted by: by model, and those of one by their numbers."""
+    name, number = registered(uri) or (uri, "0")
+    return name, int(number)
+
+
 def short(uri: str) -> str:
     """The URI without its scheme, for labels."""
     return uri.removeprefix(SCHEME)

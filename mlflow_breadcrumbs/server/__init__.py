@@ -11,5 +11,6 @@
    `lineage_page`, `alias_page`, `comparison_page`; `past` reads the history for them, `recalled`
    what was recalled in it, `kept_files` the files that the server keeps.
 
-All of it runs inside the server, on its own stores. The pages only read.
+All of it runs inside the server, on its own stores. The pages only read; `static/recall.js` sends
+the request for a recall, `static/lineage.js` draws the table of a lineage as a graph.
 """

@@ -69,6 +69,7 @@ def _offer(pins: pinning.Pins, caller: callers.Caller) -> dict[str, Any]:
         "policy_digest": None if pin is None else pin.rules.digest,
         "accounts": caller.account is not None,
         "recalls": bool(pins.pins),
+        "may_edit": caller.may_edit(name),
     }
 
 

@@ -1,7 +1,8 @@
 """The graph of what a version was made from and what was made from it, with a place for each.
 
 The places are computed here, so that thousands of versions are drawn at once: the version itself is
-in column 0, what it was made from left of it, what was made from it right of it.
+in column 0, what it was made from left of it, what was made from it right of it. The page has them
+once, as a table, which is what the script draws.
 """
 
 import dataclasses
@@ -57,6 +58,13 @@ class LineagePage:
     """By column, then by row."""
     edges: tuple[Arrow, ...]
 
+    def made_from(self) -> dict[str, str]:
+        """What each was made from, by its id, as a row of the table has it: `v0:base v1:source`."""
+        found: dict[str, list[str]] = defaultdict(list)
+        for edge in self.edges:
+            found[edge.child].append(f"{edge.parent}:{edge.role}")
+        return {child: " ".join(parents) for child, parents in found.items()}
+
     def to_dict(self) -> dict[str, Any]:
         """The page as JSON."""
         return dataclasses.asdict(self)
@@ -79,11 +87,7 @@ def gather(name: str, number: str, sight: visibility.Sight) -> LineagePage:
     columns |= _depths(root, _children(known))
     edges = dict.fromkeys((*above.edges, *below.edges))
     placed = _placed(columns, edges)
-    live = {
-        uris.of_version(model.name, at): model_page.aliases_of(model, at)
-        for model in catalog.models()
-        for at in model.aliases.values()
-    }
+    live = model_page.live()
     ids = {uri: f"v{position}" for position, uri in enumerate(placed)}
     marks = _marks(known)
     nodes = [
@@ -139,7 +143,7 @@ def _placed(columns: Mapping[str, int], edges: Iterable[graph.Edge]) -> dict[str
         beside[edge.child].append(edge.parent)
         beside[edge.parent].append(edge.child)
     listed: dict[int, list[str]] = defaultdict(list)
-    for uri in sorted(columns, key=_order):
+    for uri in sorted(columns, key=uris.order):
         listed[columns[uri]].append(uri)
     rows: dict[str, int] = {}
     for column in sorted(listed, key=abs):
@@ -147,12 +151,6 @@ def _placed(columns: Mapping[str, int], edges: Iterable[graph.Edge]) -> dict[str
         rows |= {uri: row for row, uri in enumerate(order)}
     found = {uri: (columns[uri], rows[uri]) for uri in columns}
     return dict(sorted(found.items(), key=lambda pair: pair[1]))
-
-
-def _order(uri: str) -> tuple[str, int]:
-    """Versions of a model by their numbers."""
-    name, number = uris.registered(uri) or (uri, "0")
-    return name, int(number)
 
 
 def _mean(rows: Mapping[str, int], others: Iterable[str]) -> float:

@@ -92,6 +92,19 @@ def find(name: str, sight: visibility.Sight) -> catalog.RegisteredModel:
     return model
 
 
+def live() -> dict[str, tuple[str, ...]]:
+    """The aliases that point now at each version that has some, by its URI.
+
+    Raises:
+        RegistryError: The registry can't be read.
+    """
+    return {
+        uris.of_version(model.name, at): aliases_of(model, at)
+        for model in catalog.models()
+        for at in model.aliases.values()
+    }
+
+
 def aliases_of(model: catalog.RegisteredModel, number: str) -> tuple[str, ...]:
     """The aliases that point at a version now."""
     return tuple(alias for alias, at in model.aliases.items() if at == number)

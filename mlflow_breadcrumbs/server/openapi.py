@@ -122,7 +122,8 @@ def document(server: str) -> dict[str, Any]:
     )
     paths["/guard.json"] = _path(
         "Whether the server guards an alias, or any of a model's; then the requests are for it, "
-        "and the policy is here as YAML. `recalls`: whether it takes recalls, of any model.",
+        "and the policy is here as YAML. `recalls`: whether it takes recalls, of any model; "
+        "`may_edit`: whether you may edit this one.",
         {"type": "object"},
         [_of_query("name"), _of_query("alias")],
     )

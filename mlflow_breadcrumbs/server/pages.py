@@ -1,7 +1,8 @@
 """The pages: which address shows what, as HTML or as JSON, and what headers go with it.
 
-Every page only reads: there is no form that changes anything, and so nothing to forge a request
-for. What a browser may load is from here alone, and nothing in a page is run or styled inline.
+Every page only reads, and no form in it changes anything: the dialog of a recall sends a request in
+JSON (`deciding`), which no page of another site can send. What a browser may load is from here
+alone, and nothing in a page is run or styled inline.
 """
 
 import functools

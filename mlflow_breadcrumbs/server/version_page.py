@@ -60,6 +60,15 @@ class ShownVerification:
 
 
 @dataclasses.dataclass(frozen=True)
+class Descendant:
+    """A version that descends from the recalled one, and may be seen."""
+
+    uri: str
+    aliases: tuple[str, ...]
+    """That point at it now."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Recipe:
     """How it was merged."""
 
@@ -95,6 +104,10 @@ class VersionPage:
     """As in `facts.Approval`."""
     recalls: tuple[str, ...]
     """Of these weights and of those that they were made from, a sentence each."""
+    recalled: bool
+    """Whether its own weights were, and not only what they were made from."""
+    suspects: tuple[Descendant, ...]
+    """All that descends from it, where its own weights were recalled; live ones first."""
     verification: ShownVerification | None
     signed: bool | None
     """By the history; `None` where it can't be read."""
@@ -128,6 +141,8 @@ def gather(name: str, number: str, sight: visibility.Sight) -> VersionPage:
     named = {edge.parent for edge in entry.edges}
     named |= {each.uri for each in (stated.inputs if stated else ())}
     hidden = not all(map(sight.version, named))
+    recalls = list(recalled.of_version(resolved.uri, sight))
+    own = any(given.weights_digest == resolved.recorded_digest for given, _ in recalls)
     return VersionPage(
         uri=resolved.uri,
         name=name,
@@ -146,7 +161,9 @@ def gather(name: str, number: str, sight: visibility.Sight) -> VersionPage:
         evaluation=tuple(_row(row, sight) for row in stated.evaluation) if stated else (),
         decisions=tuple(_decisions(known.about(resolved.uri, "promotion"), sight)),
         approvals=tuple(map(dataclasses.asdict, _approvals(resolved, known))),
-        recalls=tuple(text for _, text in recalled.of_version(resolved.uri, sight)),
+        recalls=tuple(text for _, text in recalls),
+        recalled=own,
+        suspects=tuple(_suspects(resolved.uri, sight)) if own else (),
         verification=_verification(known.about(resolved.uri, "verify")),
         signed=signed,
         exports=tuple(FORMATS) if stated and not hidden else (),
@@ -262,6 +279,14 @@ def _approvals(
     if digest is None:
         return ()
     return approvals.standing(str(resolved.name), digest, known.history.events)
+
+
+def _suspects(uri: str, sight: visibility.Sight) -> list[Descendant]:
+    """What descends from a version, to any depth, without what may not be seen."""
+    live = model_page.live()
+    below = catalog.everything().descendants(uri).versions
+    found = [Descendant(at, live.get(at, ())) for at in below if at != uri and sight.version(at)]
+    return sorted(found, key=lambda each: (not each.aliases, uris.order(each.uri)))
 
 
 def _verification(done: Sequence[events.Event]) -> ShownVerification | None:

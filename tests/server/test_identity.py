@@ -67,9 +67,22 @@ def test_who_approves_is_the_account_whatever_the_request_says(accounts, approve
     assert [each["person"] for each in page["approvals"] if each["vouched"]] == ["ann"]
 
 
-def ask_page(accounts, path):
-    password = server_accounts.password("admin")
-    return accounts.ask(path, as_json=True, account="admin", password=password).json
+def ask_page(accounts, path, name="admin"):
+    password = server_accounts.password(name)
+    return accounts.ask(path, as_json=True, account=name, password=password).json
+
+
+def test_the_pages_know_who_may_edit(accounts):
+    """So they offer a recall; a model that is not there is as one that may not be read."""
+    for name, model, may in (
+        ("ann", "merged", True),
+        ("eve", "merged", False),
+        ("bob", "secret", False),
+        ("bob", "absent", False),
+        ("admin", "merged", True),
+    ):
+        said = ask_page(accounts, f"/breadcrumbs/guard.json?name={model}", name)
+        assert (said["may_edit"], said["recalls"], said["accounts"]) == (may, True, True)
 
 
 def test_four_eyes(accounts, approved):
@@ -150,6 +163,9 @@ def test_a_recall_names_no_version_that_may_not_be_read(accounts):
     assert (seen.status, seen.json["event"]) == (200, whole.json["event"])
     assert "secret" not in seen.text
     assert "models:/grandchild/1" in [each["uri"] for each in seen.json["affected"]]
+    page = ask_page(accounts, apps.version("tiny", 1), "bob")
+    assert "models:/grandchild/1" in [each["uri"] for each in page["suspects"]]
+    assert "secret" not in json.dumps(page)
     assert ask(accounts, "bob", "recall", asked | {"withdraw": True}).status == 200
 
 

@@ -264,6 +264,8 @@ def _lacks(mail: Mail, letter: letters.Letter) -> bool:
 
 def _unknown(connection: sql.Connection, mail: Mail) -> list[letters.Letter]:
     """The letters of other ledgers that were not taken up; contradictions become faults."""
+    if not mail.found:
+        return []
     own = events.head(connection).ledger
     known = {(one.head.ledger, one.head.sequence): one for one in _known(connection, mail)}
     new = []

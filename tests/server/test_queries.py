@@ -12,7 +12,9 @@ import zoos
 from mlflow.server import BACKEND_STORE_URI_ENV_VAR
 
 from mlflow_breadcrumbs import ledger
-from mlflow_breadcrumbs.server import app, visibility
+from mlflow_breadcrumbs.ledger import stores
+from mlflow_breadcrumbs.promotion import recalls
+from mlflow_breadcrumbs.server import app, recalled, visibility
 
 PATHS = (
     "/breadcrumbs/",
@@ -48,20 +50,29 @@ def grow(most):
         mlflow.MlflowClient().set_registered_model_alias(name, "champion", before[-1])
 
 
-def asked(client, path):
-    """Statements that a page costs, once everything is open."""
+def statements(act):
+    """What the databases are asked, once everything is open."""
     counted = []
 
     def count(*given):
         counted.append(given[2])
 
-    assert client.get(path).status_code == 200
+    act()
     sqlalchemy.event.listen(sqlalchemy.Engine, "before_cursor_execute", count)
     try:
-        assert client.get(path).status_code == 200
+        act()
     finally:
         sqlalchemy.event.remove(sqlalchemy.Engine, "before_cursor_execute", count)
-    return len(counted)
+    return counted
+
+
+def asked(client, path):
+    """How many statements a page costs."""
+
+    def get():
+        assert client.get(path).status_code == 200
+
+    return len(statements(get))
 
 
 def test_a_larger_registry_is_not_asked_more_often(client):
@@ -73,6 +84,22 @@ def test_a_larger_registry_is_not_asked_more_often(client):
     assert len(found["nodes"]) > 20
     assert many == few
     assert all(few.values())
+
+
+def test_where_nothing_was_recalled_each_database_is_asked_once(client):
+    grow(4)
+    selects = [text for text in statements(recalled.standing) if text.startswith("SELECT")]
+    about = [text.partition("FROM")[2].split()[0] for text in selects]
+    assert about == ["model_versions", "breadcrumbs_alembic_version", "breadcrumbs_events"]
+
+
+def test_a_recall_that_is_only_in_the_tags_of_its_version_is_seen(client, tmp_path):
+    registered.version("wide")
+    with stores.using(f"sqlite:///{tmp_path}/another.db"), stores.serving():
+        digest = recalls.recall("models:/wide/1", "test images").weights_digest
+    assert recalled.standing()[digest].reason == "test images"
+    page = client.get(PATHS[3], headers={"Accept": "application/json"}).json
+    assert (page["recalled"], page["suspects"]) == (True, [])
 
 
 @pytest.mark.slow

@@ -1,48 +1,59 @@
-// Draws the graph that this page gives as JSON. The server has placed every version, so nothing is
-// laid out here; the table below the graph has the same for those who see no canvas.
+// Draws the table of this page as a graph. The server has placed every version, so nothing is laid
+// out here; the table stays for those who see no canvas.
 "use strict";
 
 const WIDTH = 210; // between two columns, in the graph's units
 const HEIGHT = 52; // between two rows
 const LABEL = 30; // characters of a label
-const AT_ONCE = 400; // versions that are added before the browser may draw again
+const FIRST = 200; // versions that are drawn first; a graph of more is large
+const AT_ONCE = 2000; // that are added then before the browser may draw again: every time costs
 
 const box = document.getElementById("graph");
 const chosen = document.getElementById("chosen");
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
 function label(node) {
-  const uri = node.uri.replace(/^models:\//, "");
-  const named = uri.length > LABEL ? `${uri.slice(0, LABEL - 7)}…${uri.slice(-6)}` : uri;
-  const aliases = node.aliases.map((alias) => `@${alias}`).join(" ");
+  const named = node.uri.length > LABEL ? `${node.uri.slice(0, LABEL - 7)}…${node.uri.slice(-6)}` : node.uri;
+  const aliases = node.aliases.join(" ");
   const short = aliases.length > LABEL ? `${aliases.slice(0, LABEL - 1)}…` : aliases;
   return short ? `${named}\n${short}` : named;
 }
 
-function address(uri) {
-  const named = /^models:\/([^/]+)\/(\d+)$/.exec(uri);
-  if (!named) return null;
-  const root = location.pathname.replace(/\/models\/[^/]+\/versions\/\d+\/lineage$/, "");
-  return `${root}/models/${encodeURIComponent(named[1])}/versions/${named[2]}`;
+// A version, as its row of the table has it.
+function read(row) {
+  const [version, , , tasks, aliases] = row.cells;
+  const { kind, recall, from } = row.dataset;
+  return {
+    id: row.id,
+    uri: version.textContent,
+    link: version.querySelector("a")?.href,
+    kind,
+    recall,
+    tasks: tasks.textContent,
+    aliases: Array.from(aliases.children, (alias) => alias.textContent),
+    column: Number(row.dataset.column),
+    row: Number(row.dataset.row),
+    from: from.split(" ").filter(Boolean).map((each) => each.split(":")),
+  };
 }
 
-function elements(page) {
-  const counts = new Map();
-  for (const node of page.nodes) counts.set(node.column, Math.max(counts.get(node.column) || 0, node.row));
-  const nodes = page.nodes.map((node) => ({
-    data: { ...node, label: label(node) },
-    position: { x: node.column * WIDTH, y: (node.row - counts.get(node.column) / 2) * HEIGHT },
+function elements(versions) {
+  const last = new Map();
+  for (const each of versions) last.set(each.column, Math.max(last.get(each.column) || 0, each.row));
+  const nodes = versions.map((each) => ({
+    data: { ...each, label: label(each) },
+    position: { x: each.column * WIDTH, y: (each.row - last.get(each.column) / 2) * HEIGHT },
     classes: [
-      node.visible && node.kind !== "missing" ? node.kind : "gone",
-      node.column === 0 ? "root" : "",
-      node.aliases.length ? "live" : "",
-      node.recall,
+      ["", "missing"].includes(each.kind) ? "gone" : each.kind,
+      each.column === 0 ? "root" : "",
+      each.aliases.length ? "live" : "",
+      each.recall,
     ].join(" "),
   }));
-  const edges = page.edges.map((edge, number) => ({
-    data: { id: `e${number}`, source: edge.parent, target: edge.child, role: edge.role },
-    classes: edge.role,
-  }));
+  const edges = versions.flatMap((each) => each.from.map(([source, role], number) => ({
+    data: { id: `${each.id}-${number}`, source, target: each.id },
+    classes: role,
+  })));
   return { nodes, edges };
 }
 
@@ -76,12 +87,11 @@ function tell(graph, node) {
   node.connectedEdges().addClass("near");
   const found = node.data();
   chosen.replaceChildren();
-  const to = found.visible && found.kind !== "missing" ? address(found.uri) : null;
-  const name = document.createElement(to ? "a" : "span");
-  name.textContent = found.uri.replace(/^models:\//, "");
-  if (to) name.href = to;
+  const name = document.createElement(found.link ? "a" : "span");
+  name.textContent = found.uri;
+  if (found.link) name.href = found.link;
   const recall = { recalled: "recalled", suspect: "made from a recalled one" }[found.recall];
-  const more = [found.kind, recall, ...found.tasks, ...found.aliases.map((alias) => `@${alias}`)].filter(Boolean);
+  const more = [found.kind, recall, found.tasks, ...found.aliases].filter(Boolean);
   chosen.append(name, more.length ? `: ${more.join(", ")}` : "");
 }
 
@@ -130,7 +140,7 @@ function find(graph, text) {
     if (!wanted) return;
     const hit = graph.nodes().filter((node) => {
       const found = node.data();
-      const words = [found.uri, found.kind, found.recall, ...found.tasks, ...found.aliases.map((alias) => `@${alias}`)];
+      const words = [found.uri, found.kind, found.recall, found.tasks, ...found.aliases];
       return words.join(" ").toLowerCase().includes(wanted);
     });
     graph.elements().not(hit).addClass("faded");
@@ -149,8 +159,9 @@ function begin(graph, large) {
 // edges whose two ends are there by then.
 function portions(all) {
   const nodes = [...all.nodes].sort((one, other) => Math.abs(one.data.column) - Math.abs(other.data.column));
-  const place = new Map(nodes.map((node, number) => [node.data.id, Math.floor(number / AT_ONCE)]));
-  const found = Array.from({ length: Math.ceil(nodes.length / AT_ONCE) }, () => ({ nodes: [], edges: [] }));
+  const portion = (number) => (number < FIRST ? 0 : 1 + Math.floor((number - FIRST) / AT_ONCE));
+  const place = new Map(nodes.map((node, number) => [node.data.id, portion(number)]));
+  const found = Array.from({ length: portion(nodes.length - 1) + 1 }, () => ({ nodes: [], edges: [] }));
   for (const node of nodes) found[place.get(node.data.id)].nodes.push(node);
   for (const edge of all.edges) {
     found[Math.max(place.get(edge.data.source), place.get(edge.data.target))].edges.push(edge);
@@ -158,18 +169,16 @@ function portions(all) {
   return found;
 }
 
-async function add(graph, portion) {
-  await new Promise((resolve) => { setTimeout(resolve); }); // the browser draws, and hears the user
-  graph.batch(() => graph.add(portion));
-}
+// The browser draws what there is, and hears the user.
+const breath = () => new Promise((resolve) => { setTimeout(resolve); });
 
 async function draw() {
-  const answer = await fetch(location.href, { headers: { Accept: "application/json" } });
-  const page = await answer.json();
-  const large = page.nodes.length > AT_ONCE;
-  const [first, ...others] = portions(elements(page));
+  const versions = Array.from(document.getElementById("versions").rows, read);
+  const large = versions.length > FIRST;
+  const [first, ...others] = portions(elements(versions));
+  if (large) await breath();
   const graph = cytoscape({
-    container: box, elements: first, layout: { name: "preset" }, style: style(),
+    container: box, elements: first, layout: { name: "preset", fit: false }, style: style(),
     minZoom: 0.02, maxZoom: 3, hideEdgesOnViewport: large, textureOnViewport: large,
     boxSelectionEnabled: false, autoungrabify: true,
   });
@@ -182,7 +191,10 @@ async function draw() {
   document.getElementById("wanted").addEventListener("input", (event) => find(graph, event.target.value));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => graph.style(style()));
   performance.mark("begun");
-  for (const portion of others) await add(graph, portion);
+  for (const portion of others) {
+    await breath();
+    graph.batch(() => graph.add(portion));
+  }
   performance.mark("drawn");
   box.dataset.nodes = graph.nodes().length;
 }

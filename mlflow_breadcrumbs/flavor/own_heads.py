@@ -263,13 +263,21 @@ def _configure(head: OwnHead, config: Path, laid: checkpoints.Checkpoint) -> Non
     if not isinstance(content, dict):
         raise errors.TaskError(f"{config} is no JSON object; restore it")
     own = dict(head.config)
-    known = naming.embeddings(laid)
-    if own.get(TIES) is False and not any(naming.may_tie(laid, name, known) for name in laid.names):
+    if own.get(TIES) is False and not _has_output(laid):
         del own[TIES]  # the output that the source had written out is the merged embedding
     found = library_configs.stored_as(content | own, content)
     os.remove(config)  # it may be a link into the store
     said = {key: value for key, value in found.items() if value is not None}
     config.write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
+
+
+def _has_output(laid: checkpoints.Checkpoint) -> bool:
+    """Whether a model has an output with a row per token, of any dtype, beside its embedding."""
+    shapes = {laid.info(name).shape for name in naming.embeddings(laid)}
+    return any(
+        laid.info(name).shape in shapes and not naming.OUTPUTS.isdisjoint(name.split("."))
+        for name in laid.names
+    )
 
 
 def carry(heads: Iterable[OwnHead], folder: Path) -> None:

@@ -143,3 +143,21 @@ def test_a_task_s_configuration_says_what_its_weights_are(store, tmp_path):
             )
             of = tuned if task else base
             assert torch.equal(loaded.model.norm.weight, of.model.norm.weight.to(loaded_as))
+    settings = recipe.MergeRecipe.from_method(
+        "task_arithmetic", sources=1, alpha=0.25, own=("lm_head.weight",)
+    )
+    flow.merge(
+        flow.MergeRequest(
+            base="models:/qwen/1",
+            sources=("models:/qwen-tuned/1",),
+            registered_model="kept",
+            recipe=settings,
+            device="cpu",
+        )
+    )
+    folder = tmp_path / "kept"
+    pull("models:/kept/1", folder, "--task", "qwen-tuned")
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
+    assert loaded.config.tie_word_embeddings is False
+    assert torch.equal(loaded.lm_head.weight, tuned.lm_head.weight.to(torch.bfloat16))
+    assert not torch.equal(loaded.lm_head.weight, loaded.model.embed_tokens.weight)

@@ -4,8 +4,6 @@ import dataclasses
 import json
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
@@ -14,7 +12,7 @@ from typing import Any
 
 import filelock
 import gpu_device  # noqa: F401 - first, since it decides how Triton is imported
-import mlflow
+import mlflow.db
 import object_stores
 import postgres
 import pytest
@@ -22,6 +20,7 @@ import ray_cluster
 import torch
 import warm
 import zoos
+from click.testing import CliRunner
 
 from mlflow_breadcrumbs.support import executors
 
@@ -148,8 +147,9 @@ def empty_database(once) -> Path:
     """A SQLite file with MLflow's schema; made once, since that takes seconds."""
 
     def upgrade(folder: Path) -> None:
-        command = [sys.executable, "-m", "mlflow", "db", "upgrade"]
-        subprocess.run([*command, f"sqlite:///{folder}/mlflow.db"], check=True, capture_output=True)
+        given = ["upgrade", f"sqlite:///{folder}/mlflow.db"]
+        done = CliRunner().invoke(mlflow.db.commands, given, catch_exceptions=False)
+        assert done.exit_code == 0, done.output
 
     return once("database", upgrade) / "mlflow.db"
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import shutil
@@ -25,6 +26,7 @@ import warm
 from cryptography import fernet
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from mlflow.store.db import utils
 from safetensors.torch import save_file
 
 import mlflow_breadcrumbs
@@ -67,6 +69,10 @@ def hasten(connection: Any, _: Any) -> None:
     """No test outlives the machine: SQLite needn't wait until the disk has what it wrote."""
     if isinstance(connection, sqlite3.Connection):
         connection.execute("PRAGMA synchronous = OFF")
+
+
+# MLflow reads all its migrations for every store, to see which is the newest.
+utils._get_latest_schema_revision = functools.cache(utils._get_latest_schema_revision)
 
 
 def use(tracking_uri: str) -> None:

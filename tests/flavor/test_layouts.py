@@ -74,6 +74,7 @@ def test_sentence_transformers_with_a_dense_module(store, sentences, tmp_path):
                 name="model",
                 registered_model_name=name,
                 input_example=["w1 w2"],
+                pip_requirements=["sentence-transformers"],
                 metadata={"team": "search"},
             )
     result = merging_anything.merge("models:/base/1", "models:/one/1", "models:/two/1")

@@ -191,8 +191,8 @@ def test_a_function_that_names_its_tasks_and_sources_that_name_none(bert, tmp_pa
     assert "average_accuracy" not in found
 
 
-def test_a_program_without_a_shell(bert, tmp_path):
-    named = f"cmd:{sys.executable} scores.py {{model}} fruit-test.csv"
+def test_a_program_without_a_shell(bert, warm_process, tmp_path):
+    named = f"cmd:{warm_process.commands / 'python'} scores.py {{model}} fruit-test.csv"
     done = run("evaluate", bert[1], "--evaluator", named, "--json")
     found = json.loads(done.stdout)
     assert found["tasks"][0]["total"] == 30

@@ -19,6 +19,7 @@ import json
 import multiprocessing
 import os
 import pkgutil
+import runpy
 import select
 import signal
 import socket
@@ -98,19 +99,21 @@ class Warm:
         return subprocess.CompletedProcess(program, int(code) if code else -9, *texts)
 
     def path(self) -> str:
-        """`PATH` where `mlflow-breadcrumbs`, `mlflow` and `python -m` either are run here."""
+        """`PATH` where both commands, `python -m` either, and `python SCRIPT.py` are run here."""
         return os.pathsep.join([str(self.commands), os.environ["PATH"]])
 
 
 def write_programs(folder: Path, address: str) -> None:
-    """Write the programs into a folder, and a `python` that knows their modules."""
+    """Write the programs into a folder, and a `python` that knows their modules, and scripts."""
     folder.mkdir()
     lines = ["#!/bin/sh", 'case "$1 $2" in']
     for program in PROGRAMS:
         path = folder / program
         path.write_text(LAUNCHER.format(python=sys.executable, address=address))
         lines.append(f'"-m {program.replace("-", "_")}") shift 2; exec {path} "$@";;')
-    lines += ["esac", f'exec {sys.executable} "$@"', ""]
+    (folder / "script").write_text(LAUNCHER.format(python=sys.executable, address=address))
+    lines += ["esac", f'case "$1" in *.py) exec {folder}/script "$@";; esac']
+    lines += [f'exec {sys.executable} "$@"', ""]
     (folder / "python").write_text("\n".join(lines))
     for path in folder.iterdir():
         path.chmod(0o755)
@@ -193,6 +196,10 @@ def call(program: str, given: Any, commands: Path) -> None:
 
         _subprocess.spawn = multiprocessing.get_context("fork")
         main.main(given, prog_name=program)
+    elif program == "script":
+        sys.argv = given
+        sys.path.insert(0, str(Path(given[0]).resolve().parent))
+        runpy.run_path(given[0], run_name="__main__")
     else:
         importlib.import_module(program).main(given)
 

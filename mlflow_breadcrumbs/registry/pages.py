@@ -1,7 +1,8 @@
 """What MLflow's own pages say of a run, a version and a registered model.
 
 A job hands over what it knows as a `Page`; here it becomes Markdown: the description of the run and
-of the version, and of a registered model that has none. What a person wrote there stays.
+of the version, and of a registered model that has none. What a person wrote there stays. Where the
+server has the pages of this package, the descriptions lead to the version's.
 """
 
 import dataclasses
@@ -14,9 +15,10 @@ from collections.abc import Iterable, Sequence
 import mlflow
 import requests
 from mlflow.exceptions import MlflowException
+from mlflow.utils import credentials, rest_utils
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
-from mlflow_breadcrumbs.registry import uris
+from mlflow_breadcrumbs.registry import failures, uris
 from mlflow_breadcrumbs.support import escaping, tables
 
 LIMIT = 5_000
@@ -48,6 +50,8 @@ class Page:
     """Versions by their role, as `base` or `source`, with their URI."""
     following: Sequence[str] = ()
     """The words of the command that comes next."""
+    own: str = ""
+    """The address of this package's page of the version, from MLflow's; empty without one."""
 
     def markdown(self) -> str:
         """All of it; of long tables and lists the beginning."""
@@ -67,6 +71,7 @@ class Page:
         left = len(self.made_from) - count
         versions += [f"- and {left} more versions"] if left > 0 else []
         parts += ["\n".join(["Made from:", "", *versions])] if versions else []
+        parts += [f"More on [the page of this version]({self.own})."] if self.own else []
         if self.following:
             command = escaping.line(shlex.join(self.following))
             parts.append(f"Next:\n\n```sh\n{command}\n```")
@@ -91,8 +96,9 @@ def tell(
         uri: of the version, `models:/NAME/VERSION`.
         model: what the registered model of that version is, in Markdown.
     """
-    client, text = mlflow.MlflowClient(), page.markdown()
+    client = mlflow.MlflowClient()
     try:
+        text = dataclasses.replace(page, own=_own_page(uri)).markdown()
         if run_id is not None and not client.get_run(run_id).data.tags.get(MLFLOW_RUN_NOTE):
             client.set_tag(run_id, MLFLOW_RUN_NOTE, text)
         if named := uris.registered(uri):
@@ -103,6 +109,23 @@ def tell(
                 client.update_registered_model(name, model)
     except (MlflowException, requests.RequestException) as error:
         _logger.warning("MLflow's pages do not tell of %s: %s", uri or run_id, error)
+
+
+def _own_page(uri: str | None) -> str:
+    """The address of a version's page by this package, where the registry's server has one."""
+    named, server = uris.registered(uri), mlflow.get_registry_uri()
+    if named is None or not failures.is_http(server):
+        return ""
+    answer = rest_utils.http_request(
+        *(credentials.get_default_host_creds(server), "/breadcrumbs/guard.json", "GET"),
+        max_retries=0,
+        raise_on_status=False,
+        timeout=10,
+    )
+    # Another program may answer whatever it is asked, with a page.
+    if answer.status_code != requests.codes.ok or not answer.text.startswith("{"):
+        return ""
+    return f"breadcrumbs/models/{urllib.parse.quote(named[0], safe='')}/versions/{named[1]}"
 
 
 def logged_name(name: str) -> str:

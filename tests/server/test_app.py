@@ -5,10 +5,12 @@ import importlib
 import apps
 import mlflow
 import pytest
+import registered
 import requests
 import zoos
 from mlflow.exceptions import MlflowException
 
+from mlflow_breadcrumbs.registry import pages
 from mlflow_breadcrumbs.server import app
 
 
@@ -37,6 +39,23 @@ def test_below_a_prefix(furnished, tmp_path):
             {"url": "/ml/breadcrumbs"}
         ]
         assert apps.ask(uri, "/breadcrumbs/").status == 404
+
+
+def test_what_is_registered_leads_to_its_page(shown_app):
+    """From the description, relative to MLflow's own page, so that a prefix is no matter."""
+    before = mlflow.get_tracking_uri()
+    zoos.use(shown_app.uri)
+    try:
+        for name in ("linked", "with a space"):
+            uri = registered.version(name, source="s3://nowhere/model")
+            pages.tell(pages.Page("Something."), uri=uri)
+            text = mlflow.MlflowClient().get_model_version(name, "1").description
+            said, _, link = text.partition("\n\nMore on [the page of this version](")
+            assert said == "Something."
+            assert shown_app.ask(f"/{link.removesuffix(').')}").status == 200
+            mlflow.MlflowClient().delete_registered_model(name)
+    finally:
+        zoos.use(before)
 
 
 def test_accounts_that_can_not_be_made_end_the_command(monkeypatch):

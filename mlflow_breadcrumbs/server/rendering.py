@@ -8,12 +8,14 @@ from urllib import parse
 import flask
 import jinja2
 
-from mlflow_breadcrumbs.registry import uris
+from mlflow_breadcrumbs.registry import pages, uris
 from mlflow_breadcrumbs.server import version_page, visibility
 from mlflow_breadcrumbs.support import credentials, escaping, wording
 
 DIGEST = len("sha256:") + 12
 """Characters of a digest that a page shows."""
+MOST = 1e15
+"""Numbers below it are written out; MLflow gives an infinite metric back as 1.8e308."""
 
 
 def render(template: str, found: Any, **more: Any) -> str:
@@ -42,6 +44,8 @@ def _environment() -> jinja2.Environment:
         "short": _short,
         "uri": uris.short,
         "moment": wording.moment,
+        "noted": _noted,
+        "measured": _measured,
     }
     environment.globals |= {
         "HIDDEN": visibility.HIDDEN,
@@ -57,6 +61,21 @@ def _environment() -> jinja2.Environment:
 def _shown(value: Any) -> Any:
     """What stands in a page: no password, and no character that nobody sees."""
     return escaping.line(credentials.hidden(value)) if type(value) is str else value
+
+
+def _noted(text: str) -> str:
+    """A description of MLflow's on as many lines as it has, yet to be escaped for HTML.
+
+    The spaces that widen MLflow's tables are left out.
+    """
+    return escaping.lines(credentials.hidden(text)).replace(pages.SPACE, "")
+
+
+def _measured(value: float, sign: str = "") -> str:
+    """A metric with four digits; one of thousands, as bytes and images are, without a fraction."""
+    if not value:
+        return "0"
+    return f"{value:{sign},.0f}" if 1000 <= abs(value) < MOST else f"{value:{sign}.4g}"
 
 
 def _url(endpoint: str, **values: Any) -> str:

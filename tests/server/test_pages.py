@@ -105,6 +105,17 @@ def test_what_people_typed_is_shown(shown_app):
     assert apps.HOSTILE in named  # the tags of kind and tasks
 
 
+def test_a_description_has_its_lines(shown_app):
+    found = Elements(shown_app.ask(apps.version("tiny-hues", 1)).text).text
+    assert "for hues.\n\nNext:\n" in found
+    assert "\\n" not in found
+
+
+def test_numbers_are_those_that_people_read(shown_app):
+    found = shown_app.ask("/breadcrumbs/compare?one=merged/1&other=top/1").text
+    assert re.search(r"merge_bytes</th><td class=\"number\">[1-9],[0-9]{3},[0-9]{3}</td>", found)
+
+
 def test_links_lead_to_pages(shown_app):
     seen, waiting = set(), ["/breadcrumbs/"]
     while waiting:

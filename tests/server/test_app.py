@@ -27,6 +27,21 @@ def test_every_worker_answers_alike(shown_app):
     assert len(answers) == 1
 
 
+def led(uri, name, here):
+    """Where the description of a version leads that is registered now, from MLflow's page there."""
+    before = mlflow.get_tracking_uri()
+    zoos.use(uri)
+    try:
+        version = registered.version(name, source="s3://nowhere/model")
+        pages.tell(pages.Page("Something."), uri=version)
+        text = mlflow.MlflowClient().get_model_version(name, "1").description
+    finally:
+        zoos.use(before)
+    said, _, link = text.partition("\n\nMore on [the page of this version](")
+    assert said == "Something."
+    return here + link.removesuffix(").")
+
+
 def test_below_a_prefix(furnished, tmp_path):
     found = apps.entry_points(tmp_path / "apps")
     options = ("--app-name", "breadcrumbs", "--gunicorn-opts", "--timeout 120")
@@ -39,23 +54,17 @@ def test_below_a_prefix(furnished, tmp_path):
             {"url": "/ml/breadcrumbs"}
         ]
         assert apps.ask(uri, "/breadcrumbs/").status == 404
+        version = apps.ask(uri, "/ml/breadcrumbs/models/merged/versions/1").text
+        assert 'data-root="/ml/breadcrumbs/"' in version  # where a recall is sent to
+        assert 'href="/ml/#/models/merged/versions/1"' in version
+        assert apps.ask(uri, led(f"{uri}/ml", "linked", "/ml/")).status == 200
 
 
 def test_what_is_registered_leads_to_its_page(shown_app):
     """From the description, relative to MLflow's own page, so that a prefix is no matter."""
-    before = mlflow.get_tracking_uri()
-    zoos.use(shown_app.uri)
-    try:
-        for name in ("linked", "with a space"):
-            uri = registered.version(name, source="s3://nowhere/model")
-            pages.tell(pages.Page("Something."), uri=uri)
-            text = mlflow.MlflowClient().get_model_version(name, "1").description
-            said, _, link = text.partition("\n\nMore on [the page of this version](")
-            assert said == "Something."
-            assert shown_app.ask(f"/{link.removesuffix(').')}").status == 200
-            mlflow.MlflowClient().delete_registered_model(name)
-    finally:
-        zoos.use(before)
+    for name in ("linked", "with a space"):
+        assert shown_app.ask(led(shown_app.uri, name, "/")).status == 200
+        mlflow.MlflowClient(shown_app.uri, shown_app.uri).delete_registered_model(name)
 
 
 def test_accounts_that_can_not_be_made_end_the_command(monkeypatch):

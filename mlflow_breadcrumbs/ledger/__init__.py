@@ -10,11 +10,13 @@
 5. `alias_moves` moves an alias, with the compare-and-set that MLflow lacks; `turns` are taken
    where others have other ledgers; `locks` let one at a time judge and move.
 6. `alias_state` keeps where each alias was last known to be; `alias_watch` holds that against the
-   registry, or takes what a webhook tells; `alias_history` reads the events as moves of aliases.
+   registry, or takes what a webhook tells; `alias_told` takes what the registry's own server tells,
+   which has `alias_glances` for the rest; `alias_history` reads the events as moves of aliases.
 7. `sharing` makes one history of the ledgers that several users of a registry have: what others
    need is in tags of the versions, as `letters`, and every ledger takes it up.
 8. `audit` holds the ledger against MLflow; `proving` gives the events that decide something, out
-   of a chain that holds; `reading` gives them to those who only look.
+   of a chain that holds; `reading` gives them to those who only look. `witnessed` is who a server
+   saw register a version.
 
 ```python
 from mlflow_breadcrumbs import ledger

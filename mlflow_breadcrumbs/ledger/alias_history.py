@@ -37,11 +37,12 @@ class Change:
     latest: str
     """UTC: it had happened by then."""
     actor: str | None
-    """Who did it; `None` for a direct change, since MLflow does not say."""
+    """Who did it; `None` for a direct change of which MLflow does not say: only a server with our
+    app and accounts knows."""
     noticed_by: str | None
     """Of a direct change: who noticed it."""
     how: str | None
-    """Of a direct change: what noticed it, `sync`, `watch`, `webhook` or `move`."""
+    """Of a direct change: what noticed it, `sync`, `watch`, `webhook`, `server` or `move`."""
     decision: str | None
     """The MLflow run that holds the evidence."""
     policy_digest: str | None
@@ -150,7 +151,8 @@ def described(move: Change) -> str:
         return f"first seen at {wording.moment(move.latest)}, event {move.event}"
     way = f"set to {move.after}" if move.after is not None else "removed"
     if move.is_direct:
-        how = f"directly in MLflow, noticed by {move.how}"
+        who = f"noticed by {move.how}" if move.actor is None else f"by {move.actor}"
+        how = f"directly in MLflow, {who}"
     else:
         why = "" if move.reason is None else f": {move.reason}"
         how = f"by {move.actor} ({move.cause}{why})"
@@ -197,7 +199,7 @@ def _move(
         cause=_seen_cause(details) if seen else str(details.get("because") or "set"),
         earliest=changed or details.get("since") if seen else (intent or event).time,
         latest=changed or details.get("until") or details["noticed"] if seen else event.time,
-        actor=None if seen else (intent or event).actor,
+        actor=_seen_actor(event, details) if seen else (intent or event).actor,
         noticed_by=event.actor if seen else None,
         how=details.get("how") if seen else None,
         decision=details.get("decision"),
@@ -205,6 +207,12 @@ def _move(
         event=event.sequence,
         reason=details.get("reason"),
     )
+
+
+def _seen_actor(event: events.Event, details: dict[str, Any]) -> str | None:
+    """Who made a direct change: the account that a server names which saw it being done."""
+    known = details.get(events.VOUCHED) is True and details.get("changed") is not None
+    return event.actor if known else None
 
 
 def _seen_cause(details: dict[str, Any]) -> str:

@@ -36,6 +36,10 @@ KEPT = datetime.timedelta(days=2)
 """How long the ids of deliveries are kept; a receiver's tolerance must be shorter."""
 PAGE = 1000
 """Registered models per request."""
+SERVER = "server"
+"""What noticed a change that the registry's own server told, or found by its looks."""
+SERVERS = f"{SERVER}/"
+"""How the ids begin of what the server told; those of webhooks are MLflow's."""
 
 _logger = logging.getLogger(__name__)
 _RECEIPTS = schema.table(schema.ReceiptRow)
@@ -49,7 +53,7 @@ def look(names: Sequence[str] = (), how: str = "sync") -> list[alias_history.Cha
 
     Args:
         names: Of registered models; none: the whole registry.
-        how: `sync` or `watch`, for the events.
+        how: `sync`, `watch` or `SERVER`, for the events.
 
     Returns:
         What was noticed: direct changes, and aliases that were seen for the first time.
@@ -150,12 +154,11 @@ def take(delivery: Delivery) -> list[tuple[events.ChainHead, events.Draft]]:
                 )
                 if state is not None and state.sequence > head:
                     continue  # written while the registry was asked: ask again
-                _take_once(connection, delivery.identifier)
+                _check_new(connection, delivery.identifier)
                 drafts, known = _news(connection, delivery, state, there, begun)
                 written = [(events.append(connection, draft), draft) for draft in drafts]
                 teller = written[0][0].sequence if written else known
-                statement = sql.update(_RECEIPTS).where(_RECEIPTS.c.id == delivery.identifier)
-                connection.execute(statement.values(event=teller))
+                keep_receipt(connection, delivery.identifier, teller)
             return written
 
 
@@ -291,26 +294,28 @@ def _overlapping(
     return None
 
 
-def _take_once(connection: sql.Connection, identifier: str) -> None:
-    """Keep a delivery's id, and forget the old ones.
-
-    Raises:
-        ReplayError: It is kept already.
-    """
-    now = datetime.datetime.now(datetime.UTC)
+def _check_new(connection: sql.Connection, identifier: str) -> None:
+    """Raise `ReplayError` for a delivery whose id is kept already."""
     if connection.scalar(sql.select(_RECEIPTS.c.id).where(_RECEIPTS.c.id == identifier)):
         raise errors.ReplayError(f"the delivery {identifier} was taken before")
+
+
+def keep_receipt(connection: sql.Connection, identifier: str, event: int | None) -> None:
+    """Keep the id of what was told, with the event that tells it, and forget the old ones."""
+    now = datetime.datetime.now(datetime.UTC)
     connection.execute(
         sql.delete(_RECEIPTS).where(_RECEIPTS.c.received < alias_history.utc(now - KEPT))
     )
-    connection.execute(sql.insert(_RECEIPTS).values(id=identifier, received=alias_history.utc(now)))
+    row = {"id": identifier, "received": alias_history.utc(now), "event": event}
+    connection.execute(sql.insert(_RECEIPTS).values(row))
 
 
 def _teller(
     connection: sql.Connection, found: Sequence[alias_history.Change], delivery: Delivery
 ) -> int | None:
     """The event that tells of this change already, and that no other delivery told of."""
-    told = set(connection.scalars(sql.select(_RECEIPTS.c.event)))
+    deliveries = sql.not_(_RECEIPTS.c.id.startswith(SERVERS))
+    told = set(connection.scalars(sql.select(_RECEIPTS.c.event).where(deliveries)))
     skew = datetime.timedelta(seconds=SKEW)
     changed = datetime.datetime.fromisoformat(delivery.changed)
     start, end = alias_history.utc(changed - skew), alias_history.utc(changed + skew)

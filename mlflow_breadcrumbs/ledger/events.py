@@ -306,3 +306,13 @@ def actor() -> str:
             f"{'set LOGNAME to a name' if account is None else 'use an account'} without it"
         )
     return f"{user}@{socket.gethostname()}"
+
+
+def actor_of(account: str) -> str:
+    """An account that this server has authenticated, as events have it.
+
+    Raises:
+        LedgerError: No history can have such a name.
+    """
+    with accounts.working_for(accounts.Asking(account, vouched=True)):
+        return actor()

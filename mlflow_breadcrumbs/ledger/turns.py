@@ -9,7 +9,7 @@ import contextlib
 import datetime
 import logging
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import mlflow
 
@@ -43,7 +43,7 @@ def taken(name: str, alias: str) -> Iterator[None]:
     if not stores.is_private():
         yield
         return
-    begins = f"{PREFIX}{canonical.digest(alias).removeprefix('sha256:')[:16]}/"
+    begins = _begins(alias)
     own = f"{begins}{uuid.uuid4()}"
     said = {"actor": events.actor(), "process": processes.own() or "", "time": events.now()}
     client = mlflow.MlflowClient()
@@ -58,6 +58,17 @@ def taken(name: str, alias: str) -> Iterator[None]:
         yield
     finally:
         _remove(name, own)
+
+
+def is_held(alias: str, keys: Iterable[str]) -> bool:
+    """Whether somebody has the turn to move an alias, by the tags' keys of its registered model."""
+    begins = _begins(alias)
+    return any(key.startswith(begins) for key in keys)
+
+
+def _begins(alias: str) -> str:
+    """How the keys of all turns of an alias begin."""
+    return f"{PREFIX}{canonical.digest(alias).removeprefix('sha256:')[:16]}/"
 
 
 def _give_way(name: str, key: str, text: str) -> None:

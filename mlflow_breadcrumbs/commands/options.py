@@ -12,6 +12,7 @@ from click.core import ParameterSource
 
 from mlflow_breadcrumbs.engine import drafts, recipe
 from mlflow_breadcrumbs.support import defaults
+from mlflow_breadcrumbs.webhooks import notifying
 
 PATTERNS = ("include", "exclude", "own")
 """The fields of a recipe that are patterns of tensors' names."""
@@ -318,33 +319,30 @@ ledger_option = click.option(
 )
 
 
-NOTIFY_URL, NOTIFY_SECRET = "BREADCRUMBS_NOTIFY_URL", "BREADCRUMBS_NOTIFY_SECRET"
-NOTIFY_KINDS = "BREADCRUMBS_NOTIFY_KINDS"
-
-
 def receiver_options(command: Callable[..., None]) -> Callable[..., None]:
-    """The options that name a receiver of the ledger's events; `make_receiver` reads them."""
+    """The options that name a receiver of events, for `notifying.configured`."""
     options = [
         click.option(
             "--notify-url",
             type=TEXT,
             metavar="URL",
-            envvar=NOTIFY_URL,
+            envvar=notifying.URL,
             show_envvar=True,
             help="Send signed events of promotions there.",
         ),
         click.option(
-            "--notify-secret-file",
+            notifying.OPTION,
             type=TEXT,
             metavar="FILE",
-            help=f"Holds the secret that signs them; without it, ${NOTIFY_SECRET} is the secret.",
+            help="Holds the secret that signs them; without it, "
+            f"${notifying.SECRET} is the secret.",
         ),
         click.option(
             "--notify-kinds",
             "kinds",
             type=TEXT,
             metavar="KIND,KIND,…",
-            envvar=NOTIFY_KINDS,
+            envvar=notifying.KINDS,
             show_envvar=True,
             help="Of events; without it, all about promotions.",
         ),
@@ -354,19 +352,6 @@ def receiver_options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-def make_receiver(url: str | None, secret_file: str | None, kinds: str | None) -> Any:
-    """The `outbox.Receiver` of the options and the environment; `None` without a URL."""
-    url = url or os.environ.get(NOTIFY_URL)  # an option that is given empty is not given
-    if not url:
-        return None
-    from mlflow_breadcrumbs.webhooks import outbox, signatures
-
-    secret = signatures.read_secret(secret_file, NOTIFY_SECRET, "--notify-secret-file")
-    listed = kinds or os.environ.get(NOTIFY_KINDS, "")
-    chosen = tuple(kind.strip() for kind in listed.split(",") if kind.strip())
-    return outbox.Receiver(url, secret, chosen)
-
-
 def notify_option(command: Callable[..., None]) -> Callable[..., None]:
     """For commands that write events about promotions: deliver them when the command has ended.
 
@@ -374,7 +359,7 @@ def notify_option(command: Callable[..., None]) -> Callable[..., None]:
     """
 
     @functools.wraps(command)
-    def notifying(
+    def telling(
         *arguments: Any,
         notify_url: str | None,
         notify_secret_file: str | None,
@@ -382,7 +367,9 @@ def notify_option(command: Callable[..., None]) -> Callable[..., None]:
         **named: Any,
     ) -> None:
         context = click.get_current_context()
-        if receiver := make_receiver(notify_url, notify_secret_file, kinds):
+        url = notify_url or os.environ.get(notifying.URL)
+        receiver = notifying.configured(url, notify_secret_file, kinds) if url else None
+        if receiver is not None:
             from mlflow_breadcrumbs import ledger
 
             context.meta[_NOTIFY] = (receiver, ledger.now())
@@ -391,7 +378,7 @@ def notify_option(command: Callable[..., None]) -> Callable[..., None]:
         finally:
             notify(context)
 
-    return receiver_options(notifying)
+    return receiver_options(telling)
 
 
 def notify(context: click.Context) -> None:

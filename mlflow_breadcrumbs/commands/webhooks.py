@@ -1,5 +1,6 @@
 """Webhooks in and out: receive MLflow's, register for them, deliver our own events."""
 
+import contextlib
 import itertools
 from typing import TYPE_CHECKING
 
@@ -7,6 +8,7 @@ import click
 
 from mlflow_breadcrumbs.commands import auditing, options, printing
 from mlflow_breadcrumbs.support import wording
+from mlflow_breadcrumbs.webhooks import notifying
 
 if TYPE_CHECKING:
     from mlflow_breadcrumbs.webhooks import outbox
@@ -64,6 +66,7 @@ def serve_command(host: str, port: int, tolerance: int, secret_file: str | None)
         signatures.read_secret(secret_file, VARIABLE, "--secret-file"), tolerance
     )
     ledger.check()
+    _say_if_needless("this receiver")
     listening = receiver.listen(host, port)
     printing.remark(f"receiving at http://{host}:{listening.getsockname()[1]}/")
     try:
@@ -95,6 +98,7 @@ def register_command(
 
     secret = signatures.read_secret(secret_file, VARIABLE, "--secret-file")
     made = subscription.subscribe(url, secret, test=not no_test)
+    _say_if_needless("this webhook")
     if as_json:
         printing.print_json(made.to_dict())
     else:
@@ -103,6 +107,19 @@ def register_command(
     if made.problem:
         printing.echo(f"Error: the test delivery was not taken: {made.problem}", err=True)
         context.exit(auditing.REFUSED)
+
+
+def _say_if_needless(what: str) -> None:
+    """Say it where the tracking server does by itself what a receiver is for."""
+    from mlflow_breadcrumbs import errors
+    from mlflow_breadcrumbs.promotion import guards
+
+    with contextlib.suppress(errors.RegistryError):  # whoever needs the server says so
+        if guards.writes_moves():
+            printing.remark(
+                "the tracking server runs --app-name breadcrumbs, which writes direct moves of "
+                f"aliases into its own ledger: {what} is needed for another ledger only"
+            )
 
 
 @hooks_group.command("deliver")
@@ -135,9 +152,9 @@ def deliver_command(
     """
     from mlflow_breadcrumbs.webhooks import outbox
 
-    receiver = options.make_receiver(notify_url, notify_secret_file, kinds)
+    receiver = notifying.configured(notify_url, notify_secret_file, kinds)
     if receiver is None:
-        raise click.UsageError(f"Give --notify-url, or set {options.NOTIFY_URL}.")
+        raise click.UsageError(f"Give --notify-url, or set {notifying.URL}.")
     done = outbox.deliver(receiver, since=since, skip=skip)
     if not follow:
         _print_delivered(done, as_json)

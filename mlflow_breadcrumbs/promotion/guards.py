@@ -96,6 +96,15 @@ def for_recalls(name: str) -> Offer | None:
     return Offer(None, said.get("accounts") is True) if said.get("recalls") is True else None
 
 
+def writes_moves() -> bool:
+    """Whether the registry's server writes all moves of aliases into its ledger by itself.
+
+    Raises:
+        UnreachableError: the server does not answer.
+    """
+    return _said({}).get("notices") is True
+
+
 def _said(asked: Mapping[str, str]) -> dict[str, Any]:
     """What the registry's server says that it decides itself; nothing where none does."""
     if not failures.is_http(mlflow.get_registry_uri()):

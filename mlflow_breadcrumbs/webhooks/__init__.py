@@ -2,5 +2,5 @@
 
 `signatures` signs and checks; `receiver` takes MLflow's webhooks with the `patience` that a
 connection gets, `subscription` registers it there; `outbox` delivers the ledger's events to
-receivers outside.
+receivers outside, `notifying` reads which one the environment names.
 """

@@ -16,11 +16,21 @@ import requests
 import sqlalchemy as sql
 
 from mlflow_breadcrumbs import errors
-from mlflow_breadcrumbs.ledger import alias_history, events, schema, stores
+from mlflow_breadcrumbs.ledger import alias_history, events, schema, stores, witnessed
 from mlflow_breadcrumbs.support import canonical, wording
 from mlflow_breadcrumbs.webhooks import signatures
 
-QUIET = ("import", "finetune", "merge", "evaluate", "verify", "export", "sign", events.FOREIGN)
+QUIET = (
+    "import",
+    "finetune",
+    "merge",
+    "evaluate",
+    "verify",
+    "export",
+    "sign",
+    witnessed.KIND,
+    events.FOREIGN,
+)
 """Kinds of events that are only delivered on request: they promote nothing, or another ledger
 delivers them."""
 OUTCOMES = (events.DONE, events.FAILED, events.ABANDONED)
@@ -86,6 +96,7 @@ def deliver(
     patient: bool = False,
     seconds: float = float("inf"),
     begun: str | None = None,
+    ended: threading.Event | None = None,
 ) -> Delivered:
     """Send what waits, in order, until all is taken or an event is not.
 
@@ -96,6 +107,7 @@ def deliver(
         patient: Not before an attempt is due after one in vain.
         seconds: Begin no further event after this time.
         begun: A receiver that is new gets what was written since this time, too.
+        ended: Once it is set, no further event is begun.
 
     Raises:
         LedgerError: The ledger can't be used.
@@ -109,7 +121,7 @@ def deliver(
         waiting, last = _waiting(ledger, receiver, at)
         for event in waiting:
             left = end - time.monotonic()
-            if left <= 0:
+            if left <= 0 or (ended is not None and ended.is_set()):
                 last = event.sequence - 1
                 break
             problem = None if skip else _post(receiver, event, min(SECONDS, left))
@@ -148,19 +160,30 @@ def deliver_briefly(receiver: Receiver, begun: str, uri: str | None = None) -> N
     thread.join(BRIEFLY)
 
 
-def follow(receiver: Receiver, *, interval: float = 2.0) -> Iterator[Delivered]:
+def follow(
+    receiver: Receiver, *, interval: float = 2.0, ended: threading.Event | None = None
+) -> Iterator[Delivered]:
     """Deliver what comes, for ever; what came of each attempt.
+
+    Nothing is written into the ledger while there is nothing to deliver.
 
     Args:
         receiver: Where to.
         interval: Seconds between two looks into the ledger.
+        ended: Ends it; the event that is under way is delivered before.
     """
-    while True:
+    ended = ended or threading.Event()
+    last = Delivered(0, 0, None, None)
+    while not ended.is_set():
         try:
-            yield deliver(receiver, patient=True)
+            if _is_time(receiver):
+                last = deliver(receiver, patient=True, ended=ended)
+            else:
+                last = dataclasses.replace(last, sent=0)
+            yield last
         except errors.LedgerError as error:
             _logger.warning("events can't be delivered now: %s", error)
-        time.sleep(interval)
+        ended.wait(interval)
 
 
 def message(event: events.Event) -> dict[str, Any]:
@@ -175,6 +198,16 @@ def message(event: events.Event) -> dict[str, Any]:
 def _row(connection: sql.Connection, receiver: Receiver) -> sql.Row[Any] | None:
     where = _OUTBOX.c.receiver == receiver.digest
     return connection.execute(sql.select(_OUTBOX).where(where)).one_or_none()
+
+
+def _is_time(receiver: Receiver) -> bool:
+    """Whether there may be something to deliver now, which no other process has to itself."""
+    with stores.opened() as ledger, ledger.reading() as connection:
+        row, time_now = _row(connection, receiver), events.now()
+        if row is None:
+            return True
+        behind: bool = row.sequence < events.head(connection).sequence
+        return behind and row.due <= time_now and row.claimed <= time_now
 
 
 def _claim(

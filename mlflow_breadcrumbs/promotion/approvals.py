@@ -8,7 +8,7 @@ import mlflow
 from mlflow.utils.mlflow_tags import MLFLOW_USER
 
 from mlflow_breadcrumbs import errors, ledger
-from mlflow_breadcrumbs.ledger import events, journal, sharing
+from mlflow_breadcrumbs.ledger import events, journal, sharing, witnessed
 from mlflow_breadcrumbs.lineage import contents
 from mlflow_breadcrumbs.promotion import facts, guards
 from mlflow_breadcrumbs.registry import accounts, failures, versions
@@ -131,6 +131,9 @@ def makers(
 ) -> tuple[str, ...]:
     """Who made these weights: by the ledger's events, under any name, else by the version's run.
 
+    Who registered them counts as well, where a server with accounts saw it, whatever name the
+    merge recorded.
+
     Args:
         resolved: the version.
         weights_digest: of its weights.
@@ -144,6 +147,7 @@ def makers(
     if not found and (run := contents.run_of(resolved)) is not None:
         users = (run.data.tags.get(MLFLOW_USER), run.info.user_id)
         found = {people.normal(user) for user in users if user}
+    found |= set(map(facts.person_of, witnessed.registrants(history, resolved.uri, weights_digest)))
     return tuple(sorted(found))
 
 

@@ -4,10 +4,12 @@
 2. `pinning` reads which aliases are guarded, and by which policies; `guard` refuses what would move
    them past these. `deciding` takes promotions, rollbacks and approvals as requests (`asking`);
    `callers` is who asks.
-3. `visibility` is what the one who asks may see; `account_sight` says it of an account.
-4. `pages` is the list of the addresses: what each answers, as HTML by `rendering` or as JSON, which
+3. `noticing` tells the ledger of aliases that MLflow's own calls move, `witnessing` who registers
+   versions; `errands` writes that down, looks for what others move, and delivers events.
+4. `visibility` is what the one who asks may see; `account_sight` says it of an account.
+5. `pages` is the list of the addresses: what each answers, as HTML by `rendering` or as JSON, which
    `openapi` describes.
-5. What the pages say is gathered by a module each: `start`, `model_page`, `version_page`,
+6. What the pages say is gathered by a module each: `start`, `model_page`, `version_page`,
    `lineage_page`, `alias_page`, `comparison_page`; `past` reads the history for them, `recalled`
    what was recalled in it, `kept_files` the files that the server keeps.
 

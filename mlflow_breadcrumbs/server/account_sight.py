@@ -36,6 +36,11 @@ def caller_of_request() -> callers.Caller:
     )
 
 
+def account_of_request() -> str | None:
+    """Whom MLflow has authenticated; `None` where nobody asks."""
+    return flask.g.get("mlflow_authenticated_user") if flask.has_request_context() else None
+
+
 def _may_edit(name: str) -> bool:
     """Whether the account may set aliases of a model; as MLflow judges it, of any name.
 

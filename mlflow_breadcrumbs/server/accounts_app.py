@@ -37,4 +37,4 @@ def _create_app() -> Any:
     account_sight.allow_pages()
     app.add_pages(mlflow.server.app, account_sight.of_request)
     app.add_guard(mlflow.server.app, account_sight.caller_of_request)
-    return auth.create_app(mlflow.server.app)
+    return app.with_errands(auth.create_app(mlflow.server.app), account_sight.account_of_request)

@@ -33,15 +33,17 @@ def check() -> None:
 
     from mlflow_breadcrumbs import errors
     from mlflow_breadcrumbs.server import pinning
+    from mlflow_breadcrumbs.webhooks import notifying
 
     try:
         pinning.configured()
+        notifying.configured()
     except errors.BreadcrumbsError as error:
         raise click.ClickException(str(error)) from error
 
 
 def _create_app() -> Any:
-    """MLflow's own app, with the pages under `/breadcrumbs/` and the guard.
+    """MLflow's own app, with the pages under `/breadcrumbs/`, the guard and its errands.
 
     Returns:
         An ASGI app under uvicorn, which is MLflow's default; else a WSGI app.
@@ -54,9 +56,10 @@ def _create_app() -> Any:
     flask_app = mlflow.server.app
     add_pages(flask_app, visibility.everything)
     add_guard(flask_app, callers.anybody)
+    made = flask_app
     if _MLFLOW_SGI_NAME.get() == "uvicorn":
-        return fastapi_app.create_fastapi_app(flask_app)
-    return flask_app
+        made = fastapi_app.create_fastapi_app(flask_app)
+    return with_errands(made, lambda: None)
 
 
 def add_pages(flask_app: Any, sight: Any) -> None:
@@ -98,3 +101,21 @@ def add_guard(flask_app: Any, caller: Any) -> None:
     kept_files.take_over()
     prefix = handlers._add_static_prefix(pages.PREFIX)
     flask_app.register_blueprint(deciding.blueprint(pins, caller), url_prefix=prefix)
+
+
+def with_errands(made: Any, account: Any) -> Any:
+    """Let the server write down what it moves itself, look for what others move, and tell of it.
+
+    Args:
+        made: MLflow's app, with pages and guard.
+        account: Says, inside a request, whom the server has authenticated.
+    """
+    from mlflow_breadcrumbs.server import errands, noticing, pinning, witnessing
+    from mlflow_breadcrumbs.webhooks import notifying
+
+    store = noticing.store()
+    doing = errands.Errands(store, notifying.configured())
+    if store is not None:
+        noticing.Noticing(store, account, doing.put).stand()
+        witnessing.Witnessing(store, pinning.configured(), account, doing.put).stand()
+    return errands.run_beside(made, doing)

@@ -22,7 +22,7 @@ from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.ledger import locks, stores
 from mlflow_breadcrumbs.promotion import approvals, overriding, promote, recalls, rollback
 from mlflow_breadcrumbs.registry import accounts, aliases, catalog, failures, uris
-from mlflow_breadcrumbs.server import asking, callers, pages, pinning
+from mlflow_breadcrumbs.server import asking, callers, noticing, pages, pinning
 from mlflow_breadcrumbs.support import credentials, json_documents, validation
 
 LONGEST = 100_000
@@ -70,6 +70,7 @@ def _offer(pins: pinning.Pins, caller: callers.Caller) -> dict[str, Any]:
         "accounts": caller.account is not None,
         "recalls": bool(pins.pins),
         "may_edit": caller.may_edit(name),
+        "notices": noticing.store() is not None,
     }
 
 

@@ -123,7 +123,8 @@ def document(server: str) -> dict[str, Any]:
     paths["/guard.json"] = _path(
         "Whether the server guards an alias, or any of a model's; then the requests are for it, "
         "and the policy is here as YAML. `recalls`: whether it takes recalls, of any model; "
-        "`may_edit`: whether you may edit this one.",
+        "`may_edit`: whether you may edit this one; `notices`: whether it writes direct moves of "
+        "aliases into its ledger by itself.",
         {"type": "object"},
         [_of_query("name"), _of_query("alias")],
     )

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mlflow_breadcrumbs import errors
-from mlflow_breadcrumbs.ledger import events
+from mlflow_breadcrumbs.ledger import events, witnessed
 from mlflow_breadcrumbs.lineage import contents, statement, stories
 from mlflow_breadcrumbs.promotion import approvals, facts
 from mlflow_breadcrumbs.registry import catalog, graph, run_files, uris, versions
@@ -89,6 +89,8 @@ class VersionPage:
     description: str
     created: str
     """UTC."""
+    registered_by: tuple[str, ...]
+    """The accounts that the server saw register it; none without accounts, or from before."""
     run_id: str | None
     weights_digest: str | None
     aliases: tuple[str, ...]
@@ -151,6 +153,7 @@ def gather(name: str, number: str, sight: visibility.Sight) -> VersionPage:
         # What a merge wrote there names its sources.
         description="" if hidden else versions.description_of(resolved),
         created=wording.moment_of(version.created),
+        registered_by=_registered_by(known.about(resolved.uri, witnessed.KIND)),
         run_id=version.run_id,
         weights_digest=resolved.recorded_digest,
         aliases=model_page.aliases_of(model, str(version.number)),
@@ -270,6 +273,11 @@ def _rules(run: Any) -> tuple[dict[str, Any], ...]:
     return tuple(
         {field: rule.get(field) for field in fields} for rule in found if isinstance(rule, Mapping)
     )
+
+
+def _registered_by(seen: Sequence[events.Event]) -> tuple[str, ...]:
+    vouched = (event for event in seen if event.details.get(events.VOUCHED) is True)
+    return tuple(dict.fromkeys(facts.person_of(event.actor) for event in vouched))
 
 
 def _approvals(

@@ -221,6 +221,6 @@ def test_a_second_server_without_the_app_is_seen_and_shown(guarded, client, othe
             kinds = [each["kind"] for each in page["attention"] if each["version"] == other]
             assert kinds == ["direct"]
             shown = guarded.ask("/breadcrumbs/models/merged/aliases").text
-            assert "Past the gates." in shown
+            assert "past the gates" in shown.lower()  # a look may have told it meanwhile
         finally:
             past.set_registered_model_alias("merged", "champion", "1")

@@ -1,6 +1,7 @@
 """On a server with accounts, the account is who approves, promotes and overrides, and no other."""
 
 import json
+import time
 import uuid
 
 import apps
@@ -98,10 +99,10 @@ def test_four_eyes(accounts, approved):
     assert (last.actor.partition("@")[0], last.details[events.VOUCHED]) == ("bob", True)
 
 
-def letter(uri, kind, digest):
+def letter(uri, kind, digest, actor="ann@laptop"):
     """The key and the text of another ledger's event about a version, which says what it likes."""
     event = {
-        "actor": "ann@laptop",
+        "actor": actor,
         "kind": kind,
         "phase": "done",
         "name": uri.split("/")[1],
@@ -186,6 +187,38 @@ def test_only_approvals_that_the_server_wrote_count(accounts):
         assert (taken.actor, events.VOUCHED in taken.details) == ("ann@laptop", False)
         server_accounts.sign_in(patch, "admin")
         client.delete_model_version("merged", copy)
+
+
+def registered_by(accounts, version):
+    """Who the server saw register a version, once it has written that down."""
+    for _ in range(200):
+        found = ask_page(accounts, apps.version("merged", version))["registered_by"]
+        if found:
+            break
+        time.sleep(0.05)
+    return found
+
+
+def test_who_registered_a_version_has_made_it_whatever_name_the_merge_recorded(accounts):
+    """Ann merges under bob's name, and can then neither approve nor promote her own version."""
+    with pytest.MonkeyPatch.context() as patch:
+        server_accounts.sign_in(patch, "ann")
+        client = mlflow.MlflowClient(accounts.uri, accounts.uri)
+        own = client.copy_model_version("models:/top/1", "merged").version
+        digest = client.get_model_version("merged", own).tags["breadcrumbs.weights_digest"]
+        merge = letter(f"models:/merged/{own}", "merge", digest, "bob@laptop")
+        client.set_model_version_tag("merged", own, *merge)
+        assert registered_by(accounts, own) == ["ann"]
+        asked = {"name": "merged", "version": own}
+        refused = ask(accounts, "ann", "approve", asked)
+        assert (refused.status, "ann made the weights" in refused.json["error"]) == (400, True)
+        assert ask(accounts, "cleo", "approve", asked).status == 200
+        answer = ask(accounts, "ann", "promote", asked | {"alias": "eyes"})
+        assert (answer.status, answer.json["result"]) == (200, "refused"), answer.text
+        (rule,) = [rule for rule in answer.json["rules"] if rule["name"] == "four_eyes"]
+        assert (rule["verdict"], "ann made these weights" in rule["sentence"]) == ("failed", True)
+        server_accounts.sign_in(patch, "admin")
+        client.delete_model_version("merged", own)
 
 
 def test_who_may_not_edit_moves_nothing_and_who_may_not_read_learns_nothing(accounts):

@@ -3,7 +3,7 @@
 1. `policies` reads what is asked for, from YAML, with the types of `fields`; `facts` are the
    records of what is known.
 2. `gates` holds the one against the other: a verdict (`verdicts`), with a sentence per rule
-   (`holding`);
+   (`holding`); `choosing` says which measurement counts for a task,
    `thresholds` are the rules about metrics, `numbers` what they may name, `windows` are the rules
    about the time.
 3. `gathering` reads the facts from MLflow and the ledger, `witnesses` says which measurements

@@ -11,7 +11,15 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from mlflow_breadcrumbs.promotion import facts, holding, numbers, policies, thresholds, verdicts
+from mlflow_breadcrumbs.promotion import (
+    choosing,
+    facts,
+    holding,
+    numbers,
+    policies,
+    thresholds,
+    verdicts,
+)
 from mlflow_breadcrumbs.support import intervals, people, wording
 
 
@@ -44,56 +52,8 @@ def judge(
         tasks: the task file to measure by, where one was given: then giving one is no advice.
     """
     how = _HOW if tasks is None else _GIVEN.format(tasks)
-    case = Case(rules, known, now, choose(rules, known), how)
+    case = Case(rules, known, now, choosing.choose(rules, known), how)
     return verdicts.Verdict(tuple(rule for examine in EXAMINERS for rule in examine(case)))
-
-
-def choose(rules: policies.Policy, known: facts.Facts) -> dict[str, facts.Measurement | None]:
-    """The measurement that counts for each task: the newest on the split and images asked for.
-
-    Of a task that was measured by its accuracy and by other metrics, that is the accuracy.
-
-    The tasks are those that the version was made for and those that the policy names; where
-    neither names any, those that were measured.
-    """
-    if not rules.looks_at_accuracy:
-        return {}
-    names = dict.fromkeys((*known.tasks, *rules.named_tasks))
-    measured = {entry.task: None for entry in known.measurements}
-    return {task: _newest(rules, known.measurements, task) for task in names or measured}
-
-
-def numbers_of(
-    rules: policies.Policy, measurements: Sequence[facts.Measurement]
-) -> Mapping[str, numbers.Number]:
-    """What a policy's `metrics` may name: of each task and metric the newest measurement."""
-    kinds = dict.fromkeys((entry.task, entry.scale) for entry in measurements)
-    newest = [
-        _newest(rules, [entry for entry in measurements if entry.scale == scale], task)
-        for task, scale in kinds
-    ]
-    return numbers.of([entry for entry in newest if entry is not None])
-
-
-def is_recent(rules: policies.Policy, entry: facts.Measurement, now: datetime.datetime) -> bool:
-    """Whether a measurement is as young as the policy asks for, at a time with its time zone."""
-    limit = rules.evidence.max_age
-    return limit is None or -holding.CLOCKS <= now - entry.measured <= limit
-
-
-def _newest(
-    rules: policies.Policy, measurements: Sequence[facts.Measurement], task: str
-) -> facts.Measurement | None:
-    asked = rules.evidence.data.get(task)
-    fitting = [
-        entry
-        for entry in measurements
-        if entry.task == task
-        and entry.split == rules.evidence.split
-        and (asked is None or asked.digest in (None, entry.dataset_digest))
-    ]
-    accuracies = [entry for entry in fitting if entry.scale.is_accuracy]
-    return max(accuracies or fitting, key=lambda entry: entry.measured, default=None)
 
 
 def examine_weights(case: Case) -> Iterator[verdicts.Rule]:
@@ -216,7 +176,7 @@ def _regression(
     case: Case, asked: policies.NoRegression, champion: facts.Champion, task: str
 ) -> verdicts.Rule:
     name, limit = f"no_regression/{task}", -asked.margin + 0.0
-    ours = case.chosen.get(task) or _newest(case.rules, case.known.measurements, task)
+    ours = case.chosen.get(task) or choosing.newest(case.rules, case.known.measurements, task)
     if ours is None:
         return verdicts.Rule(name, None, limit, "unknown", _why_not_measured(case, task))
     same = [
@@ -368,8 +328,8 @@ def examine_freezes(case: Case) -> Iterator[verdicts.Rule]:
 def examine_metrics(case: Case) -> Iterator[verdicts.Rule]:
     """Metrics that these weights were measured by; what was typed into a run is none."""
     champion = case.known.champion
-    ours = numbers_of(case.rules, case.known.measurements)
-    theirs = numbers_of(case.rules, champion.measurements) if champion else {}
+    ours = choosing.numbers_of(case.rules, case.known.measurements)
+    theirs = choosing.numbers_of(case.rules, champion.measurements) if champion else {}
     for name, asked in case.rules.metrics.items():
         key, limit, found = f"metric {name}", asked.text(), ours.get(name)
         if found is None:

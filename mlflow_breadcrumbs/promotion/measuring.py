@@ -18,7 +18,7 @@ from mlflow_breadcrumbs.evaluation import (
 )
 from mlflow_breadcrumbs.lineage import contents, statement
 from mlflow_breadcrumbs.models import tasks
-from mlflow_breadcrumbs.promotion import facts, gates, gathering, policies, witnesses
+from mlflow_breadcrumbs.promotion import choosing, facts, gathering, policies, witnesses
 from mlflow_breadcrumbs.registry import task_files, versions
 from mlflow_breadcrumbs.support import defaults, progress
 
@@ -125,7 +125,7 @@ def _judged(
     task_file: str, names: Sequence[str], rules: policies.Policy, known: facts.Facts
 ) -> list[str]:
     """The tasks of a file that are judged."""
-    judged = tuple(gates.choose(rules, known) or known.tasks)
+    judged = tuple(choosing.choose(rules, known) or known.tasks)
     asked = [name for name in names if not judged or name in judged]
     if not asked:
         raise errors.TaskError(
@@ -199,9 +199,9 @@ def _kept(
     if known.champion is not None:
         for row in known.champion.measurements:
             found.setdefault((known.champion.uri, row.task), {})[row.basis] = row.origin
-    for task, counted in gates.choose(rules, known).items():
+    for task, counted in choosing.choose(rules, known).items():
         found[resolved.uri, task] = {}
-        if counted is not None and gates.is_recent(rules, counted, now):
+        if counted is not None and choosing.is_recent(rules, counted, now):
             found[resolved.uri, task] = {counted.basis: counted.origin}
     return found
 

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,11 @@ import pytest
 import registered
 import server_accounts
 import zoos
+from click import testing
 
-from mlflow_breadcrumbs import ledger
+from mlflow_breadcrumbs import cli, ledger
 from mlflow_breadcrumbs.audit import trail, verify
+from mlflow_breadcrumbs.ledger import stores
 from mlflow_breadcrumbs.promotion import approvals, policies, promote, recheck
 from mlflow_breadcrumbs.registry import tag_keys
 from mlflow_breadcrumbs.server import pinning
@@ -23,7 +25,11 @@ from mlflow_breadcrumbs.server import pinning
 TYPED = (tag_keys.TASK, tag_keys.KIND)
 """Tags of ours that somebody may have set."""
 CHANGED = verify.Check("weights", "changed", "other bytes")
-FOUR_EYES = {"merged@eyes": "approvals: 1\nfour_eyes: true\n", "*@locked": "average_accuracy: 1\n"}
+FOUR_EYES = {
+    "merged@eyes": "approvals: 1\nfour_eyes: true\n",
+    "merged@licensed": "licences: [none]\nverified: true\n",
+    "*@locked": "average_accuracy: 1\n",
+}
 PASSING, REFUSING = "average_accuracy: 0\n", "average_accuracy: 1\n"
 
 
@@ -34,6 +40,17 @@ class ShownApp:
     uri: str
     folder: Path
     """Of its database."""
+
+    @property
+    def champion(self) -> str:
+        """The version of `merged` that has the alias."""
+        client = mlflow.MlflowClient(self.uri, self.uri)
+        return client.get_model_version_by_alias("merged", "champion").version
+
+    @property
+    def moves(self) -> list[dict[str, Any]]:
+        """Of the aliases of `merged`, the newest first."""
+        return self.ask("/breadcrumbs/models/merged/aliases", as_json=True).json["moves"]
 
     def ask(self, path: str = "/breadcrumbs/", **options) -> apps.Answer:
         """Ask for a page."""
@@ -128,6 +145,37 @@ def guarded(furnished, tmp_path_factory) -> Iterator[ShownApp]:
     options = ("--app-name", "breadcrumbs", "--workers", "2")
     with zoos.serving(folder, furnished / "mlflow.db", *options, **found) as uri:
         yield ShownApp(uri, folder)
+
+
+@pytest.fixture
+def second(guarded) -> Iterator[str]:
+    """A version of `merged` with the same weights; the alias is back at the first afterwards."""
+    client = mlflow.MlflowClient(guarded.uri, guarded.uri)
+    number = client.copy_model_version("models:/merged/1", "merged").version
+    yield number
+    if guarded.champion != "1":
+        back = {"name": "merged", "alias": "champion", "to": "1"}
+        assert guarded.request("rollback", back).status == 200
+    client.delete_model_version("merged", number)
+
+
+@pytest.fixture
+def run(guarded, tmp_path, monkeypatch) -> Iterator[Callable[..., str]]:
+    """Call a command as a user of the guarding server, who has a ledger of their own."""
+    monkeypatch.setenv(stores.VARIABLE, f"sqlite:///{tmp_path}/own.db")
+    monkeypatch.chdir(tmp_path)
+    before = mlflow.get_tracking_uri()
+    zoos.use(guarded.uri)
+
+    def call(*arguments: str, code: int = 0, user: str | None = None) -> str:
+        if user is not None:
+            monkeypatch.setenv("LOGNAME", user)
+        done = testing.CliRunner().invoke(cli.main, arguments)
+        assert done.exit_code == code, done.output
+        return done.output
+
+    yield call
+    zoos.use(before)
 
 
 @pytest.fixture(scope="session")

@@ -18,56 +18,17 @@ OWN = "the server's own"
 """Stands for its address, which is known when it runs."""
 
 
-@pytest.fixture
-def run(guarded, tmp_path, monkeypatch):
-    """Call a command as a user of the guarding server, who has a ledger of their own."""
-    monkeypatch.setenv(stores.VARIABLE, f"sqlite:///{tmp_path}/own.db")
-    monkeypatch.chdir(tmp_path)
-    before = mlflow.get_tracking_uri()
-    zoos.use(guarded.uri)
-
-    def call(*arguments, code=0, user=None):
-        if user is not None:
-            monkeypatch.setenv("LOGNAME", user)
-        done = testing.CliRunner().invoke(cli.main, arguments)
-        assert done.exit_code == code, done.output
-        return done.output
-
-    yield call
-    zoos.use(before)
-
-
-@pytest.fixture
-def second(guarded):
-    """A version of `merged` with the same weights; the alias is back at the first afterwards."""
-    client = mlflow.MlflowClient(guarded.uri, guarded.uri)
-    number = client.copy_model_version("models:/merged/1", "merged").version
-    yield number
-    if champion(guarded) != "1":
-        assert guarded.request("rollback", GIVEN | {"to": "1"}).status == 200
-    client.delete_model_version("merged", number)
-
-
-def champion(guarded):
-    client = mlflow.MlflowClient(guarded.uri, guarded.uri)
-    return client.get_model_version_by_alias("merged", "champion").version
-
-
-def moves(guarded):
-    return guarded.ask("/breadcrumbs/models/merged/aliases", as_json=True).json["moves"]
-
-
 def test_promoted_and_rolled_back_by_commands(guarded, run, second):
     said = run("promote", f"merged/{second}", "--alias", "champion", user="dora")
     assert f"models:/merged/{second} is champion now, in place of version 1" in said
-    assert champion(guarded) == second
-    last = moves(guarded)[0]
+    assert guarded.champion == second
+    last = guarded.moves[0]
     assert (last["before"], last["after"], last["cause"]) == ("1", second, "promote")
     assert last["actor"].startswith("dora@")
     said = run("rollback", "merged", "--alias", "champion", "--json", user="dora")
     done = json.loads(said)
     assert (done["before"], done["after"], done["moved"]) == (second, "1", True)
-    assert champion(guarded) == "1"
+    assert guarded.champion == "1"
 
 
 def test_the_decision_is_kept_as_ever(guarded, run, second):
@@ -90,9 +51,9 @@ def test_nobody_brings_a_policy_of_their_own(guarded, run, second, tmp_path):
     (tmp_path / "same.yaml").write_text("average_accuracy: 0\n")
     to = ("promote", f"merged/{second}", "--alias", "champion", "--policy")
     assert "moves by the policy of the server" in run(*to, "weak.yaml", code=1)
-    assert champion(guarded) == "1"
+    assert guarded.champion == "1"
     run(*to, "same.yaml")
-    assert champion(guarded) == second
+    assert guarded.champion == second
     asked = GIVEN | {"version": "1", "policy": "licences: [MIT]"}
     assert guarded.request("promote", asked).status == 400
 
@@ -101,14 +62,14 @@ def test_a_lost_race(guarded, run, second):
     to = ("promote", f"merged/{second}", "--alias", "champion", "--expect-current")
     assert "came too late" in run(*to, "7", code=3)
     assert "came too late" in run(*to, "none", code=3)
-    assert champion(guarded) == "1"
+    assert guarded.champion == "1"
     run(*to, "1")
 
 
 def test_a_dry_run_moves_nothing(guarded, run, second):
     said = run("promote", f"merged/{second}", "--alias", "champion", "--dry-run")
     assert f"models:/merged/{second} would become champion" in said
-    assert champion(guarded) == "1"
+    assert guarded.champion == "1"
 
 
 def test_what_is_lacking_is_measured_before(guarded, run, grown, filled):
@@ -119,7 +80,7 @@ def test_what_is_lacking_is_measured_before(guarded, run, grown, filled):
     said = run(*to, "--tasks", grown.tasks, "--dry-run", code=3)
     assert f"would measure models:/merged/{number}" in said
     run(*to, "--tasks", grown.tasks)
-    assert champion(guarded) == number
+    assert guarded.champion == number
     run("rollback", "merged", "--alias", "champion", "--to", "1")
     client.delete_model_version("merged", number)
 

@@ -2,9 +2,9 @@
 
 import json
 import time
-import uuid
 
 import apps
+import ledgers
 import mlflow
 import pytest
 import registered
@@ -13,9 +13,8 @@ import zoos
 from click import testing
 
 from mlflow_breadcrumbs import cli, errors
-from mlflow_breadcrumbs.ledger import events, letters, stores
+from mlflow_breadcrumbs.ledger import events, stores
 from mlflow_breadcrumbs.promotion import overriding, recalls
-from mlflow_breadcrumbs.support import canonical
 
 VERSION = {"name": "merged", "version": "1"}
 EYES = VERSION | {"alias": "eyes"}
@@ -99,25 +98,6 @@ def test_four_eyes(accounts, approved):
     assert (last.actor.partition("@")[0], last.details[events.VOUCHED]) == ("bob", True)
 
 
-def letter(uri, kind, digest, actor="ann@laptop"):
-    """The key and the text of another ledger's event about a version, which says what it likes."""
-    event = {
-        "actor": actor,
-        "kind": kind,
-        "phase": "done",
-        "name": uri.split("/")[1],
-        "subject": uri,
-        "run_id": None,
-        "intent": None,
-        "details": {"weights_digest": digest, "comment": "", "reason": "", "vouched": True},
-        "sequence": 1,
-        "previous": "sha256:" + "0" * 64,
-        "time": events.now(),
-    }
-    text = canonical.dumps({"event": event, "hash": canonical.digest(event)}).decode()
-    return f"{letters.PREFIX}{uuid.uuid4()}/1", text
-
-
 def recalled_rules(accounts, version):
     password = server_accounts.password("admin")
     asked = {"name": "merged", "version": version, "alias": "eyes", "dry_run": True}
@@ -139,7 +119,7 @@ def test_only_who_may_edit_what_was_recalled_withdraws_it(accounts):
         tags = {"breadcrumbs.weights_digest": digest}
         client.create_model_version("eves", "s3://nowhere/model", tags=tags)
         client.set_model_version_tag(
-            "eves", "1", *letter("models:/eves/1", recalls.WITHDRAWN, digest)
+            "eves", "1", *ledgers.letter("models:/eves/1", recalls.WITHDRAWN, weights_digest=digest)
         )
         own = {"name": "eves", "version": "1", "withdraw": True}
         refused = ask(accounts, "eve", "recall", own)
@@ -177,7 +157,7 @@ def test_only_approvals_that_the_server_wrote_count(accounts):
         client = mlflow.MlflowClient(accounts.uri, accounts.uri)
         digest = client.get_model_version("merged", "1").tags["breadcrumbs.weights_digest"]
         copy = client.copy_model_version("models:/merged/1", "merged").version
-        forged = letter(f"models:/merged/{copy}", "approval", digest)
+        forged = ledgers.letter(f"models:/merged/{copy}", "approval", weights_digest=digest)
         client.set_model_version_tag("merged", copy, *forged)
         answer = ask(accounts, "bob", "promote", EYES | {"version": copy})
         assert answer.status == 200, answer.text
@@ -206,7 +186,8 @@ def test_who_registered_a_version_has_made_it_whatever_name_the_merge_recorded(a
         client = mlflow.MlflowClient(accounts.uri, accounts.uri)
         own = client.copy_model_version("models:/top/1", "merged").version
         digest = client.get_model_version("merged", own).tags["breadcrumbs.weights_digest"]
-        merge = letter(f"models:/merged/{own}", "merge", digest, "bob@laptop")
+        uri = f"models:/merged/{own}"
+        merge = ledgers.letter(uri, "merge", "bob@laptop", weights_digest=digest)
         client.set_model_version_tag("merged", own, *merge)
         assert registered_by(accounts, own) == ["ann"]
         asked = {"name": "merged", "version": own}

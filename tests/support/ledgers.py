@@ -1,12 +1,16 @@
-"""Ledgers as releases before Alembic left them; see `artifacts/README.md`."""
+"""Ledgers as releases before Alembic left them; see `artifacts/README.md`. Events by anybody."""
 
 import contextlib
 import json
 import sqlite3
+import uuid
 from pathlib import Path
 
 import postgres
 import sqlalchemy as sql
+
+from mlflow_breadcrumbs.ledger import events, letters
+from mlflow_breadcrumbs.support import canonical
 
 ARTIFACTS = Path(__file__).parents[1] / "artifacts"
 TABLES = "SELECT name FROM sqlite_master WHERE type = 'table'"
@@ -43,3 +47,22 @@ def place(release: int, uri: str, *, empty: bool = False) -> None:
 def described() -> dict:
     """The versions that the ledgers are about, and what that release answered about them."""
     return json.loads((ARTIFACTS / "ledger.json").read_text(encoding="utf-8"))
+
+
+def letter(uri: str, kind: str, actor: str = "ann@laptop", **details: object) -> tuple[str, str]:
+    """The key and the text of another ledger's event about a version, which says what it likes."""
+    event = {
+        "actor": actor,
+        "kind": kind,
+        "phase": "done",
+        "name": uri.split("/")[1],
+        "subject": uri,
+        "run_id": None,
+        "intent": None,
+        "details": {"comment": "", "reason": "", "vouched": True} | details,
+        "sequence": 1,
+        "previous": "sha256:" + "0" * 64,
+        "time": events.now(),
+    }
+    text = canonical.dumps({"event": event, "hash": canonical.digest(event)}).decode()
+    return f"{letters.PREFIX}{uuid.uuid4()}/1", text

@@ -56,9 +56,20 @@ def history(name: str) -> list[events.Event]:
         return events.of_name(connection, name)
 
 
-def alias_changes(name: str, alias: str | None = None) -> list[alias_history.Change]:
-    """The moves of a registered model's aliases, or of one, in order."""
-    return alias_history.read(history(name), alias)
+def alias_changes(
+    name: str, alias: str | None = None, *, own: bool = False
+) -> list[alias_history.Change]:
+    """The moves of a registered model's aliases, or of one, in order.
+
+    Args:
+        name: The registered model.
+        alias: Only this one's.
+        own: Only what this ledger itself wrote, and nothing that came in tags of versions.
+    """
+    found = history(name)
+    if own:
+        found = [event for event in found if events.FROM_LEDGER not in event.details]
+    return alias_history.read(found, alias)
 
 
 def standings(

@@ -45,6 +45,11 @@ def serving() -> Iterator[None]:
         _served.reset(token)
 
 
+def is_served() -> bool:
+    """Whether this is done by the registry's server, for somebody who asked it."""
+    return _served.get()
+
+
 def location() -> str:
     """The ledger's URI: chosen by `using`, else the environment's, else beside the registry.
 

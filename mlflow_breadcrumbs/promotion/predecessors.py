@@ -1,7 +1,9 @@
 """Which versions had an alias before, so that there is somewhere to go back to.
 
 The ledger's history says it. Where there is none, because the ledger was lost or made anew, tags
-say it: every version that is promoted gets one, with the time and the run of the decision.
+say it: every version that is promoted gets one, with the time and the run of the decision. A server
+that guards aliases goes by what its own ledger wrote: who may tag a version could tell it of moves
+that never were.
 """
 
 import dataclasses
@@ -13,6 +15,7 @@ import requests
 from mlflow.exceptions import MlflowException
 
 from mlflow_breadcrumbs import ledger
+from mlflow_breadcrumbs.ledger import stores
 from mlflow_breadcrumbs.registry import failures, versions
 
 PREFIX = "breadcrumbs.promoted/"
@@ -67,6 +70,15 @@ def unmark(name: str, alias: str, version: str) -> None:
             _logger.warning("models:/%s/%s keeps %s: %s", name, version, tag(alias), error)
 
 
+def moves(name: str, alias: str) -> list[ledger.Change]:
+    """The moves of an alias that count for going back, in order.
+
+    Raises:
+        LedgerError: the ledger can't be read.
+    """
+    return ledger.alias_changes(name, alias, own=stores.is_served())
+
+
 def earlier(name: str, alias: str, current: str | None) -> list[str]:
     """The versions that had the alias before, the last one first; without the current one.
 
@@ -77,9 +89,10 @@ def earlier(name: str, alias: str, current: str | None) -> list[str]:
         LedgerError: the ledger can't be read.
         RegistryError: the registry can't be read.
     """
-    past = ledger.alias_changes(name, alias)
+    past = moves(name, alias)
     if not past:
-        return [version for version in _tagged(name, alias) if version != current]
+        marked = [] if stores.is_served() else _tagged(name, alias)
+        return [version for version in marked if version != current]
     stack = [past[0].before] if past[0].before is not None else []
     for move in past:
         if move.cause == "rollback" and move.after in stack:

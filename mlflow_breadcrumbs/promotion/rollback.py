@@ -65,7 +65,7 @@ def rollback(name: str, alias: str, to: str | None = None) -> Rollback:
     current = aliases.version_at(name, alias)
     candidates = _candidates(name, alias, current, to)
     if not candidates:
-        moves = ledger.alias_changes(name, alias)
+        moves = predecessors.moves(name, alias)
         if moves and (moves[0].before, moves[0].after) == (None, current):
             sentence = (
                 f"{name}@{alias} stays at version {current}: it is the first that was {alias}, so "
@@ -106,6 +106,7 @@ def _stopped(name: str, alias: str) -> Rollback | None:
         said = event.details
         if (
             event.sequence > known
+            and events.FROM_LEDGER not in said
             and (event.kind, event.phase, said.get("alias")) == ("rollback", events.DONE, alias)
             and aliases.version_at(name, alias) == said.get("after")
         ):
@@ -126,7 +127,7 @@ def _candidates(name: str, alias: str, current: str | None, to: str | None) -> l
         raise errors.PromotionError(f"{name}@{alias} is at version {to} already")
     found = predecessors.earlier(name, alias, current)
     if to is not None:
-        had = {move.after for move in ledger.alias_changes(name, alias)} | set(found)
+        had = {move.after for move in predecessors.moves(name, alias)} | set(found)
         if to not in had:
             listed = ", ".join(found) or "none that is known"
             raise errors.PromotionError(

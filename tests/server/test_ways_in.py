@@ -1,5 +1,7 @@
 """MLflow's other ways to a pinned alias: prompts, workspaces, made-up history."""
 
+import ledgers
+import mlflow
 import pytest
 from mlflow.entities import Workspace
 from mlflow.environment_variables import MLFLOW_ENABLE_WORKSPACES
@@ -9,7 +11,7 @@ from mlflow.store.workspace import sqlalchemy_store
 from mlflow.store.workspace.abstract_store import WorkspaceDeletionMode
 from mlflow.utils import workspace_context
 
-from mlflow_breadcrumbs.promotion import policies
+from mlflow_breadcrumbs.promotion import policies, predecessors
 from mlflow_breadcrumbs.server import guard, pinning
 
 GUARDED = {
@@ -61,6 +63,24 @@ def test_every_method_of_mlflows_store_is_known():
     found = {name for name in found if not name.startswith(READING)}
     assert found == GUARDED | THROUGH_THESE | MOVES_NOTHING
     assert {name for name in vars(guard.Guard) if name in found} == GUARDED
+
+
+def test_nothing_is_gone_back_to_by_tags(guarded, second):
+    """Who may edit a model can tag a version as promoted, or tell of a move that never was."""
+    client = mlflow.MlflowClient(guarded.uri, guarded.uri)
+    uri = f"models:/merged/{second}"
+    moved = {"alias": "approved", "before": None, "after": second, "because": "promote"}
+    client.set_model_version_tag("merged", second, *ledgers.letter(uri, "alias", **moved))
+    for alias in ("pinned", "approved"):
+        far = "2999-01-01T00:00:00.000+00:00 run"
+        client.set_model_version_tag("merged", second, predecessors.tag(alias), far)
+        asked = {"name": "merged", "alias": alias}
+        before = client.get_registered_model("merged").aliases.get(alias)
+        back = guarded.request("rollback", asked)
+        assert (back.status, back.json["moved"]) == (200, False), back.text
+        named = guarded.request("rollback", asked | {"to": second})
+        assert (named.status, f"never was {alias}" in named.json["error"]) == (400, True)
+        assert client.get_registered_model("merged").aliases.get(alias) == before
 
 
 @pytest.fixture

@@ -1,9 +1,9 @@
 """MLflow's server with our pages and a guard of aliases: `mlflow server --app-name breadcrumbs`.
 
 1. `app` adds the pages to MLflow's app, `accounts_app` does so around MLflow's basic-auth.
-2. `pinning` reads which aliases are guarded, and by which policies; `guard` refuses what would move
-   them past these. `deciding` takes promotions, rollbacks and approvals as requests (`asking`);
-   `callers` is who asks.
+2. `pinning` reads which aliases are guarded, and by which policies; `in_force` is what the workers
+   have of it; `guard` refuses what would move the aliases past that. `deciding` takes promotions,
+   rollbacks and approvals as requests (`asking`); `callers` is who asks.
 3. `noticing` tells the ledger of aliases that MLflow's own calls move, `witnessing` who registers
    versions; `errands` writes that down, looks for what others move, and delivers events.
 4. `visibility` is what the one who asks may see; `account_sight` says it of an account.

@@ -1,8 +1,8 @@
 """MLflow's server with the pages of this package: what `--app-name breadcrumbs` starts.
 
 MLflow looks at `create_app` here before it starts any worker. `__getattr__` reads the configuration
-at that moment, so that a broken one ends the command with one message, and not each worker in an
-endless loop.
+at that moment, once for all of them, so that a broken one ends the command with one message, and
+not each worker in an endless loop.
 """
 
 import os
@@ -24,19 +24,19 @@ def __getattr__(name: str) -> Any:
 
 
 def check() -> None:
-    """Read the configuration, to see whether it can be.
+    """Read the configuration, and hand it over to the workers.
 
     Raises:
-        ClickException: It can't; MLflow's command line prints it.
+        ClickException: It can't be read; MLflow's command line prints it.
     """
     import click
 
     from mlflow_breadcrumbs import errors
-    from mlflow_breadcrumbs.server import pinning
+    from mlflow_breadcrumbs.server import in_force
     from mlflow_breadcrumbs.webhooks import notifying
 
     try:
-        pinning.configured()
+        in_force.hand_over()
         notifying.configured()
     except errors.BreadcrumbsError as error:
         raise click.ClickException(str(error)) from error
@@ -94,13 +94,13 @@ def add_guard(flask_app: Any, caller: Any) -> None:
     """
     from mlflow.server import handlers
 
-    from mlflow_breadcrumbs.server import deciding, guard, kept_files, pages, pinning
+    from mlflow_breadcrumbs.server import deciding, guard, in_force, kept_files, pages
 
-    pins = pinning.configured()
-    guard.stand(pins)
+    known = in_force.taken()
+    guard.stand(known.pins)
     kept_files.take_over()
     prefix = handlers._add_static_prefix(pages.PREFIX)
-    flask_app.register_blueprint(deciding.blueprint(pins, caller), url_prefix=prefix)
+    flask_app.register_blueprint(deciding.blueprint(known, caller), url_prefix=prefix)
 
 
 def with_errands(made: Any, account: Any) -> Any:
@@ -110,12 +110,12 @@ def with_errands(made: Any, account: Any) -> Any:
         made: MLflow's app, with pages and guard.
         account: Says, inside a request, whom the server has authenticated.
     """
-    from mlflow_breadcrumbs.server import errands, noticing, pinning, witnessing
+    from mlflow_breadcrumbs.server import errands, in_force, noticing, witnessing
     from mlflow_breadcrumbs.webhooks import notifying
 
     store = noticing.store()
     doing = errands.Errands(store, notifying.configured())
     if store is not None:
         noticing.Noticing(store, account, doing.put).stand()
-        witnessing.Witnessing(store, pinning.configured(), account, doing.put).stand()
+        witnessing.Witnessing(store, in_force.taken().pins, account, doing.put).stand()
     return errands.run_beside(made, doing)

@@ -22,7 +22,7 @@ from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.ledger import locks, stores
 from mlflow_breadcrumbs.promotion import approvals, overriding, promote, recalls, rollback
 from mlflow_breadcrumbs.registry import accounts, aliases, catalog, failures, uris
-from mlflow_breadcrumbs.server import asking, callers, noticing, pages, pinning
+from mlflow_breadcrumbs.server import asking, callers, in_force, noticing, pages, pinning
 from mlflow_breadcrumbs.support import credentials, json_documents, validation
 
 LONGEST = 100_000
@@ -31,18 +31,19 @@ LONGEST = 100_000
 _logger = logging.getLogger(__name__)
 
 
-def blueprint(pins: pinning.Pins, caller: Callable[[], callers.Caller]) -> flask.Blueprint:
+def blueprint(known: in_force.InForce, caller: Callable[[], callers.Caller]) -> flask.Blueprint:
     """The requests, for MLflow's Flask app.
 
     Args:
-        pins: what is guarded.
+        known: what is guarded.
         caller: says, inside a request, who asks.
     """
+    pins = known.pins
     made = flask.Blueprint("breadcrumbs_requests", __name__)
 
     @made.get("/guard.json")
     def offer() -> flask.Response:
-        return pages.as_json(_offer(pins, caller()))
+        return pages.as_json(_offer(pins, caller()) | known.to_dict())
 
     def request(path: str, kind: type[Any], act: Callable[..., dict[str, Any]]) -> None:
         def answer() -> flask.Response:

@@ -124,7 +124,8 @@ def document(server: str) -> dict[str, Any]:
         "Whether the server guards an alias, or any of a model's; then the requests are for it, "
         "and the policy is here as YAML. `recalls`: whether it takes recalls, of any model; "
         "`may_edit`: whether you may edit this one; `notices`: whether it writes direct moves of "
-        "aliases into its ledger by itself.",
+        "aliases into its ledger by itself. `configuration_digest` is in force since `since`; "
+        "`restart_due`: the file says something else by now.",
         {"type": "object"},
         [_of_query("name"), _of_query("alias")],
     )

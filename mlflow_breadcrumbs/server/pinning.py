@@ -7,7 +7,7 @@ aliases:
 overrides: [ann]                              # accounts that may pass a policy by, with a reason
 ```
 
-`BREADCRUMBS_SERVER_CONFIG` names the file. It is read once, when the server starts.
+`BREADCRUMBS_SERVER_CONFIG` names the file. It is read once, when the server starts: `in_force`.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ import yaml
 
 from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.promotion import fields, policies
-from mlflow_breadcrumbs.support import documents, validation
+from mlflow_breadcrumbs.support import canonical, documents, validation
 
 VARIABLE = "BREADCRUMBS_SERVER_CONFIG"
 """Names the file; without it, or where it is empty, nothing is guarded."""
@@ -76,6 +76,12 @@ class Pins:
     pins: tuple[Pin, ...] = ()
     overrides: tuple[str, ...] = ()
     """The accounts that may pass a policy by."""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the patterns in order, their policies and the overrides, `sha256:…`."""
+        listed = [[pin.pattern, pin.rules.digest] for pin in self.pins]
+        return canonical.digest({"pins": listed, "overrides": list(self.overrides)})
 
     def of_alias(self, name: str, alias: str) -> Pin | None:
         """What an alias is pinned by; `None` where it is not."""

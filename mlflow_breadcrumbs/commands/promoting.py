@@ -30,6 +30,13 @@ uri_option = click.option(
     help="The version instead, as NAME@candidate; pinned before anything else.",
 )
 
+expected_option = click.option(
+    "--expect-current",
+    type=options.TEXT,
+    metavar="VERSION|none",
+    help="Only if the alias is there now.  [default: where it is when this begins]",
+)
+
 
 @click.command("promote")
 @click.argument("name", required=False, metavar="[NAME|URI]")
@@ -47,12 +54,7 @@ uri_option = click.option(
     "Task file: measure what is missing or too old. Without it, or with none, nothing is measured."
 )
 @evaluator_choice.option
-@click.option(
-    "--expect-current",
-    type=options.TEXT,
-    metavar="VERSION|none",
-    help="Only if the alias is there now.  [default: where it is when this begins]",
-)
+@expected_option
 @click.option(
     "--experiment",
     type=options.TEXT,
@@ -232,12 +234,18 @@ def recall_command(uri: str, reason: str, withdraw: bool | None, as_json: bool) 
     metavar="VERSION",
     help="A version that had the alias.  [default: the last one that still verifies]",
 )
+@expected_option
 @options.notify_option
 @options.ledger_option
 @options.json_option
 @click.pass_context
 def rollback_command(
-    ctx: click.Context, name: str, alias: str, to: int | None, as_json: bool
+    ctx: click.Context,
+    name: str,
+    alias: str,
+    to: int | None,
+    expect_current: str | None,
+    as_json: bool,
 ) -> None:
     """Move an alias back to the version that had it before.
 
@@ -250,7 +258,8 @@ def rollback_command(
     from mlflow_breadcrumbs.promotion import rollback
     from mlflow_breadcrumbs.registry import projects
 
-    done = rollback.rollback(name, alias, None if to is None else str(to))
+    version = None if to is None else str(to)
+    done = rollback.rollback(name, alias, version, **_expected(expect_current))
     projects.point(f"rollback {name}@{alias}", done.sentence)
     if as_json:
         printing.print_json(done.to_dict())
@@ -344,7 +353,7 @@ def _override(
     """Have the server pass its policy by, and say so."""
     from mlflow_breadcrumbs.promotion import overriding
 
-    done = overriding.ask(uri, alias, reason, **expected)
+    done = overriding.ask(overriding.Emergency(uri, alias, reason, **expected))
     if as_json:
         printing.print_json(done.to_dict())
     else:

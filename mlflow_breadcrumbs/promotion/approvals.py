@@ -4,14 +4,13 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-import mlflow
 from mlflow.utils.mlflow_tags import MLFLOW_USER
 
 from mlflow_breadcrumbs import errors, ledger
 from mlflow_breadcrumbs.ledger import events, journal, sharing, witnessed
 from mlflow_breadcrumbs.lineage import contents
 from mlflow_breadcrumbs.promotion import facts, guards
-from mlflow_breadcrumbs.registry import accounts, failures, versions
+from mlflow_breadcrumbs.registry import accounts, versions
 from mlflow_breadcrumbs.support import people
 
 APPROVED, WITHDRAWN = "approval", "approval_withdrawn"
@@ -153,16 +152,12 @@ def makers(
 
 def _ask(uri: str, comment: str, *, withdraw: bool) -> Approved | None:
     """What the registry's server did, where it guards an alias of the model; else `None`."""
-    if not failures.is_http(mlflow.get_registry_uri()):
+    found = guards.for_version(uri, guards.offered)
+    if found is None:
         return None
-    resolved = versions.resolve(uri)
-    offer = guards.offered(resolved.name) if resolved.name else None
-    if offer is None:
-        return None
-    fields = {"name": resolved.name, "version": str(resolved.version), "comment": comment}
-    said = offer.take("approve", fields | {"withdraw": withdraw})
-    given = tuple(facts.Approval(**each) for each in said["standing"])
-    return Approved(**said | {"standing": given})
+    said = found[1].take("approve", {"comment": comment, "withdraw": withdraw})
+    given = tuple(guards.record(facts.Approval, each) for each in said["standing"])
+    return guards.record(Approved, said, standing=given)
 
 
 def _version(uri: str) -> tuple[versions.ResolvedVersion, str, str]:

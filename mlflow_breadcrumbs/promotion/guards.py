@@ -5,23 +5,23 @@ is no server, a server without our app and an alias that it does not guard have 
 """
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import mlflow
 import requests
-from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_TIMEOUT
-from mlflow.utils import credentials, rest_utils
 
+import mlflow_breadcrumbs
 from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.promotion import policies
-from mlflow_breadcrumbs.registry import database, failures, versions
+from mlflow_breadcrumbs.registry import failures, server_app, versions
 from mlflow_breadcrumbs.support import processes
 
-PREFIX = "/breadcrumbs"
-"""Of the app's addresses, after the server's own prefix."""
-SECONDS = 600
-"""For a judgement: the server reads the weights of a version to tell their digest."""
+Kept = TypeVar("Kept")
+
+_NOWHERE = (requests.codes.not_found, requests.codes.method_not_allowed)
+"""What a server answers that has no such address."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,23 +32,36 @@ class Offer:
     """By which the alias moves; `None` where no alias was asked for."""
     accounts: bool
     """Whether the server knows who asks; else it takes the name that it is told."""
+    about: Mapping[str, str]
+    """Which model, version and alias it is for: what every request says of them."""
+    takes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """The fields of each request; none of a server that does not say."""
+
+    def knows(self, what: str, field: str) -> bool:
+        """Whether a request of the server has a field; earlier releases refuse what they lack."""
+        return field in self.takes.get(what, ())
 
     def take(self, what: str, fields: Mapping[str, Any]) -> dict[str, Any]:
         """Have the server do something; what came of it, as the command's `--json`.
 
         Args:
-            what: `promote`, `rollback`, `approve`, `recall`.
-            fields: of the request, see `/breadcrumbs/openapi.json`.
+            what: `promote`, `rollback`, `approve`, `override`, `recall`.
+            fields: of the request, beside `about`; see `/breadcrumbs/openapi.json`.
 
         Raises:
             BreadcrumbsError: of the kind that the server names, with its message.
+            RegistryError: the server has no such request.
             UnreachableError: the server does not answer, so it is not known what came of it.
         """
-        said = dict(fields) if self.accounts else {**fields, "user": processes.user()}
-        answer = _request("POST", f"{PREFIX}/{what}", json=said)
-        found = _content(answer)
+        said = {**self.about, **fields}
+        if not self.accounts:
+            said["user"] = processes.user()
+        answer = server_app.request("POST", f"/{what}", json=said)
+        found = server_app.content(answer)
         if answer.status_code == requests.codes.ok:
             return found
+        if answer.status_code in _NOWHERE and "kind" not in found:
+            raise lacking(what)
         named = getattr(errors, str(found.get("kind")), None)
         kind: type[errors.BreadcrumbsError] = errors.RegistryError
         if isinstance(named, type) and issubclass(named, errors.BreadcrumbsError):
@@ -71,14 +84,15 @@ def offered(name: str, alias: str | None = None) -> Offer | None:
         UnreachableError: the server does not answer.
         PolicyError: its policy is of a later release.
     """
-    said = _said({"name": name} if alias is None else {"name": name, "alias": alias})
+    about = {"name": name} if alias is None else {"name": name, "alias": alias}
+    said = server_app.said("/guard.json", **about)
     if said.get("pinned") is not True:
         return None
     text = said.get("policy")
     rules = None
     if text is not None:
         rules = policies.parse(str(text), f"the server's policy of {name}@{alias}")
-    return Offer(rules, said.get("accounts") is True)
+    return _offer(said, about, rules)
 
 
 def for_recalls(name: str) -> Offer | None:
@@ -91,9 +105,12 @@ def for_recalls(name: str) -> Offer | None:
 
     Raises:
         UnreachableError: the server does not answer.
+        RegistryError: it guards aliases of the model, and is of a release that took no recalls.
     """
-    said = _said({"name": name})
-    return Offer(None, said.get("accounts") is True) if said.get("recalls") is True else None
+    said = server_app.said("/guard.json", name=name)
+    if said.get("pinned") is True and "recalls" not in said:
+        raise lacking("recall")
+    return _offer(said, {"name": name}) if said.get("recalls") is True else None
 
 
 def writes_moves() -> bool:
@@ -102,41 +119,65 @@ def writes_moves() -> bool:
     Raises:
         UnreachableError: the server does not answer.
     """
-    return _said({}).get("notices") is True
+    return server_app.said("/guard.json").get("notices") is True
 
 
-def _said(asked: Mapping[str, str]) -> dict[str, Any]:
-    """What the registry's server says that it decides itself; nothing where none does."""
+def for_version(
+    uri: str, ask: Callable[[str], Offer | None]
+) -> tuple[versions.ResolvedVersion, Offer] | None:
+    """A version, and what the registry's server offers for it; `None` where it offers nothing.
+
+    Args:
+        uri: of the version.
+        ask: `offered` or `for_recalls`, asked about its model.
+
+    Raises:
+        RegistryError: the version can't be found, or the server does not answer.
+        PolicyError: its policy is of a later release.
+    """
     if not failures.is_http(mlflow.get_registry_uri()):
-        return {}
-    database.prepare()  # which tells at once whether nobody listens
-    answer = _request("GET", f"{PREFIX}/guard.json", params=asked)
-    return _content(answer) if answer.status_code == requests.codes.ok else {}
+        return None
+    resolved = versions.resolve(uri)
+    offer = None if resolved.name is None else ask(resolved.name)
+    if offer is None:
+        return None
+    about = {**offer.about, "version": str(resolved.version)}
+    return resolved, dataclasses.replace(offer, about=about)
 
 
-def _request(method: str, path: str, **more: Any) -> requests.Response:
-    """One request, which is not repeated: what it asks for is to be done once."""
-    answer: requests.Response
-    with failures.explained("cannot ask the server for its guard"):
-        answer = rest_utils.http_request(
-            credentials.get_default_host_creds(mlflow.get_registry_uri()),
-            path,
-            method,
-            max_retries=0,
-            raise_on_status=False,
-            timeout=max(SECONDS, MLFLOW_HTTP_REQUEST_TIMEOUT.get()) if method == "POST" else 10,
-            **more,
-        )
-    return answer
+def lacking(what: str) -> errors.RegistryError:
+    """What to say where the registry's server is of a release that lacks a request."""
+    return errors.RegistryError(
+        f"the server {mlflow.get_registry_uri()} has no {server_app.PREFIX}/{what}: its release of "
+        f"mlflow-breadcrumbs is older than this one ({mlflow_breadcrumbs.__version__}). Upgrade it "
+        "there, or use that release here"
+    )
 
 
-def _content(answer: requests.Response) -> dict[str, Any]:
-    """The JSON of an answer; nothing where it is none, as that of another program."""
-    try:
-        found = answer.json()
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
+def record(kind: type[Kept], said: Mapping[str, Any], **read: Any) -> Kept:
+    """A record out of the JSON of an answer; what a later release adds to it is left out.
+
+    Args:
+        kind: a dataclass.
+        said: the JSON; lists become tuples.
+        read: fields that were read already.
+    """
+    known = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    taken = {
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in said.items()
+        if key in known
+    }
+    return kind(**taken | read)
+
+
+def _offer(
+    said: Mapping[str, Any], about: Mapping[str, str], rules: policies.Policy | None = None
+) -> Offer:
+    takes = said.get("requests")
+    return Offer(
+        rules, said.get("accounts") is True, about, takes if isinstance(takes, dict) else {}
+    )
 
 
 def policy_of(uri: str, alias: str) -> policies.Policy | None:
@@ -146,8 +187,5 @@ def policy_of(uri: str, alias: str) -> policies.Policy | None:
         RegistryError: the version can't be found, or the server does not answer.
         PolicyError: its policy is of a later release.
     """
-    if not failures.is_http(mlflow.get_registry_uri()):
-        return None
-    name = versions.resolve(uri).name
-    offer = None if name is None else offered(name, alias)
-    return None if offer is None else offer.rules
+    found = for_version(uri, functools.partial(offered, alias=alias))
+    return None if found is None else found[1].rules

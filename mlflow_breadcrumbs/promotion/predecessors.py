@@ -15,7 +15,7 @@ import requests
 from mlflow.exceptions import MlflowException
 
 from mlflow_breadcrumbs import ledger
-from mlflow_breadcrumbs.ledger import stores
+from mlflow_breadcrumbs.ledger import alias_moves, stores
 from mlflow_breadcrumbs.registry import failures, versions
 
 PREFIX = "breadcrumbs.promoted/"
@@ -102,6 +102,29 @@ def earlier(name: str, alias: str, current: str | None) -> list[str]:
     if current in stack:
         del stack[stack.index(current) :]
     return stack[::-1]
+
+
+def was_last(
+    name: str, alias: str, before: str | alias_moves.Anywhere | None, after: str | None, cause: str
+) -> bool:
+    """Whether the last move of an alias was this one: then who asks for it asks again.
+
+    Args:
+        name: of the registered model.
+        alias: of it.
+        before: the version that had it.
+        after: the version that has it.
+        cause: why it was moved, as `rollback`.
+
+    Raises:
+        LedgerError: the ledger can't be read.
+    """
+    past = moves(name, alias)
+    return bool(past) and (past[-1].before, past[-1].after, past[-1].cause) == (
+        before,
+        after,
+        cause,
+    )
 
 
 def _tagged(name: str, alias: str) -> list[str]:

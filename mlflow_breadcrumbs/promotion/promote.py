@@ -175,7 +175,7 @@ def _ask(
             f"the server that guards {name}@{alias} keeps its decisions in "
             f"{decisions.EXPERIMENT!r}; leave the experiment out"
         )
-    fields: dict[str, Any] = {"name": name, "version": str(resolved.version), "alias": alias}
+    fields: dict[str, Any] = {"version": str(resolved.version)}
     if not isinstance(request.expected, alias_moves.Anywhere):
         fields["expected"] = request.expected
     title = f"promote {resolved.uri} to {alias}"
@@ -188,12 +188,13 @@ def _ask(
         if said["run_id"] is not None:
             run_id = str(said["run_id"])
             projects.point(title, said["sentence"], version=resolved.uri, run_id=run_id)
-    del said["would_measure"], said["recorded"]
-    return Decision(
-        verdict=verdicts.Verdict(tuple(verdicts.Rule(**row) for row in said.pop("rules"))),
+    rules = tuple(guards.record(verdicts.Rule, row) for row in said["rules"])
+    return guards.record(
+        Decision,
+        said,
+        verdict=verdicts.Verdict(rules),
         would_measure=plan.wanted if request.dry_run else (),
         recorded=plan.recorded,
-        **said,
     )
 
 
@@ -263,7 +264,7 @@ def _decide(
         if verdict.passed:
             result, sentence = _move(request, resolved, expected, run_id, job)
         else:
-            result, sentence = "refused", _refusal(resolved, request.alias, verdict)
+            result, sentence = "refused", _refusal(resolved, request.alias, expected, verdict)
         job.add(**said, verdict=result, decision=run_id)
         _say(run_id, result)
         decisions.tell(run_id, resolved, sentence, verdict)
@@ -287,7 +288,9 @@ def _move(
 ) -> tuple[Result, str]:
     """Move the alias, if it is where it is expected."""
     name, version, alias = str(resolved.name), str(resolved.version), request.alias
-    if expected == version and aliases.version_at(name, alias) == version:
+    if aliases.version_at(name, alias) == version and (
+        expected == version or predecessors.was_last(name, alias, expected, version, "promote")
+    ):
         if predecessors.tag(alias) not in resolved.tags:  # a promotion was stopped before its end
             predecessors.mark(name, alias, version, run_id)
         return "promoted", f"{resolved.uri} is {alias} already"
@@ -322,17 +325,20 @@ def _foresee(
 ) -> tuple[Result, str]:
     """What would come of it, if it were meant."""
     if not verdict.passed:
-        return "refused", _refusal(resolved, alias, verdict)
+        return "refused", _refusal(resolved, alias, seen, verdict)
     if seen != expected:
         found, wanted = (f"version {at}" if at else "no version" for at in (seen, expected))
         return "lost", f"{alias} is at {found}, and was expected at {wanted}"
     return "promoted", f"{resolved.uri} would become {alias}"
 
 
-def _refusal(resolved: versions.ResolvedVersion, alias: str, verdict: verdicts.Verdict) -> str:
+def _refusal(
+    resolved: versions.ResolvedVersion, alias: str, live: str | None, verdict: verdicts.Verdict
+) -> str:
     names = ", ".join(rule.name for rule in verdict.objections)
+    what = f"is {alias} already, and" if live == resolved.version else f"does not become {alias}:"
     return (
-        f"{resolved.uri} does not become {alias}: {len(verdict.objections)} of "
+        f"{resolved.uri} {what} {len(verdict.objections)} of "
         f"{len(verdict.rules)} rules have not passed ({names})"
     )
 

@@ -16,7 +16,14 @@ from mlflow_breadcrumbs import errors, ledger
 from mlflow_breadcrumbs.ledger import events, journal, sharing
 from mlflow_breadcrumbs.lineage import relatives
 from mlflow_breadcrumbs.promotion import facts, guards
-from mlflow_breadcrumbs.registry import accounts, catalog, failures, tag_keys, uris, versions
+from mlflow_breadcrumbs.registry import (
+    accounts,
+    catalog,
+    failures,
+    tag_keys,
+    uris,
+    versions,
+)
 from mlflow_breadcrumbs.support import escaping
 
 RECALLED, WITHDRAWN = "recall", "recall_withdrawn"
@@ -175,22 +182,12 @@ def ancestry(uri: str) -> tuple[str, ...]:
 
 def _ask(uri: str, reason: str, *, withdraw: bool) -> Recalled | None:
     """What the registry's server did, where it guards aliases; else `None`."""
-    if not failures.is_http(mlflow.get_registry_uri()):
+    found = guards.for_version(uri, guards.for_recalls)
+    if found is None:
         return None
-    resolved = versions.resolve(uri)
-    offer = guards.for_recalls(resolved.name) if resolved.name else None
-    if offer is None:
-        return None
-    fields = {"name": resolved.name, "version": str(resolved.version), "reason": reason}
-    said = offer.take("recall", fields | {"withdraw": withdraw})
-    del said["live"]
-    affected = tuple(relatives.Affected(**_tuples(entry)) for entry in said["affected"])
-    return Recalled(**_tuples(said) | {"affected": affected})
-
-
-def _tuples(said: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a record, out of JSON."""
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in said.items()}
+    said = found[1].take("recall", {"reason": reason, "withdraw": withdraw})
+    affected = tuple(guards.record(relatives.Affected, entry) for entry in said["affected"])
+    return guards.record(Recalled, said, affected=affected)
 
 
 def _check_withdrawal(

@@ -136,7 +136,7 @@ def recheck(request: RecheckRequest, *, show: progress.Progress = progress.silen
         )
     back = None
     if request.roll_back and any(rule.verdict == "failed" for rule in verdict.rules):
-        back = rollback.rollback(request.name, request.alias)
+        back = rollback.rollback(request.name, request.alias, expected=number)
     if back is not None:
         sentence += f"; {back.sentence}"
     projects.point(title, sentence, version=resolved.uri, run_id=run_id, origin=project)

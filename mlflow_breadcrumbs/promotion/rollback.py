@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from mlflow_breadcrumbs import errors, ledger
-from mlflow_breadcrumbs.ledger import events, settling
+from mlflow_breadcrumbs.ledger import alias_moves, events, settling
 from mlflow_breadcrumbs.lineage import contents
 from mlflow_breadcrumbs.promotion import approvals, guards, predecessors, recalls
 from mlflow_breadcrumbs.registry import aliases, uris, versions
@@ -39,13 +39,21 @@ class Rollback:
         return dataclasses.asdict(self) | {"moved": self.moved}
 
 
-def rollback(name: str, alias: str, to: str | None = None) -> Rollback:
+def rollback(
+    name: str,
+    alias: str,
+    to: str | None = None,
+    expected: str | alias_moves.Anywhere | None = alias_moves.ANYWHERE,
+) -> Rollback:
     """Move an alias back; where the registry's server guards it, the server does.
+
+    Asked for again with what was expected, it goes back no further: it is done already.
 
     Args:
         name: the registered model.
         alias: of it.
         to: a version that had the alias before; the last one that still verifies when left out.
+        expected: the version that must have the alias now; wherever it is when left out.
 
     Raises:
         PromotionError: `to` never had the alias, or has it.
@@ -55,14 +63,14 @@ def rollback(name: str, alias: str, to: str | None = None) -> Rollback:
     aliases.check_alias(alias)
     offer = guards.offered(name, alias)
     if offer is not None:
-        said = offer.take("rollback", {"name": name, "alias": alias, "to": to})
-        del said["moved"]
-        return Rollback(**said | {"skipped": tuple(said["skipped"])})
+        return _ask(offer, to, expected)
     ledger.proven(name)  # what a chain says that does not hold is no reason to move anything
     stopped = _stopped(name, alias)
     if stopped is not None and to in (None, stopped.after):
         return stopped
     current = aliases.version_at(name, alias)
+    if not isinstance(expected, alias_moves.Anywhere) and current != expected:
+        return _elsewhere(name, alias, current, expected, to)
     candidates = _candidates(name, alias, current, to)
     if not candidates:
         moves = predecessors.moves(name, alias)
@@ -92,6 +100,44 @@ def rollback(name: str, alias: str, to: str | None = None) -> Rollback:
         tuple(skipped),
         f"{name}@{alias} stays at {_shown(current)}: no earlier version is fit to go back to",
     )
+
+
+def _ask(
+    offer: guards.Offer, to: str | None, expected: str | alias_moves.Anywhere | None
+) -> Rollback:
+    """Have the server go back, from where the alias is now, so that it can be asked again."""
+    name, alias = offer.about["name"], offer.about["alias"]
+    fields: dict[str, Any] = {"to": to}
+    if offer.knows("rollback", "expected"):
+        if isinstance(expected, alias_moves.Anywhere):
+            expected = aliases.version_at(name, alias)
+        fields["expected"] = expected
+    elif not isinstance(expected, alias_moves.Anywhere):
+        raise guards.lacking("rollback with `expected`")
+    try:
+        return guards.record(Rollback, offer.take("rollback", fields))
+    except errors.UnreachableError as error:
+        if "expected" not in fields:
+            raise
+        raise errors.UnreachableError(
+            f"{error}. It may have gone back: with `--expect-current {expected or 'none'}` it goes "
+            "no further than that"
+        ) from error
+
+
+def _elsewhere(
+    name: str, alias: str, current: str | None, expected: str | None, to: str | None
+) -> Rollback:
+    """What to say of an alias that is not where it is expected; it may have gone back already."""
+    asked = current is not None and to in (None, current)
+    if asked and predecessors.was_last(name, alias, expected, current, "rollback"):
+        sentence = f"{name}@{alias} is back at {_shown(current)}, from {_shown(expected)}, already"
+        return Rollback(name, alias, expected, current, (), sentence)
+    sentence = (
+        f"not rolled back: {name}@{alias} is at {_shown(current)}, and was expected at "
+        f"{_shown(expected)}"
+    )
+    return Rollback(name, alias, current, None, (), sentence)
 
 
 def _stopped(name: str, alias: str) -> Rollback | None:

@@ -31,9 +31,7 @@ def of_request() -> visibility.Sight:
 
 def caller_of_request() -> callers.Caller:
     """Who sent the request, whom MLflow has authenticated."""
-    return callers.Caller(
-        flask.g.mlflow_authenticated_user, may_read=of_request().model, may_edit=_may_edit
-    )
+    return callers.Caller(flask.g.mlflow_authenticated_user, of_request(), _may_edit)
 
 
 def account_of_request() -> str | None:

@@ -7,6 +7,7 @@ import flask
 
 from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.registry import accounts
+from mlflow_breadcrumbs.server import visibility
 from mlflow_breadcrumbs.support import people
 
 UNKNOWN = "unknown"
@@ -19,8 +20,8 @@ class Caller:
 
     account: str | None
     """Whom the server has authenticated; `None` on a server without accounts."""
-    may_read: Callable[[str], bool]
-    """Whether a registered model of this name; it need not exist."""
+    sight: visibility.Sight
+    """What they may read."""
     may_edit: Callable[[str], bool]
     """Whether a registered model of this name, as setting its aliases asks for."""
 
@@ -39,7 +40,7 @@ class Caller:
 
 def anybody() -> Caller:
     """Who asks a server without accounts, which lets everybody do everything."""
-    return Caller(None, lambda name: True, lambda name: True)
+    return Caller(None, visibility.everything(), lambda name: True)
 
 
 def forgery() -> tuple[int, str] | None:

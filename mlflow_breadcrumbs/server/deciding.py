@@ -19,7 +19,7 @@ from mlflow.webhooks.delivery import deliver_webhook
 from mlflow.webhooks.types import ModelVersionAliasCreatedPayload
 
 from mlflow_breadcrumbs import errors
-from mlflow_breadcrumbs.ledger import locks, stores
+from mlflow_breadcrumbs.ledger import alias_moves, locks, stores
 from mlflow_breadcrumbs.promotion import approvals, overriding, promote, recalls, rollback
 from mlflow_breadcrumbs.registry import accounts, aliases, catalog, failures, uris
 from mlflow_breadcrumbs.server import asking, callers, in_force, noticing, pages, pinning
@@ -43,19 +43,18 @@ def blueprint(known: in_force.InForce, caller: Callable[[], callers.Caller]) -> 
 
     @made.get("/guard.json")
     def offer() -> flask.Response:
-        return pages.as_json(_offer(pins, caller()) | known.to_dict())
+        who = caller()
+        return _answer(lambda: _offer(pins, who) | known.to_dict(), who)
 
-    def request(path: str, kind: type[Any], act: Callable[..., dict[str, Any]]) -> None:
+    def request(what: str, kind: type[Any], act: Callable[..., dict[str, Any]]) -> None:
         def answer() -> flask.Response:
-            return _answer(functools.partial(_taken, kind, act, pins, caller()))
+            who = caller()
+            return _answer(functools.partial(_taken, kind, act, pins, who), who)
 
-        made.add_url_rule(path, path.strip("/"), answer, methods=["POST"])
+        made.add_url_rule(f"/{what}", what, answer, methods=["POST"])
 
-    request("/promote", asking.PromotionAsked, _promote)
-    request("/rollback", asking.RollbackAsked, _rollback)
-    request("/approve", asking.ApprovalAsked, _approve)
-    request("/override", asking.OverrideAsked, _override)
-    request("/recall", asking.RecallAsked, _recall)
+    for what, (kind, act) in _REQUESTS.items():
+        request(what, kind, act)
     made.after_request(pages.guarded)
     return made
 
@@ -63,16 +62,25 @@ def blueprint(known: in_force.InForce, caller: Callable[[], callers.Caller]) -> 
 def _offer(pins: pinning.Pins, caller: callers.Caller) -> dict[str, Any]:
     """What the server decides itself, for clients to find out."""
     name, alias = flask.request.args.get("name", ""), flask.request.args.get("alias")
-    pin = None if alias is None else pins.of_alias(name, alias)
+    here = _is_here(name, caller)
+    pin = pins.of_alias(name, alias) if here and alias is not None else None
     return {
-        "pinned": pins.concern(name) if alias is None else pin is not None,
+        "pinned": here and pins.concern(name) if alias is None else pin is not None,
         "policy": None if pin is None else pin.rules.to_yaml(),
         "policy_digest": None if pin is None else pin.rules.digest,
         "accounts": caller.account is not None,
         "recalls": bool(pins.pins),
-        "may_edit": caller.may_edit(name),
+        "may_edit": here and caller.may_edit(name),
         "notices": noticing.store() is not None,
+        "requests": {what: list(kind.model_fields) for what, (kind, _) in _REQUESTS.items()},
     }
+
+
+def _is_here(name: str, caller: callers.Caller) -> bool:
+    """Whether there is such a model for the caller; without accounts nobody need be told."""
+    if caller.account is None:
+        return True
+    return catalog.model(name) is not None and caller.sight.model(name)
 
 
 def _taken(
@@ -83,8 +91,7 @@ def _taken(
 ) -> dict[str, Any]:
     """Read what is asked for, and do it in the name of who asks."""
     asked = _read(kind)
-    known = caller.account is None or catalog.model(asked.name) is not None
-    if not (known and caller.may_read(asked.name)):
+    if not _is_here(asked.name, caller):
         raise errors.AbsentError(f"{asked.name!r} is not here, or not visible to you")
     with accounts.working_for(caller.asking(asked.user)), stores.serving():
         return act(asked, pins, caller)
@@ -112,9 +119,11 @@ def _rollback(
     asked: asking.RollbackAsked, pins: pinning.Pins, caller: callers.Caller
 ) -> dict[str, Any]:
     _pin(asked, pins, caller)
+    expected = asked.expected if "expected" in asked.model_fields_set else alias_moves.ANYWHERE
     with locks.held(asked.name):
-        done = rollback.rollback(asked.name, asked.alias, asked.to)
-    if done.after is not None:
+        before = aliases.version_at(asked.name, asked.alias)
+        done = rollback.rollback(asked.name, asked.alias, asked.to, expected)
+    if done.after not in (None, before):
         _tell(asked.name, asked.alias, done.after)
     return done.to_dict()
 
@@ -146,10 +155,12 @@ def _override(
             f"the policy of {alias} can't be overridden by {caller.account}: the server's "
             "configuration doesn't name this account under overrides",
         )
-    uri, expected = uris.of_version(asked.name, asked.version), _expected(asked)
+    uri = uris.of_version(asked.name, asked.version)
+    emergency = overriding.Emergency(uri, asked.alias, asked.reason, _expected(asked))
     with locks.held(asked.name):
-        done = overriding.override(uri, asked.alias, asked.reason, expected)
-    _tell(done.name, done.alias, done.after)
+        done = overriding.override(emergency)
+    if done.before != done.after:
+        _tell(done.name, done.alias, done.after)
     return done.to_dict()
 
 
@@ -170,11 +181,7 @@ def _recall(
 
 def _seen(done: recalls.Recalled, caller: callers.Caller) -> recalls.Recalled:
     """A recall without the versions that the caller may not read."""
-
-    def may(uri: str) -> bool:
-        named = uris.registered(uri)
-        return named is not None and caller.may_read(named[0])
-
+    may = caller.sight.version
     seen = tuple(
         dataclasses.replace(entry, via=tuple(uri for uri in entry.via if may(uri)))
         for entry in done.affected
@@ -236,18 +243,28 @@ def _read(kind: type[Any]) -> Any:
     try:
         return kind.model_validate(content)
     except pydantic.ValidationError as error:
-        faults = [
-            f"{'.'.join(map(str, fault['loc'])) or 'it'} must be {validation.expected(fault)}"
-            for fault in error.errors(include_url=False)
-        ]
-        raise errors.GuardError(f"the request is refused: {'; '.join(faults)}") from error
+        faults = "; ".join(_fault(fault, kind) for fault in error.errors(include_url=False))
+        raise errors.GuardError(f"the request is refused: {faults}") from error
 
 
-def _answer(act: Callable[[], dict[str, Any]]) -> flask.Response:
-    """What came of it, or why nothing did, with the kind of the error."""
+def _fault(fault: Any, kind: type[Any]) -> str:
+    """What is wrong with a field of a request."""
+    field = ".".join(map(str, fault["loc"])) or "it"
+    if fault["type"] == "missing":
+        return f"{field} is missing"
+    if fault["type"] == "extra_forbidden":
+        return f"{field} is no field that this release knows, of {', '.join(kind.model_fields)}"
+    return f"{field} must be {validation.expected(fault)}"
+
+
+def _answer(act: Callable[[], dict[str, Any]], caller: callers.Caller) -> flask.Response:
+    """What came of it, or why nothing did, with the kind of the error.
+
+    Neither names what the caller may not read.
+    """
     try:
         with failures.explained("the server can't do this"):
-            return pages.as_json(act())
+            return pages.as_json(caller.sight.told(act()))
     except _ForbiddenError as error:
         status, kind, text = error.status, errors.RegistryError.__name__, str(error)
     except errors.BreadcrumbsError as error:
@@ -257,6 +274,16 @@ def _answer(act: Callable[[], dict[str, Any]]) -> flask.Response:
         kind, text = type(error).__name__, str(error)
         if status == 503:
             _logger.warning("%s: %s", flask.request.path, credentials.hidden(text))
-    response = pages.as_json({"error": text, "kind": kind})
+    response = pages.as_json({"error": caller.sight.told(text), "kind": kind})
     response.status_code = status
     return response
+
+
+_REQUESTS: dict[str, tuple[type[Any], Callable[..., dict[str, Any]]]] = {
+    "promote": (asking.PromotionAsked, _promote),
+    "rollback": (asking.RollbackAsked, _rollback),
+    "approve": (asking.ApprovalAsked, _approve),
+    "override": (asking.OverrideAsked, _override),
+    "recall": (asking.RecallAsked, _recall),
+}
+"""By the last part of the address: what it takes, and what does it."""

@@ -79,19 +79,28 @@ _PAGES: dict[str, tuple[str, type, list[dict[str, Any]]]] = {
 
 _REQUESTS: dict[str, tuple[str, type[pydantic.BaseModel]]] = {
     "/promote": (
-        "Give a version a guarded alias, if the server's policy lets it; as `promote --json`.",
+        "Give a version a guarded alias, if the server's policy lets it; as `promote --json`. A "
+        "version that has it already is judged, and nothing is moved.",
         asking.PromotionAsked,
     ),
-    "/rollback": ("Move a guarded alias back; as `rollback --json`.", asking.RollbackAsked),
-    "/approve": ("Approve a version's weights; as `approve --json`.", asking.ApprovalAsked),
+    "/rollback": (
+        "Move a guarded alias back; as `rollback --json`. The same request again, with `expected`, "
+        "goes back no further; without it, it does.",
+        asking.RollbackAsked,
+    ),
+    "/approve": (
+        "Approve a version's weights; as `approve --json`. Once more is the same approval.",
+        asking.ApprovalAsked,
+    ),
     "/override": (
         "Give a version a guarded alias past its policy, by an account that the configuration "
-        "names; as `promote --override --json`.",
+        "names; as `promote --override --json`. One that was done is not done again.",
         asking.OverrideAsked,
     ),
     "/recall": (
         "Take a version's weights, and all that descends from them, out of use; as "
-        "`recall --json`. The versions that you may not read are left out of the answer.",
+        "`recall --json`. The versions that you may not read are left out of the answer. Once more "
+        "is the same recall.",
         asking.RecallAsked,
     ),
 }
@@ -124,7 +133,8 @@ def document(server: str) -> dict[str, Any]:
         "Whether the server guards an alias, or any of a model's; then the requests are for it, "
         "and the policy is here as YAML. `recalls`: whether it takes recalls, of any model; "
         "`may_edit`: whether you may edit this one; `notices`: whether it writes direct moves of "
-        "aliases into its ledger by itself. `configuration_digest` is in force since `since`; "
+        "aliases into its ledger by itself. `requests`: the fields of each request. "
+        "`configuration_digest` is in force since `since`; "
         "`restart_due`: the file says something else by now.",
         {"type": "object"},
         [_of_query("name"), _of_query("alias")],

@@ -15,6 +15,7 @@ from click import testing
 from mlflow_breadcrumbs import cli, errors
 from mlflow_breadcrumbs.ledger import events, stores
 from mlflow_breadcrumbs.promotion import overriding, recalls
+from mlflow_breadcrumbs.server import visibility
 
 VERSION = {"name": "merged", "version": "1"}
 EYES = VERSION | {"alias": "eyes"}
@@ -150,6 +151,43 @@ def test_a_recall_names_no_version_that_may_not_be_read(accounts):
     assert ask(accounts, "bob", "recall", asked | {"withdraw": True}).status == 200
 
 
+def test_no_answer_names_what_may_not_be_read(accounts):
+    """Bob may read neither the first source, which was recalled, nor what the reason names."""
+    password = server_accounts.password("admin")
+    bad = {"name": "tiny-colours", "version": "1", "reason": "as models:/secret/1"}
+    assert accounts.request("recall", bad, account="admin", password=password).status == 200
+    try:
+        for alias in ("licensed", "eyes"):
+            asked = VERSION | {"alias": alias, "dry_run": True}
+            whole = accounts.request("promote", asked, account="admin", password=password)
+            assert "models:/tiny-colours/1" in whole.text
+            seen = ask(accounts, "bob", "promote", asked)
+            assert "tiny-colours" not in seen.text
+            assert "models:/secret" not in seen.text
+            assert "models:/tiny-tints/1" in seen.text or alias == "eyes"
+            rules = {rule["name"]: rule for rule in seen.json["rules"]}
+            assert rules["recalled"]["value"] == visibility.HIDDEN
+            assert [rule["verdict"] for rule in seen.json["rules"]] == [
+                rule["verdict"] for rule in whole.json["rules"]
+            ]
+    finally:
+        done = accounts.request(
+            "recall", bad | {"withdraw": True}, account="admin", password=password
+        )
+        assert done.status == 200
+
+
+def test_the_offer_says_nothing_of_what_may_not_be_read(accounts):
+    password = server_accounts.password("bob")
+
+    def offer(name):
+        path = f"/breadcrumbs/guard.json?name={name}&alias=locked"
+        return accounts.ask(path, account="bob", password=password).json
+
+    assert offer("secret") == offer("absent")
+    assert (offer("secret")["pinned"], offer("merged")["pinned"]) == (False, True)
+
+
 def test_only_approvals_that_the_server_wrote_count(accounts):
     """An approval in the shape of another ledger's event, which says that it is vouched for."""
     with pytest.MonkeyPatch.context() as patch:
@@ -248,6 +286,13 @@ def test_an_override_is_an_event_of_its_own_and_shown(accounts):
         "overridden",
         True,
     )
+    for more in ({}, {"expected": None}, {"reason": "once more"}):
+        again = ask(accounts, "ann", "override", LOCKED | more)
+        assert (again.status, again.json["after"]) == (200, "1"), again.text
+        assert again.json["sentence"] == "models:/merged/1 is locked already"
+    elsewhere = ask(accounts, "ann", "override", LOCKED | {"expected": "7"})
+    assert elsewhere.json["kind"] == "RaceError"
+    assert told(accounts, "override")[-1] == event
     move = ask_page(accounts, "/breadcrumbs/models/merged/aliases")["moves"][0]
     assert (move["alias"], move["cause"], move["reason"]) == (
         "locked",
@@ -282,7 +327,7 @@ def test_an_override_by_the_command(accounts, tmp_path, monkeypatch):
 def test_without_a_guard_there_is_nothing_to_override(store):
     registered.version("plain")
     with pytest.raises(errors.PromotionError, match="no policy to be overridden"):
-        overriding.ask("models:/plain/1", "champion", "why not")
+        overriding.ask(overriding.Emergency("models:/plain/1", "champion", "why not"))
 
 
 def test_a_server_without_accounts_takes_no_override(guarded):

@@ -11,7 +11,7 @@ from mlflow_breadcrumbs.flavor import own_heads
 from mlflow_breadcrumbs.lineage import ancestry_tags
 from mlflow_breadcrumbs.models import task_heads, tasks
 from mlflow_breadcrumbs.pipeline import configurations
-from mlflow_breadcrumbs.registry import tag_keys, task_files, versions
+from mlflow_breadcrumbs.registry import notices, tag_keys, task_files, versions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,11 +135,18 @@ def resolve(base: str, sources: Sequence[str]) -> tuple[versions.ResolvedVersion
         raise errors.MergeError("there are no sources; a merge needs at least one (--source)")
     resolved = tuple(versions.resolve(uri) for uri in (base, *sources))
     seen: dict[str, str] = {}
+    told = notices.standing()
     for source in resolved[1:]:
         if reason := source.tags.get(tag_keys.RECALLED):
             raise errors.MergeError(
                 f"the source {source.given} was recalled: {reason}. Leave it out, or withdraw the "
                 "recall (`mlflow-breadcrumbs recall --withdraw`)"
+            )
+        for notice in notices.touching(source.uri, told):
+            raise errors.MergeError(
+                f"the source {source.given} is, or was made from, {notice.uri}, whose weights "
+                f"{notice.actor} recalled: {notice.reason}. Leave it out, or withdraw the recall "
+                "(`mlflow-breadcrumbs recall --withdraw`)"
             )
         if source.uri == resolved[0].uri:
             raise errors.MergeError(

@@ -162,7 +162,7 @@ class Recall:
     actor: str
     time: str
     event: int
-    """Of the ledger."""
+    """Of the ledger; 0 where another has it."""
     vouched: bool = False
     """Whether a server that knew the actor wrote it down."""
 

@@ -66,7 +66,7 @@ def gather(
         makers=approvals.makers(resolved, digest, history) if by_people else (),
         promoter=people.normal(accounts.user()) if rules.four_eyes else "",
         metrics=_metrics(resolved, witnesses.runs_about(digest)) if rules.metrics else {},
-        recalled=recalls.among(history, made_from),
+        recalled=recalls.counting(history, made_from),
     )
 
 

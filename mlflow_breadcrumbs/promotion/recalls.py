@@ -13,13 +13,14 @@ from typing import Any
 import mlflow
 
 from mlflow_breadcrumbs import errors, ledger
-from mlflow_breadcrumbs.ledger import events, journal, sharing
+from mlflow_breadcrumbs.ledger import events, journal, sharing, stores
 from mlflow_breadcrumbs.lineage import relatives
 from mlflow_breadcrumbs.promotion import facts, guards
 from mlflow_breadcrumbs.registry import (
     accounts,
     catalog,
     failures,
+    notices,
     tag_keys,
     uris,
     versions,
@@ -168,6 +169,35 @@ def among(history: Sequence[events.Event], digests: Collection[str]) -> tuple[fa
     """The recalls that stand of some weights, in the order that these have."""
     known = standing(history)
     return tuple(known[digest] for digest in dict.fromkeys(digests) if digest in known)
+
+
+def counting(history: Sequence[events.Event], digests: Collection[str]) -> tuple[facts.Recall, ...]:
+    """The recalls that count against some weights: `among`, and what only the registry says.
+
+    Where this ledger is one of several, the server's may know more; and where nobody else's can be
+    seen, a tag counts, of weights that this ledger has heard nothing of.
+
+    Args:
+        history: Of `ledger.proven`, about these weights.
+        digests: Of the weights.
+
+    Raises:
+        RegistryError: The registry can't be read.
+    """
+    own = among(history, digests)
+    if stores.is_served() or not stores.is_private():
+        return own
+    said = (RECALLED, WITHDRAWN)
+    heard = {event.details.get("weights_digest") for event in history if event.kind in said}
+    known = {entry.weights_digest for entry in own}
+    more = (
+        facts.Recall(each.uri, each.weights_digest, each.reason, each.actor, each.time, event=0)
+        for each in notices.standing()
+        if each.weights_digest in digests
+        and each.weights_digest not in known
+        and not (each.is_tag and each.weights_digest in heard)
+    )
+    return (*own, *more)
 
 
 def ancestry(uri: str) -> tuple[str, ...]:

@@ -201,7 +201,7 @@ def _fault(name: str, version: str) -> str | None:
     if other is not None:
         return f"{uri} is skipped: its weights are {found}, and were {other} when it was registered"
     made_from = (found, *recalls.ancestry(uri))
-    for entry in recalls.among(ledger.proven(name, made_from), made_from):
+    for entry in recalls.counting(ledger.proven(name, made_from), made_from):
         return f"{uri} is skipped: {entry.uri} was recalled by {entry.actor}: {entry.reason}"
     return None
 

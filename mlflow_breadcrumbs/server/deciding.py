@@ -22,7 +22,15 @@ from mlflow_breadcrumbs import errors
 from mlflow_breadcrumbs.ledger import alias_moves, locks, stores
 from mlflow_breadcrumbs.promotion import approvals, overriding, promote, recalls, rollback
 from mlflow_breadcrumbs.registry import accounts, aliases, catalog, failures, uris
-from mlflow_breadcrumbs.server import asking, callers, in_force, noticing, pages, pinning
+from mlflow_breadcrumbs.server import (
+    asking,
+    callers,
+    in_force,
+    noticing,
+    pages,
+    pinning,
+    recalled,
+)
 from mlflow_breadcrumbs.support import credentials, json_documents, validation
 
 LONGEST = 100_000
@@ -45,6 +53,12 @@ def blueprint(known: in_force.InForce, caller: Callable[[], callers.Caller]) -> 
     def offer() -> flask.Response:
         who = caller()
         return _answer(lambda: _offer(pins, who) | known.to_dict(), who)
+
+    @made.get("/recalls.json")
+    def recalls_known() -> flask.Response:
+        who = caller()
+        found = {"complete": bool(pins.pins)}
+        return _answer(lambda: found | {"recalls": recalled.listed(who.sight)}, who)
 
     def request(what: str, kind: type[Any], act: Callable[..., dict[str, Any]]) -> None:
         def answer() -> flask.Response:

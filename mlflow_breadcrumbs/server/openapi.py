@@ -139,6 +139,12 @@ def document(server: str) -> dict[str, Any]:
         {"type": "object"},
         [_of_query("name"), _of_query("alias")],
     )
+    paths["/recalls.json"] = _path(
+        "The recalls that stand, by the digest of the weights. `complete`: the server takes all of "
+        "them itself, so that no tag need be looked at.",
+        {"type": "object"},
+        [],
+    )
     paths |= {path: _request(*said, schemas) for path, said in _REQUESTS.items()}
     return {
         "openapi": "3.1.0",

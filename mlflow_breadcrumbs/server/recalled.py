@@ -17,11 +17,34 @@ def standing() -> Mapping[str, facts.Recall]:
     Raises:
         RegistryError: The registry can't be read.
     """
-    kinds = (recalls.RECALLED, recalls.WITHDRAWN)
     try:
-        return recalls.standing(reading.of_kinds(kinds, catalog.tagged(tag_keys.RECALLED)))
+        return _standing()
     except errors.LedgerError:
         return {}
+
+
+def listed(sight: visibility.Sight) -> list[dict[str, str]]:
+    """Every recall that stands, for clients to hold weights against, without what may not be seen.
+
+    Raises:
+        RegistryError: The registry can't be read.
+        LedgerError: The history can't be read.
+    """
+    return [
+        {
+            "uri": sight.shown(entry.uri),
+            "weights_digest": entry.weights_digest,
+            "reason": entry.reason if sight.version(entry.uri) else visibility.HIDDEN,
+            "actor": entry.actor,
+            "time": entry.time,
+        }
+        for entry in _standing().values()
+    ]
+
+
+def _standing() -> Mapping[str, facts.Recall]:
+    kinds = (recalls.RECALLED, recalls.WITHDRAWN)
+    return recalls.standing(reading.of_kinds(kinds, catalog.tagged(tag_keys.RECALLED)))
 
 
 def touched(known: graph.Graph, said: Mapping[str, facts.Recall]) -> dict[str, list[facts.Recall]]:

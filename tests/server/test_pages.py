@@ -78,6 +78,7 @@ def test_a_page_is_json_as_openapi_says(shown_app, path):
 def test_openapi_names_every_address(shown_app):
     document = shown_app.ask("/breadcrumbs/openapi.json").json
     named = {*PAGES, "/models/{name}/versions/{number}/exports/{form}", "/guard.json"}
+    named |= {"/recalls.json"}
     assert set(document["paths"]) == named | REQUESTS
     assert all("post" in document["paths"][path] for path in REQUESTS)
     assert document["openapi"].startswith("3.1")

@@ -261,7 +261,7 @@ def serving(folder: Path, database: Path, *more: str, **environment: str) -> Ite
         process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, env=variables)
     uri = f"http://127.0.0.1:{port}"
     try:
-        for _ in range(240):
+        while True:  # as long as it takes: pytest has the time-out
             try:
                 urllib.request.urlopen(f"{uri}/health", timeout=5)
                 break
@@ -273,7 +273,7 @@ def serving(folder: Path, database: Path, *more: str, **environment: str) -> Ite
         yield uri
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(300)
 
 
 @dataclasses.dataclass(frozen=True)

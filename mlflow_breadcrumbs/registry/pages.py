@@ -15,10 +15,10 @@ from collections.abc import Iterable, Sequence
 import mlflow
 import requests
 from mlflow.exceptions import MlflowException
-from mlflow.utils import credentials, rest_utils
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
-from mlflow_breadcrumbs.registry import failures, uris
+from mlflow_breadcrumbs import errors
+from mlflow_breadcrumbs.registry import server_app, uris
 from mlflow_breadcrumbs.support import escaping, tables
 
 LIMIT = 5_000
@@ -113,17 +113,12 @@ def tell(
 
 def _own_page(uri: str | None) -> str:
     """The address of a version's page by this package, where the registry's server has one."""
-    named, server = uris.registered(uri), mlflow.get_registry_uri()
-    if named is None or not failures.is_http(server):
-        return ""
-    answer = rest_utils.http_request(
-        *(credentials.get_default_host_creds(server), "/breadcrumbs/guard.json", "GET"),
-        max_retries=0,
-        raise_on_status=False,
-        timeout=10,
-    )
-    # Another program may answer whatever it is asked, with a page.
-    if answer.status_code != requests.codes.ok or not answer.text.startswith("{"):
+    named = uris.registered(uri)
+    try:
+        if named is None or not server_app.said("/guard.json"):
+            return ""
+    except errors.RegistryError as error:
+        _logger.info("%s gets no link to its page: %s", uri, error)
         return ""
     return f"breadcrumbs/models/{urllib.parse.quote(named[0], safe='')}/versions/{named[1]}"
 

@@ -124,13 +124,14 @@ def small(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def shown_text(small, tmp_path_factory):
+def shown_text(small, warm_process, tmp_path_factory):
     """A small quickstart in a folder of its own; its store is in use until the module ends."""
     archives, little = small
     here = os.getcwd()
     os.chdir(tmp_path_factory.mktemp("quickstart-text"))
     before = mlflow.get_tracking_uri()
-    result = text_run.quickstart("demo", little, archives=archives)
+    with warm_process.in_use():
+        result = text_run.quickstart("demo", little, archives=archives)
     assert mlflow.get_tracking_uri() == before
     folder = Path.cwd() / "demo"
     zoos.use(f"sqlite:///{folder / 'mlflow.db'}")

@@ -102,6 +102,15 @@ class Warm:
         """`PATH` where both commands, `python -m` either, and `python SCRIPT.py` are run here."""
         return os.pathsep.join([str(self.commands), os.environ["PATH"]])
 
+    @contextlib.contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Start forks where this process would start its Python."""
+        own, sys.executable = sys.executable, str(self.commands / "python")
+        try:
+            yield
+        finally:
+            sys.executable = own
+
 
 def write_programs(folder: Path, address: str) -> None:
     """Write the programs into a folder, and a `python` that knows their modules, and scripts."""

@@ -6,8 +6,8 @@ A registry of versions without files, merges of merges, is made in `benchmarks/d
 then 2,000 versions. Each page is asked for in this process, without HTTP and without a browser; the
 median of five. Then a headless Chromium opens it over HTTP (`--browser PATH`, the extra
 `screenshots`; left out where there is none). MLflow's calls are asked for in this process, without
-the guard and with it in turns, 300 times each; `--calls` does only this. Writes
-`benchmarks/results/server.md` and `guard.md`.
+the guard and with it in turns, 300 times each, and so without and with noticing; `--calls` does
+only this. Writes `benchmarks/results/server.md` and `guard.md`.
 """
 
 import argparse
@@ -29,8 +29,10 @@ from mlflow import server
 from mlflow.server import handlers
 from werkzeug import serving
 
+from mlflow_breadcrumbs import ledger
+from mlflow_breadcrumbs.ledger import alias_glances, alias_told, events, stores
 from mlflow_breadcrumbs.registry import tag_keys
-from mlflow_breadcrumbs.server import app, guard, pinning, visibility
+from mlflow_breadcrumbs.server import app, guard, noticing, pinning, visibility, witnessing
 from mlflow_breadcrumbs.support import canonical
 
 SIZES = (200, 2000)
@@ -67,12 +69,12 @@ CALLS = {
     "set a tag of ours on a version": (
         "POST",
         "model-versions/set-tag",
-        {"name": "merged-1", "version": "2", "key": tag_keys.TASK, "value": "cars"},
+        {"name": "merged-1", "version": "3", "key": tag_keys.TASK, "value": "cars"},
     ),
     "set another tag": (
         "POST",
         "model-versions/set-tag",
-        {"name": "merged-1", "version": "2", "key": "note", "value": "cars"},
+        {"name": "merged-1", "version": "3", "key": "note", "value": "cars"},
     ),
     "read a registered model": ("GET", "registered-models/get?name=merged-1", None),
 }
@@ -158,39 +160,83 @@ def drawn(alone: flask.Flask, browser: str) -> list[str]:
     return rows
 
 
-def call(client: Any, name: str) -> float:
-    """The milliseconds of a call of MLflow's."""
+def call(client: Any, name: str, version: str) -> float:
+    """The milliseconds of a call of MLflow's; an alias is set to a version."""
     method, path, body = CALLS[name]
+    if body is not None and "alias" in body:
+        body = body | {"version": version}
     started = time.perf_counter()
     answer = client.open(f"/api/2.0/mlflow/{path}", method=method, json=body)
     assert answer.status_code in (200, 403), answer.text
     return 1000 * (time.perf_counter() - started)
 
 
-def guarded(folder: Path) -> list[str]:
-    """The rows of what the guard costs: each call without it and with it in turns."""
-    client = server.app.test_client()
-    methods = vars(handlers._get_model_registry_store())
-    plain = dict(methods)
-    (folder / "policy.yaml").write_text("approvals: 1\n")
-    (folder / "server.yaml").write_text("aliases: {'merged-*@champion': policy.yaml}\n")
-    guard.stand(pinning.load(folder / "server.yaml"))
-    checked = dict(methods)
+def compared(plain: dict[str, Any], more: dict[str, Any]) -> list[str]:
+    """The rows of what is added to the store's methods costs: each call without and with, in turns.
+
+    Args:
+        plain: The store's attributes as they were.
+        more: With what is measured.
+    """
+    client, methods = server.app.test_client(), vars(handlers._get_model_registry_store())
     rows = []
     for name in CALLS:
         taken: dict[bool, list[float]] = {False: [], True: []}
         for number in range(2 * CALLED):
             standing = number % 2 == 1
             methods.clear()
-            methods.update(checked if standing else plain)
-            taken[standing].append(call(client, name))
+            methods.update(more if standing else plain)
+            taken[standing].append(call(client, name, "1" if standing else "2"))
         before, after = (statistics.median(taken[standing]) for standing in (False, True))
         pairs = zip(taken[True], taken[False], strict=True)
-        more = statistics.median(one - other for one, other in pairs)
-        print(name, f"{before:.2f} ms", f"{after:.2f} ms", f"{more:+.2f} ms", flush=True)
-        cells = (f"{before:.2f} ms", f"{after:.2f} ms", f"{after / before:.2f}", f"{more:+.2f} ms")
+        added = statistics.median(one - other for one, other in pairs)
+        print(name, f"{before:.2f} ms", f"{after:.2f} ms", f"{added:+.2f} ms", flush=True)
+        cells = (f"{before:.2f} ms", f"{after:.2f} ms", f"{after / before:.2f}", f"{added:+.2f} ms")
         rows.append(f"| {name} | " + " | ".join(cells) + " |")
     return rows
+
+
+def costs(folder: Path) -> tuple[list[str], list[str]]:
+    """The rows of the guard, and those of noticing alone."""
+    store = handlers._get_model_registry_store()
+    methods = vars(store)
+    plain = dict(methods)
+    (folder / "policy.yaml").write_text("approvals: 1\n")
+    (folder / "server.yaml").write_text("aliases: {'merged-*@champion': policy.yaml}\n")
+    pins = pinning.load(folder / "server.yaml")
+    guard.stand(pins)
+    checked = dict(methods)
+    methods.clear()
+    methods.update(plain)
+    told: list[Any] = []
+    noticing.Noticing(store, lambda: None, told.append).stand()
+    witnessing.Witnessing(store, pins, lambda: None, told.append).stand()
+    noticed = dict(methods)
+    rows = compared(plain, checked), compared(plain, noticed)
+    assert len(told) > CALLED / 2
+    return rows
+
+
+def beside(folder: Path) -> list[str]:
+    """The rows of what a worker does in threads of its own."""
+    os.environ[stores.VARIABLE] = f"sqlite:///{folder}/ledger.db"
+    store, begun = handlers._get_model_registry_store(), events.now()
+    with stores.serving():
+        ledger.look()
+        seconds: dict[str, list[float]] = {"one move is written": [], "a glance": []}
+        for number in range(TIMES * 4):
+            at = [None, "1", "2"][number % 3], ["1", "2", None][number % 3]
+            told = alias_told.Told(f"server/{number}", "merged-1", "x", *at, begun, None)
+            started = time.perf_counter()
+            alias_told.tell([told])
+            seconds["one move is written"].append(time.perf_counter() - started)
+        for _ in range(TIMES * 4):
+            started = time.perf_counter()
+            alias_glances.differing(noticing.aliases(store))
+            seconds["a glance"].append(time.perf_counter() - started)
+    return [
+        f"| {what} | {1000 * statistics.median(each):.1f} ms |" for what, each in seconds.items()
+    ]
 
 
 def write(file: str, *lines: str) -> None:
@@ -260,20 +306,36 @@ def main() -> None:
     os.environ[server.BACKEND_STORE_URI_ENV_VAR] = database
     mlflow.set_tracking_uri(database)
     if given.calls:
-        grow(0, SIZES[0])
+        grow(0, SIZES[-1])
     else:
         measure_pages(given.browser)
+    of_guard, of_noticing = costs(folder)
+    header = ["| call | without | with it | ratio | difference |", "|---|---|---|---|---|"]
     write(
         "guard.md",
-        "# What the guard of the server app costs MLflow's own calls",
+        "# What the server app costs MLflow's own calls",
         "",
-        "A SQLite registry, a pattern that the model fits. Asked for in one process, without HTTP,",
-        f"without the guard and with it in turns, {CALLED} times each: the medians, their ratio,",
-        "and the median of the differences. `python benchmarks/server.py --calls` repeats it.",
+        f"A SQLite registry of {SIZES[-1]:,} versions. Asked for in one process, without HTTP,",
+        f"without and with it in turns, {CALLED} times each: the medians, their ratio, and the",
+        "median of the differences. `python benchmarks/server.py --calls` repeats it.",
         "",
-        "| call | without the guard | with it | ratio | difference |",
-        "|---|---|---|---|---|",
-        *guarded(folder),
+        "The guard, with a pattern that the model fits:",
+        "",
+        *header,
+        *of_guard,
+        "",
+        "Noticing moves of aliases, each of which goes from one version to another; nothing is",
+        "guarded:",
+        "",
+        *header,
+        *of_noticing,
+        "",
+        "What a worker does beside that, in threads of its own; a ledger in SQLite. A glance is",
+        "made once a minute by one worker:",
+        "",
+        "| what | time |",
+        "|---|---|",
+        *beside(folder),
     )
     shutil.rmtree(folder)
 

@@ -4,6 +4,7 @@ import itertools
 import re
 from collections.abc import Iterator
 
+import ledgers
 import mlflow
 import pytest
 import requests
@@ -133,8 +134,8 @@ def test_what_is_not_pinned_goes_as_before(client):
 
 
 def test_what_others_measured_can_be_told_and_not_changed(client):
-    key = "breadcrumbs.event/8e8a12c4-0000-4000-8000-000000000000/1"
-    client.set_model_version_tag("merged", "1", key, "{}")
+    key, text = ledgers.letter("models:/merged/1", "evaluate")
+    client.set_model_version_tag("merged", "1", key, text)
     with pytest.raises(RestException, match="stays as it is"):
         client.set_model_version_tag("merged", "1", key, "{ }")
     with pytest.raises(RestException, match="stays as it is"):

@@ -30,7 +30,7 @@ from mlflow_breadcrumbs.ledger import (
 )
 from mlflow_breadcrumbs.registry import uris
 
-PATIENCE = datetime.timedelta(seconds=1)
+PATIENCE = datetime.timedelta(seconds=5)
 """How long a move waits for the one before it, which another worker has yet to tell."""
 TURN = datetime.timedelta(seconds=60)
 """How long it waits for a client that has the turn to move the alias to say what it did."""
@@ -93,7 +93,7 @@ def tell(batch: Sequence[Told]) -> list[Told]:
             own = (head.sequence for head, draft in added if "changed" in draft.details)
             alias_watch.keep_receipt(connection, told.identifier, next(own, known))
             written += added
-    anchors.anchor_last(written)
+    anchors.anchor_last(written, ours=True)
     return early
 
 
@@ -119,7 +119,7 @@ def _is_over(told: Told) -> bool:
 def _is_early(connection: sql.Connection, told: Told) -> bool:
     """Whether the alias was elsewhere before than it is known to be, and that may yet be told."""
     state = alias_state.known(connection, told.name).get((told.name, told.alias))
-    elsewhere = state is not None and state.version != told.before
+    elsewhere = told.before != (state.version if state else None)
     return elsewhere and told.age < PATIENCE and _teller(connection, told, state) is None
 
 

@@ -78,7 +78,7 @@ def look(names: Sequence[str] = (), how: str = "sync") -> list[alias_history.Cha
             for name in names or (alias_state.EVERYTHING,):
                 alias_state.looked(connection, name, begun)
             noticed = [_move(connection, event) for event, _ in written]
-    anchors.anchor_last(written)
+    anchors.anchor_last(written, ours=how == SERVER)
     return noticed
 
 

@@ -8,7 +8,7 @@ import requests
 from mlflow.exceptions import MlflowException
 
 from mlflow_breadcrumbs.ledger import events
-from mlflow_breadcrumbs.registry import uris
+from mlflow_breadcrumbs.registry import tag_keys, uris
 
 TAG_HEAD = "breadcrumbs.ledger_head"
 """On versions and runs: the head of the ledger when their last event was written."""
@@ -31,12 +31,34 @@ def anchor(head: events.ChainHead, about: events.Draft) -> None:
         _logger.warning("the ledger's head %s was not kept in MLflow: %s", head, error)
 
 
-def anchor_last(written: Sequence[tuple[events.ChainHead, events.Draft]]) -> None:
+def anchor_last(
+    written: Sequence[tuple[events.ChainHead, events.Draft]], *, ours: bool = False
+) -> None:
     """Keep the head in MLflow on the last of the versions that a batch of events is about.
 
     Every head holds for all events before it, so one does for the batch.
+
+    Args:
+        written: the batch.
+        ours: only on a version that this package has registered; others keep the tags that they
+            have. For events that nobody has asked for.
     """
+    passed: set[str] = set()
     for head, draft in reversed(written):
-        if draft.subject is not None:
+        if draft.subject is None or draft.subject in passed:
+            continue
+        passed.add(draft.subject)
+        if not ours or _is_ours(draft.subject):
             anchor(head, draft)
             return
+
+
+def _is_ours(uri: str) -> bool:
+    """Whether the registry has a version with the digest of its weights."""
+    named = uris.registered(uri)
+    try:
+        return named is not None and tag_keys.WEIGHTS_DIGEST in (
+            mlflow.MlflowClient().get_model_version(*named).tags
+        )
+    except UNREACHABLE:  # it may be deleted
+        return False

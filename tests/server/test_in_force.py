@@ -1,8 +1,10 @@
 """What is in force: the same for all workers, until the server is started again."""
 
+import contextlib
 import os
 import signal
-import subprocess
+from collections import Counter
+from pathlib import Path
 
 import apps
 import pytest
@@ -87,16 +89,16 @@ def test_what_was_damaged_on_the_way_is_refused(configured, monkeypatch):
 
 
 def workers(folder):
-    """The processes that answer for a server of several workers, by what started it."""
-    listed = subprocess.run(
-        ["ps", "-A", "-ww", "-o", "pid=,ppid=,args="], check=True, capture_output=True, text=True
-    ).stdout
-    rows = [line.split(None, 2) for line in listed.splitlines()]
-    known = {pid for pid, _, args in rows if f"{folder}/mlflow.db" in args}
-    assert known
-    for _ in range(3):  # the command, what watches over the workers, the workers
-        known |= {pid for pid, parent, _ in rows if parent in known}
-    return [int(pid) for pid, _, args in rows if pid in known and "spawn_main" in args]
+    """The processes that answer for a server of several workers: children of one, without any."""
+    parents = {}
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if os.readlink(process / "fd" / "1") == str(folder / "log"):
+                fields = (process / "stat").read_text().rpartition(")")[2].split()
+                parents[int(process.name)] = int(fields[1])
+    last = set(parents) - set(parents.values())
+    beside = Counter(parents[pid] for pid in last)
+    return [pid for pid in last if beside[parents[pid]] > 1]
 
 
 def test_a_worker_that_follows_another_judges_as_it_did(guarded):

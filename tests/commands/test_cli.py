@@ -81,7 +81,7 @@ def test_every_environment_variable_is_in_the_help():
     names = {
         name
         for file in package.rglob("*.py")
-        for name in re.findall(r"BREADCRUMBS_[A-Z_]+", file.read_text(encoding="utf-8"))
+        for name in re.findall(r"(?<!_)BREADCRUMBS_[A-Z_]+", file.read_text(encoding="utf-8"))
     }
     shown = run("--help").output
     with_option = {"BREADCRUMBS_LEDGER_URI", "BREADCRUMBS_NOTIFY_URL", "BREADCRUMBS_NOTIFY_KINDS"}

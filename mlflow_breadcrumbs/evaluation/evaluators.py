@@ -8,6 +8,7 @@ result, which `grading` reads.
 import contextlib
 import dataclasses
 import importlib
+import importlib.machinery
 import inspect
 import shutil
 import sys
@@ -22,6 +23,9 @@ SECONDS = 3600.0
 """That a program may take where nobody says otherwise."""
 PLACES = ("model", "data", "split", "task", "uri")
 """What a program's words may have in braces, and a function may have as parameters."""
+
+_places: dict[str, Path] = {}
+"""Where each module was looked for that evaluators were imported from, by its outermost name."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,6 +129,7 @@ def imported(reference: str, place: Path) -> Function:
     module, _, name = reference.partition(":")
     try:
         with _importing_from(place):
+            _forget_namesake(module.partition(".")[0], place)
             found: Any = importlib.import_module(module)
         for part in name.split("."):
             found = getattr(found, part)
@@ -164,6 +169,18 @@ def _needed(found: Any) -> frozenset[str] | None:
     rest = (kinds.VAR_POSITIONAL, kinds.VAR_KEYWORD)
     required = [p for p in parameters[1:] if p.default is kinds.empty and p.kind not in rest]
     return frozenset(each.name for each in required)
+
+
+def _forget_namesake(outermost: str, place: Path) -> None:
+    """Have a module imported anew that was imported for an evaluator from another folder."""
+    known = _places.setdefault(outermost, place)
+    is_here = importlib.machinery.PathFinder.find_spec(outermost, [str(place)]) is not None
+    if known == place or not is_here:
+        return
+    _places[outermost] = place
+    for name in [*sys.modules]:
+        if name.partition(".")[0] == outermost:
+            del sys.modules[name]
 
 
 @contextlib.contextmanager

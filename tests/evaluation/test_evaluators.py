@@ -137,6 +137,15 @@ def test_a_function_that_imports_what_lies_beside_it_when_it_is_called(here, mon
     assert str(here) not in sys.path
 
 
+def test_modules_of_one_name_in_two_folders_are_two(here):
+    for name in ("one", "two"):
+        (here / name).mkdir()
+        (here / name / "own_scores.py").write_text(f"def f(model):\n    return '{name}'\n")
+    places = ("one", "two", "one")
+    found = [evaluators.imported("own_scores:f", here / name).call("") for name in places]
+    assert found == [*places]
+
+
 def test_a_function_that_names_its_tasks(here):
     own = evaluator_files.read("own_module:several")
     found = grade(own, here)

@@ -31,7 +31,7 @@ FILES = {
     "tests/tracking/test_model_registry.py": "",
     "tests/tracking/test_client_webhooks.py": "",
     "tests/store/model_registry/test_rest_store_webhooks.py": "",
-    "tests/tracking/test_rest_tracking.py": "model or artifact or graphql",
+    "tests/tracking/test_rest_tracking.py": "model_version or logged_model or artifact or graphql",
     "tests/server/auth/test_client.py": "",
 }
 """Those about the registry and who may use it; of a file, the tests of these names."""
@@ -120,7 +120,8 @@ def _run(folder: Path, file: str, further: list[str], *, ours: bool) -> dict[str
     """How each test of a file ended."""
     report = folder / "report.xml"
     report.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "pytest", "-q", "--rootdir", str(folder), file]
+    command = [sys.executable, "-m", "pytest", "-q", "--timeout", "120"]
+    command += ["--rootdir", str(folder), file]
     names = f"({FILES[file]}) and " if FILES[file] else ""
     command += ["-k", f"{names}not [file", f"--junitxml={report}", *further]  # for databases only
     paths = [str(folder), str(HERE), str(HERE.parent)]

@@ -5,7 +5,7 @@
 `CHECKOUT` is a clone of MLflow's repository, best at the release that is installed: packages don't
 carry these tests. They talk over HTTP to a server that they start themselves, on SQLite. Each file
 runs twice; the second time this file is a plugin of pytest, which puts into the server what
-`--app-name breadcrumbs` (or `breadcrumbs-auth`) puts there, with a pin that concerns every
+`--app-name breadcrumbs` puts there, with a pin that concerns every
 registered model. Every test must end as it does without. Writes
 `benchmarks/results/mlflow-tests.md`; the exit code is 1 where a test ends in another way.
 """
@@ -18,7 +18,6 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -32,16 +31,10 @@ FILES = {
     "tests/tracking/test_client_webhooks.py": "",
     "tests/store/model_registry/test_rest_store_webhooks.py": "",
     "tests/tracking/test_rest_tracking.py": "model_version or logged_model or artifact or graphql",
-    "tests/server/auth/test_client.py": "",
 }
-"""Those about the registry and who may use it; of a file, the tests of these names."""
+"""Those about the registry; of a file, the tests of these names."""
 CONFIGURATION = 'aliases:\n  "*@pinned": policy.yaml\n'
 POLICY = "average_normalized_accuracy: 0.9\n"
-APPS = {
-    "mlflow.server.auth:create_app": "mlflow_breadcrumbs.server.accounts_app:create_app",
-    None: "mlflow_breadcrumbs.server.app:create_app",
-}
-"""What stands for the apps by which MLflow's tests start a server as a process."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -77,24 +70,6 @@ def pytest_configure(config: pytest.Config) -> None:
             noticing.Noticing(store, lambda: None, doing[0].put).stand()
 
     handlers.initialize_backend_stores = initialized
-
-
-@pytest.hookimpl(hookwrapper=True)
-def pytest_collection_finish(session: pytest.Session) -> Iterator[None]:
-    """Once all is imported: servers of their own processes have ours, too; as a plugin."""
-    yield
-    from tests.tracking import integration_test_utils as started
-
-    for module in {item.module for item in session.items}:
-        if getattr(module, "_init_server", None) is started._init_server:
-            module._init_server = _with_ours(started._init_server)
-
-
-def _with_ours(start: Any) -> Any:
-    def started(*given: Any, app: str | None = None, **named: Any) -> Any:
-        return start(*given, app=APPS[app], **named)
-
-    return started
 
 
 def main() -> None:

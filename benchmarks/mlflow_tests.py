@@ -56,6 +56,10 @@ def pytest_configure(config: pytest.Config) -> None:
     app.add_pages(mlflow.server.app, visibility.everything)
     app.add_guard(mlflow.server.app, callers.anybody)
     pins = in_force.taken().pins
+    del os.environ[mlflow.server.BACKEND_STORE_URI_ENV_VAR]  # the tests say where theirs are
+    mlflow.set_tracking_uri(None)
+    mlflow.set_registry_uri(None)
+    os.environ.pop("MLFLOW_TRACKING_URI", None)
     initialize = handlers.initialize_backend_stores
     doing = [errands.Errands(None, None)]
 

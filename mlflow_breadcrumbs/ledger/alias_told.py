@@ -30,7 +30,7 @@ from mlflow_breadcrumbs.ledger import (
 )
 from mlflow_breadcrumbs.registry import uris
 
-PATIENCE = datetime.timedelta(seconds=5)
+PATIENCE = datetime.timedelta(seconds=2)
 """How long a move waits for the one before it, which another worker has yet to tell."""
 TURN = datetime.timedelta(seconds=60)
 """How long it waits for a client that has the turn to move the alias to say what it did."""

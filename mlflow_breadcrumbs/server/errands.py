@@ -40,8 +40,9 @@ EVERY = 60.0
 """Seconds between two glances at the registry, of all workers together."""
 START = 10.0
 """Seconds in which the workers of one server start."""
-SETTLING = 2.0
-"""Seconds for other workers to tell what they have moved, before a difference is looked at."""
+SETTLING = 6.0
+"""Seconds for other workers to tell what they have moved, before a difference is looked at; more
+than `alias_told.PATIENCE`."""
 MANY = 20
 """Models to look at one by one; of more the whole registry is read."""
 PATIENCE = 10.0

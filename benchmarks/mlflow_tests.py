@@ -59,7 +59,8 @@ def pytest_configure(config: pytest.Config) -> None:
     del os.environ[mlflow.server.BACKEND_STORE_URI_ENV_VAR]  # the tests say where theirs are
     mlflow.set_tracking_uri(None)
     mlflow.set_registry_uri(None)
-    os.environ.pop("MLFLOW_TRACKING_URI", None)
+    for variable in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
+        os.environ.pop(variable, None)
     initialize = handlers.initialize_backend_stores
     doing = [errands.Errands(None, None)]
 
